@@ -1,0 +1,3 @@
+"""cryozoo.geometry."""
+
+from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package

@@ -1,0 +1,73 @@
+"""What every rotation head is: a parameter-free map from a raw vector to a :class:`Pose`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Poses of a batch of images; also the target of a loss (``raw`` and ``confidence`` are then None).
+
+    Attributes:
+        rotation: (B, 3, 3), object to camera coordinates, ``x_cam = R @ x_obj``.
+        shift: (B, 2), (x, y) in Angstrom, where the content has moved.
+        confidence: (B,), larger is surer; comparable within one encoder only.
+        raw: (B, k), the vector the pose was made from.
+    """
+
+    rotation: Tensor | None = None
+    shift: Tensor | None = None
+    confidence: Tensor | None = None
+    raw: Tensor | None = None
+
+
+class Head(nn.Module):
+    """Base of the heads. A subclass sets the class attributes and implements :meth:`rotation`.
+
+    The last linear layer belongs to the encoder, not to the head, so that an equivariant backbone can use an
+    equivariant one: ``phi_copies`` says of how many copies of phi(g) (see DESIGN: in-plane rotation is Rz on the left) the
+    rotation part of the raw vector consists. The copies are contiguous: raw[:, 0:3] is the first.
+
+    Args:
+        shift: append two numbers to the raw vector that become the shift.
+        shift_scale: Angstrom per unit of the raw shift.
+    """
+
+    rotation_dim: int
+    has_rotation: ClassVar[bool] = True
+    has_confidence: ClassVar[bool] = False
+    phi_copies: ClassVar[int | None] = None
+
+    def __init__(self, *, shift: bool = False, shift_scale: float = 1.0) -> None:
+        super().__init__()
+        self.has_shift = shift
+        self.shift_scale = shift_scale
+
+    @property
+    def equivariant(self) -> bool:
+        """Whether an equivariant last layer exists for this head."""
+        return self.phi_copies is not None
+
+    @property
+    def raw_dim(self) -> int:
+        """Length of the raw vector, shift included (the last two numbers)."""
+        return self.rotation_dim + 2 * self.has_shift
+
+    def rotation(self, raw: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """(B, rotation_dim) float32 -> rotation (B, 3, 3) or None, confidence (B,) or None."""
+        raise NotImplementedError
+
+    def forward(self, raw: Tensor) -> Pose:
+        """(B, raw_dim) -> Pose, computed in float32 (heads die in bfloat16)."""
+        if raw.ndim != 2 or raw.shape[1] != self.raw_dim:
+            raise ValueError(f"{type(self).__name__}: raw vector {tuple(raw.shape)}, expected (batch, {self.raw_dim})")
+        with torch.autocast(raw.device.type, enabled=False):
+            raw = raw if raw.dtype == torch.float64 else raw.float()
+            rotation, confidence = self.rotation(raw[:, : self.rotation_dim])
+            shift = raw[:, self.rotation_dim :] * self.shift_scale if self.has_shift else None
+        return Pose(rotation, shift, confidence, raw)
