@@ -1,0 +1,217 @@
+"""Conversions between the parametrisations of a rotation, exact and differentiable.
+
+A matrix ``R`` maps object to camera coordinates, ``x_cam = R @ x_obj``. Functions are named ``<from>_to_<to>``, take
+any batch shape, keep float32 and float64, and raise ValueError when the trailing shape is not the one they name. Angles
+are in radians, quaternions are ``(w, x, y, z)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def _require(x: Tensor, *shape: int) -> None:
+    if tuple(x.shape[-len(shape) :]) != shape:
+        raise ValueError(f"shape {tuple(x.shape)}, expected (..., {', '.join(map(str, shape))})")
+
+
+def _matrix(*entries: Tensor) -> Tensor:
+    """Nine (...) tensors, row by row -> (..., 3, 3)."""
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
+
+
+def _wrap(angle: Tensor) -> Tensor:
+    """To (-pi, pi]; exact for angles that are there already."""
+    return angle - 2 * torch.pi * torch.ceil(angle / (2 * torch.pi) - 0.5)
+
+
+def euler_to_matrix(euler: Tensor) -> Tensor:
+    """RELION's (rot, tilt, psi) in radians, (..., 3) -> (..., 3, 3).
+
+    The matrix is ``Rz(-psi) @ Ry(-tilt) @ Rz(-rot)``; in scipy ``Rotation.from_euler("ZYZ", euler).as_matrix().T``. Its
+    last row is the viewing direction in the object's frame.
+    """
+    _require(euler, 3)
+    (ca, cb, cg), (sa, sb, sg) = euler.cos().unbind(-1), euler.sin().unbind(-1)
+    return _matrix(
+        cg * cb * ca - sg * sa,
+        cg * cb * sa + sg * ca,
+        -cg * sb,
+        -sg * cb * ca - cg * sa,
+        -sg * cb * sa + cg * ca,
+        sg * sb,
+        sb * ca,
+        sb * sa,
+        cb,
+    )
+
+
+def matrix_to_euler(matrix: Tensor) -> Tensor:
+    """(..., 3, 3) -> RELION's (rot, tilt, psi) in radians, (..., 3); tilt in [0, pi], rot and psi in (-pi, pi].
+
+    At tilt 0 only psi + rot is defined and at tilt pi only psi - rot; rot is 0 there, as in RELION. Differentiable away
+    from these two poles, at which no derivative exists and the gradient is NaN.
+    """
+    w, x, y, z = matrix_to_quaternion(matrix).unbind(-1)
+    # |(w, z)| = cos(tilt / 2) and |(x, y)| = sin(tilt / 2). The half sum of psi and rot comes from the first pair alone
+    # and the half difference from the second: near a pole one of them is badly known and does not spoil the other.
+    sine, cosine = torch.hypot(x, y), torch.hypot(w, z)
+    half_sum, half_difference = torch.atan2(-z, w), torch.atan2(-x, -y)
+    tiny = 4 * torch.finfo(matrix.dtype).eps
+    plus = torch.where(cosine < tiny, half_difference, half_sum)
+    minus = torch.where(sine < tiny, half_sum, half_difference)
+    return torch.stack([_wrap(plus - minus), 2 * torch.atan2(sine, cosine), _wrap(plus + minus)], dim=-1)
+
+
+def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
+    """(w, x, y, z) of any length, (..., 4) -> (..., 3, 3).
+
+    The length does not matter; q and -q are the same rotation. The zero quaternion gives the identity, with gradient 0.
+    """
+    _require(quaternion, 4)
+    squared = (quaternion * quaternion).sum(-1)
+    s = 2 / squared.clamp_min(torch.finfo(quaternion.dtype).tiny)
+    w, x, y, z = quaternion.unbind(-1)
+    sx, sy, sz = s * x, s * y, s * z
+    wx, wy, wz = w * sx, w * sy, w * sz
+    xx, xy, xz = x * sx, x * sy, x * sz
+    yy, yz, zz = y * sy, y * sz, z * sz
+    return _matrix(1 - (yy + zz), xy - wz, xz + wy, xy + wz, 1 - (xx + zz), yz - wx, xz - wy, yz + wx, 1 - (xx + yy))
+
+
+def matrix_to_quaternion(matrix: Tensor) -> Tensor:
+    """(..., 3, 3) -> unit (w, x, y, z) with w >= 0, (..., 4). At w = 0 (angle pi) either sign may come out."""
+    _require(matrix, 3, 3)
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
+    # The rows of 4 q q^T. Each is a multiple of q; the one with the largest diagonal is longer than 1, hence exact.
+    wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
+    rows = torch.stack(
+        [
+            torch.stack([1 + a + e + i, wx, wy, wz], dim=-1),
+            torch.stack([wx, 1 + a - e - i, xy, xz], dim=-1),
+            torch.stack([wy, xy, 1 - a + e - i, yz], dim=-1),
+            torch.stack([wz, xz, yz, 1 - a - e + i], dim=-1),
+        ],
+        dim=-2,
+    )
+    best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    row = torch.take_along_dim(rows, best, dim=-2).squeeze(-2)
+    row = torch.where(row[..., :1] < 0, -row, row)
+    return row / torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+
+
+def rotvec_to_matrix(rotvec: Tensor) -> Tensor:
+    """Axis times angle in radians, (..., 3) -> (..., 3, 3). Differentiable everywhere, also at 0."""
+    _require(rotvec, 3)
+    squared = (rotvec * rotvec).sum(-1, keepdim=True)
+    # Below the threshold the next terms of the series are less than 1e-18; `where` needs a safe argument in both arms.
+    small = squared < 1e-6
+    half = torch.where(small, 1, squared).sqrt() / 2
+    cosine = torch.where(small, 1 - squared / 8 + squared**2 / 384, half.cos())
+    sine_ratio = torch.where(small, 0.5 - squared / 48 + squared**2 / 3840, half.sin() / (2 * half))
+    return quaternion_to_matrix(torch.cat([cosine, sine_ratio * rotvec], dim=-1))
+
+
+def matrix_to_rotvec(matrix: Tensor) -> Tensor:
+    """(..., 3, 3) -> axis times angle in radians, (..., 3), angle in [0, pi]. Differentiable at the identity.
+
+    At angle pi the axis is known up to sign only, and either may come out.
+    """
+    w, v = matrix_to_quaternion(matrix).split([1, 3], dim=-1)
+    squared = (v * v).sum(-1, keepdim=True)
+    small = squared < 1e-6
+    length = torch.where(small, 1, squared).sqrt()
+    ratio = squared / w.square().clamp_min(0.5)  # tan^2 of half the angle, where it is small
+    series = 2 / w.clamp_min(0.5) * (1 - ratio / 3 + ratio**2 / 5)
+    return v * torch.where(small, series, 2 * torch.atan2(length, w) / length)
+
+
+def matrix_to_sixd(matrix: Tensor) -> Tensor:
+    """(..., 3, 3) -> (..., 6): the first column, then the second (Zhou et al. 2019, arXiv:1812.07035)."""
+    _require(matrix, 3, 3)
+    return matrix[..., :2].mT.flatten(-2)
+
+
+def gram_schmidt(sixd: Tensor) -> Tensor:
+    """Two columns x[..., 0:3] and x[..., 3:6], (..., 6) -> (..., 3, 3) (Zhou et al. 2019, arXiv:1812.07035).
+
+    The first keeps its direction, the second is made orthogonal to it, the third is their cross product. Always a
+    rotation: a first column of 0 is read as the x axis, and a second one of 0 or parallel to the first as the
+    coordinate axis furthest from it; neither then receives a gradient.
+    """
+    _require(sixd, 6)
+    info = torch.finfo(sixd.dtype)
+    first, second = sixd.unflatten(-1, (2, 3)).unbind(-2)
+    axes = torch.eye(3, dtype=sixd.dtype, device=sixd.device)
+
+    squared = (first * first).sum(-1, keepdim=True)
+    b1 = torch.nn.functional.normalize(torch.where(squared > info.tiny, first, axes[0]), dim=-1, eps=0)
+
+    def reject(v: Tensor) -> Tensor:
+        return v - (v * b1).sum(-1, keepdim=True) * b1
+
+    furthest = axes[b1.detach().abs().argmin(-1)]
+    rest = reject(second)
+    lost = (rest * rest).sum(-1, keepdim=True) <= (16 * info.eps) ** 2 * (second * second).sum(
+        -1, keepdim=True
+    ) + info.tiny
+    # Rejecting twice: once leaves a component along b1 of eps / sin(angle between the columns).
+    b2 = torch.nn.functional.normalize(reject(reject(torch.where(lost, furthest, second))), dim=-1, eps=0)
+    return torch.stack([b1, b2, torch.linalg.cross(b1, b2)], dim=-1)
+
+
+class _SpecialProcrustes(torch.autograd.Function):
+    """M -> R maximising tr(R^T M), with the derivative of the polar factor instead of the derivative of the SVD.
+
+    With P = R^T M symmetric, dM = R ([w]_x P + dP) gives (tr(P) I - P) w = vee(R^T dM - dM^T R). The matrix on the left
+    has eigenvalues s2 + d s3, s1 + d s3, s1 + s2 (d = det(U V^T)), which never come as differences, so that repeated
+    singular values are harmless unless the rotation itself is not unique.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        u, s, vh = torch.linalg.svd(matrix)
+        handed = torch.linalg.det(u @ vh).sign()
+        signs = torch.stack([torch.ones_like(handed), torch.ones_like(handed), handed], dim=-1)
+        rotation = (u * signs[..., None, :]) @ vh
+        ctx.save_for_backward(rotation, s * signs, vh)
+        return rotation
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        rotation, s, vh = ctx.saved_tensors
+        gaps = s.sum(-1, keepdim=True) - s
+        largest = s[..., :1]
+        floor = torch.finfo(s.dtype).eps ** 0.5 * largest
+        inverse = torch.where(largest > 0, 1 / torch.maximum(gaps, floor).clamp_min(torch.finfo(s.dtype).tiny), 0)
+        twist = rotation.mT @ grad
+        vector = torch.stack(
+            [
+                twist[..., 2, 1] - twist[..., 1, 2],
+                twist[..., 0, 2] - twist[..., 2, 0],
+                twist[..., 1, 0] - twist[..., 0, 1],
+            ],
+            dim=-1,
+        )
+        vector = (vh.mT @ (inverse * (vh @ vector[..., None]).squeeze(-1))[..., None]).squeeze(-1)
+        # R [v]_x is row by row the cross product of R's rows with v
+        return torch.linalg.cross(rotation, vector[..., None, :].expand_as(rotation))
+
+
+def special_procrustes(matrix: Tensor) -> Tensor:
+    """The rotation nearest in the Frobenius norm, (..., 3, 3) -> (..., 3, 3) (Levinson et al. 2020, arXiv:2006.14616).
+
+    The gradient is exact where the nearest rotation is unique, also at repeated singular values. It grows as the
+    inverse of the gap s2 + sign(det) s3; below sqrt(eps) of the largest singular value it is capped, and at matrix 0 it
+    is 0, so it is always finite. Once differentiable.
+
+    Raises:
+        torch.linalg.LinAlgError: matrix is not finite (CPU).
+    """
+    _require(matrix, 3, 3)
+    return _SpecialProcrustes.apply(matrix)
