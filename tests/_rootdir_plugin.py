@@ -1,4 +1,7 @@
-"""The repository root is the package ``cryozoo``; pytest must not collect it as a second package named like the folder."""
+"""The repository root is the package ``cryozoo``; pytest must not import it again as a package named like the checkout.
+
+A plugin and not a hook in conftest.py, because the root is collected before tests/conftest.py is read.
+"""
 
 from pathlib import Path
 

@@ -1,0 +1,215 @@
+"""The house: which folder may import which, what ships, what an import costs, what never gets into a commit."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import cryozoo
+
+ROOT = Path(__file__).parents[1]
+
+# Folder -> the folders of ours that it may import. An import of the root's version is always allowed.
+FLOORS = {
+    "geometry": set(),
+    "particles": {"geometry"},
+    "models": {"geometry"},
+    "heads": {"geometry"},
+    "losses": {"heads", "geometry", "particles"},
+    "weights": set(),
+    "zoo": {"geometry", "particles", "models", "heads", "losses", "weights"},
+    "benchmarks": {"geometry", "particles", "models", "heads", "losses", "weights", "zoo"},
+    "": {"zoo", "benchmarks"},  # the roof: __init__.py and __main__.py
+}
+
+# Distributions whose import name is another one.
+IMPORT_NAMES = {"huggingface-hub": "huggingface_hub", "pyyaml": "yaml", "lie-learn": "lie_learn"}
+
+
+def tracked() -> list[str]:
+    """Paths of the files under version control, relative to the root."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: what is tracked is unknown")
+    # A checkout that belongs to somebody else is fine to list.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    return [path for path in listed.split("\0") if path and (ROOT / path).is_file()]
+
+
+def modules() -> list[str]:
+    """Paths of the package's modules on disk, relative to the root."""
+    below = (path for folder in FLOORS if folder for path in (ROOT / folder).rglob("*.py"))
+    return sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.py"), *below])
+
+
+def imports(path: str, source: str) -> Iterator[tuple[str, bool]]:
+    """Absolute names that a module of the package imports, and whether it does so while it is itself imported."""
+    package = ["cryozoo", *PurePosixPath(path).parts[:-1]]
+    tree = ast.parse(source)
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, node.module] if node.module else base
+            yield from ((".".join([*base, alias.name]), id(node) not in lazy) for alias in node.names)
+
+
+def wrong_arrows(path: str, source: str) -> list[str]:
+    """Imports of ours that the floor of the module at ``path`` does not allow."""
+    floor = path.split("/")[0] if "/" in path else ""
+    ours = [name.split(".") for name, _ in imports(path, source) if name.split(".")[0] == "cryozoo"]
+    allowed = FLOORS[floor] | {floor, "__version__"}
+    return [".".join(name) for name in ours if len(name) == 1 or name[1] not in allowed]
+
+
+@pytest.mark.parametrize("path", modules())
+def test_arrows_go_down(path):
+    assert wrong_arrows(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "wrong"),
+    [
+        ("geometry/a.py", "from ..zoo import registry", ["cryozoo.zoo.registry"]),
+        ("geometry/a.py", "def f():\n    from ..particles.mrc import MrcStack", ["cryozoo.particles.mrc.MrcStack"]),
+        ("models/a.py", "from .. import heads", ["cryozoo.heads"]),
+        ("heads/a.py", "import cryozoo.losses.base", ["cryozoo.losses.base"]),
+        ("heads/a.py", "import cryozoo", ["cryozoo"]),
+        ("benchmarks/deep/a.py", "from ...zoo import train\nfrom ..tasks import toy", []),
+        ("losses/a.py", "from .. import __version__\nfrom ..heads.base import Pose\nfrom . import b", []),
+        ("__init__.py", "from .geometry import rotations", ["cryozoo.geometry.rotations"]),
+    ],
+)
+def test_an_arrow_upwards_is_seen(path, source, wrong):
+    assert wrong_arrows(path, source) == wrong
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Import names of a list of requirements."""
+    names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
+    return {IMPORT_NAMES.get(name, name) for name in names}
+
+
+def test_everything_imported_is_declared():
+    """Modules import the core dependencies; those of an extra are imported inside functions, and in no other place."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = distributions(project["dependencies"])
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name not in ("dev", "docs")}
+    declared = core | set().union(*(distributions(needs) for needs in extras.values()))
+    for path in modules():
+        for name, eager in imports(path, (ROOT / path).read_text()):
+            top = name.split(".")[0]
+            if top not in sys.stdlib_module_names | {"cryozoo"}:
+                assert top in (core if eager else declared), f"{path} imports {name}"
+
+
+def test_wheel_holds_the_package_and_nothing_else(tmp_path):
+    """Built from the tracked files, without a registry; then the unpacked wheel runs."""
+    for path in tracked():
+        copy = tmp_path / "source" / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((ROOT / path).read_bytes())
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    run(build, tmp_path, cwd=tmp_path / "source")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    roof = {"__init__.py", "__main__.py", "py.typed"}
+    # All that lies in a folder of the package, data too; a folder's README.md speaks to people who read the source.
+    below = {path for path in tracked() if path.split("/")[0] in FLOORS and not path.endswith("/README.md")}
+    assert shipped == {f"cryozoo/{path}" for path in roof | below}
+    where = run("import cryozoo; print(cryozoo.__file__)", cwd=tmp_path / "site")
+    assert Path(where.strip()) == tmp_path / "site" / "cryozoo" / "__init__.py"
+    assert "cryozoo" in run("from cryozoo.zoo.cli import main; main(['--help'])", cwd=tmp_path / "site")
+
+
+def run(code: str, *arguments: object, cwd: Path = ROOT) -> str:
+    """Run ``code`` in a fresh interpreter that looks for modules in ``cwd`` first; its standard output."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("cryozoo", {"torch", "numpy", "pandas"}), ("cryozoo.zoo.registry", {"torch", "pandas"})],
+)
+def test_import_is_light(module, heavy):
+    loaded = run(f"import sys, {module}; print(*sys.modules)").split()
+    assert module in loaded
+    assert heavy.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("folder", sorted(FLOORS.keys() - {""}))
+def test_a_folder_is_not_a_package_of_its_own(folder):
+    """Run from the root, ``import heads`` would otherwise make a second copy of every class in it."""
+    code = f"""
+try:
+    import {folder}
+except ImportError as error:
+    assert "relative import" in str(error), error
+else:
+    raise SystemExit("{folder} was imported")
+"""
+    run(code)
+
+
+def test_the_root_has_one_name():
+    spec = importlib.util.spec_from_file_location("main", ROOT / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ImportError, match="is the package 'cryozoo' and was imported as 'main'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_modules_exist_once():
+    """Under pytest too: no file of ours is loaded under two names, which would mean two registries."""
+    from cryozoo.zoo import registry
+
+    assert sys.modules["cryozoo.zoo.registry"] is registry
+    assert Path(cryozoo.__file__) == ROOT / "__init__.py"
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if file.is_relative_to(ROOT) and str(file.relative_to(ROOT)) in modules():
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            assert name == ".".join(["cryozoo", *parts]).removesuffix(".__init__")
+
+
+def test_every_folder_says_why_it_exists():
+    for folder in sorted({path.split("/")[0] for path in tracked() if "/" in path and not path.startswith(".")}):
+        said = ""
+        for name in ("__init__.py", "conftest.py"):
+            if (ROOT / folder / name).exists():
+                said += ast.get_docstring(ast.parse((ROOT / folder / name).read_text())) or ""
+        if (ROOT / folder / "README.md").exists():
+            said += (ROOT / folder / "README.md").read_text()
+        assert len(said.split()) >= 20, f"{folder}/ says {said!r}: neither README.md nor a docstring says why it exists"
+
+
+def test_nothing_private_and_nothing_large_is_tracked():
+    """No path of somebody's machine, and no address of a package registry: an install follows the machine's settings."""
+    private = re.compile(r"(?<![\w.~-])/(root|home|Users|work|tmp/\w+)/|py" r"pi\.org|pythonhosted\.org")
+    for path in tracked():
+        content = (ROOT / path).read_bytes()
+        assert len(content) <= 2_000_000, f"{path} has {len(content)} bytes"
+        if b"\0" not in content:
+            found = [line for line in content.decode().splitlines() if private.search(line)]
+            assert path == "tests/test_house.py" or not found, f"{path}: {found}"
