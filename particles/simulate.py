@@ -1,0 +1,141 @@
+"""Simulated particle images with known poses: batches on the fly, or a stack on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..geometry.sampling import random_rotations
+from .ctf import CTF, make_ctf
+from .projector import Projector
+from .volumes import Volume
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """How simulated particles are imaged.
+
+    Attributes:
+        snr: variance of the CTF-ed, shifted projection inside the inscribed circle, averaged over random poses, over the
+            variance of the white Gaussian noise; None adds no noise.
+        shift_sigma: standard deviation of the normal shift along x and y, in Angstrom.
+        defocus: (lowest, highest) defocus in Angstrom, uniform; None images without a CTF.
+        astigmatism: largest difference between defocus U and V in Angstrom, uniform from 0.
+        voltage: kV.
+        spherical_aberration: mm.
+        amplitude_contrast: fraction.
+        b_factor: Angstrom^2.
+    """
+
+    snr: float | None = None
+    shift_sigma: float = 0.0
+    defocus: tuple[float, float] | None = None
+    astigmatism: float = 0.0
+    voltage: float = 300.0
+    spherical_aberration: float = 2.7
+    amplitude_contrast: float = 0.1
+    b_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.snr is not None and not self.snr > 0:
+            raise ValueError(f"snr must be positive, or None for no noise; got {self.snr}")
+        if self.shift_sigma < 0 or self.astigmatism < 0:
+            raise ValueError("shift_sigma and astigmatism cannot be negative")
+        if self.defocus is not None and not 0 < self.defocus[0] <= self.defocus[1]:
+            raise ValueError(f"defocus is (lowest, highest) in Angstrom, underfocus positive; got {self.defocus}")
+
+
+@dataclass(frozen=True)
+class Particles:
+    """A batch of simulated particles.
+
+    Attributes:
+        images: (B, 1, L, L) float32.
+        rotation: (B, 3, 3).
+        shift: (B, 2) in Angstrom.
+        ctf: parameters, or None.
+    """
+
+    images: Tensor
+    rotation: Tensor
+    shift: Tensor
+    ctf: CTF | None
+
+
+def inscribed_circle(size: int) -> Tensor:
+    """(L, L) boolean mask of the pixels within L / 2 of the origin at pixel L // 2."""
+    axis = torch.arange(size) - size // 2
+    return axis[:, None] ** 2 + axis**2 <= (size / 2) ** 2
+
+
+class Simulator(nn.Module):
+    """Draws particles of one volume; the same seed gives the same noise level, a generator the same particles.
+
+    Args:
+        volume: the object.
+        imaging: noise, shifts and CTF.
+        image_size: pixels; default the volume's box.
+        pixel_size: Angstrom; default the volume's.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        imaging: Imaging,
+        *,
+        image_size: int | None = None,
+        pixel_size: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.imaging = imaging
+        self.projector = Projector(volume, image_size=image_size, pixel_size=pixel_size)
+        self.noise_sigma = 0.0
+        if imaging.snr is not None:
+            reference = torch.Generator().manual_seed(0)
+            clean = self._clean(256, reference).images[:, 0]
+            inside = clean[:, inscribed_circle(self.projector.image_size).to(clean.device)]
+            self.noise_sigma = float((inside.var(dim=1).mean() / imaging.snr).sqrt())
+
+    def forward(self, n: int, generator: torch.Generator | None = None) -> Particles:
+        """Draw ``n`` particles with uniform orientations."""
+        particles = self._clean(n, generator)
+        return Particles(
+            self.add_noise(particles.images, generator), particles.rotation, particles.shift, particles.ctf
+        )
+
+    def add_noise(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The images plus white noise at the simulator's level."""
+        if not self.noise_sigma:
+            return images
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        return images + self.noise_sigma * noise
+
+    def random_ctf(self, n: int, generator: torch.Generator | None = None) -> CTF | None:
+        """CTF parameters of ``n`` images."""
+        imaging, device = self.imaging, self.projector.frequency.device
+        if imaging.defocus is None:
+            return None
+        lowest, highest = imaging.defocus
+        u, spread, angle = torch.rand(3, n, generator=generator, device=device)
+        mean = lowest + (highest - lowest) * u
+        half = imaging.astigmatism * spread / 2
+        return make_ctf(
+            n,
+            defocus_u=mean + half,
+            defocus_v=mean - half,
+            defocus_angle=180 * angle,
+            voltage=imaging.voltage,
+            spherical_aberration=imaging.spherical_aberration,
+            amplitude_contrast=imaging.amplitude_contrast,
+            b_factor=imaging.b_factor,
+        )
+
+    @torch.no_grad()
+    def _clean(self, n: int, generator: torch.Generator | None) -> Particles:
+        device = self.projector.frequency.device
+        rotation = random_rotations(n, generator=generator, device=device)
+        shift = self.imaging.shift_sigma * torch.randn(n, 2, generator=generator, device=device)
+        ctf = self.random_ctf(n, generator)
+        return Particles(self.projector(rotation, shift, ctf)[:, None], rotation, shift, ctf)

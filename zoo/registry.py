@@ -1,0 +1,172 @@
+"""The registry: names of the parts and where they live. Listing and searching import neither torch nor the parts.
+
+A new part is one file and one line here; the tests find it in the table. Third parties add theirs with
+:func:`register_backbone`, :func:`register_head`, :func:`register_loss` or through the entry points ``cryozoo.backbones``,
+``cryozoo.heads``, ``cryozoo.losses``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import entry_points
+from typing import Any, Literal, TypeVar
+
+Kind = Literal["backbone", "head", "loss"]
+T = TypeVar("T", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class UnknownName(KeyError):
+    """A name that is not in the registry; the message lists the nearest ones."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of the table.
+
+    Attributes:
+        target: ``"module:attribute"``, or the object itself.
+        summary: one line of facts.
+        defaults: arguments that make this a variant of its target.
+    """
+
+    target: str | Callable[..., Any]
+    summary: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> Callable[..., Any]:
+        """Import the part; its defaults are bound."""
+        target = self.target
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = getattr(importlib.import_module(module), attribute)
+        return partial(target, **self.defaults) if self.defaults else target
+
+
+_TINY = {"channels": (8, 16, 32), "kernels": (5, 3, 3)}
+
+_PARTS: dict[Kind, dict[str, Part]] = {
+    "backbone": {
+        "vgg_gem": Part("cryozoo.models.vgg:vgg_gem", "VGG with low-pass stem and GeM pooling, 1024 features (Chung 2023)"),
+        "siamese_cnn": Part("cryozoo.models.vgg:siamese_cnn", "seven plain convolutions, 512 features (Banjac et al. 2021)"),
+        "test_vgg_gem": Part(
+            "cryozoo.models.vgg:vgg_gem", "vgg_gem for tests, 32 features", {**_TINY, "depths": (1, 1, 1), "dropout": 0.0}
+        ),
+        "test_siamese_cnn": Part("cryozoo.models.vgg:siamese_cnn", "siamese_cnn for tests, 32 features", _TINY),
+    },
+    "head": {
+        "quaternion": Part("cryozoo.heads.quaternion:Quaternion", "4 numbers, normalised"),
+        "sixd_gs": Part("cryozoo.heads.sixd:SixDGramSchmidt", "two columns, Gram-Schmidt (Zhou et al. 2019)"),
+        "sixd_svd": Part("cryozoo.heads.sixd:SixDSVD", "two columns and their cross product, SVD"),
+        "nined_svd": Part("cryozoo.heads.nined_svd:NineDSVD", "3 x 3 matrix, SVD (Levinson et al. 2020)"),
+        "qcqp_bingham": Part(
+            "cryozoo.heads.qcqp_bingham:QCQPBingham",
+            "smallest eigenvector of a 4 x 4 matrix, with a confidence (Peretroukhin et al. 2020)",
+        ),
+        "embedding": Part("cryozoo.heads.embedding:Embedding", "no rotation: features with a distance (Banjac et al. 2021)"),
+    },
+    "loss": {
+        "geodesic": Part("cryozoo.losses.geodesic:Geodesic", "angle between rotations"),
+        "chordal": Part("cryozoo.losses.chordal:Chordal", "distance between rotation matrices"),
+        "bingham_nll": Part("cryozoo.losses.bingham:BinghamNLL", "negative log-likelihood of the Bingham distribution"),
+        "siamese_distance": Part("cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"),
+        "forum": Part("cryozoo.losses.forum:Forum", "pairwise distance and regression with a curriculum (Chung 2023)"),
+    },
+}
+
+
+@cache
+def _load_entry_points() -> None:
+    for kind in _PARTS:
+        for point in entry_points(group=f"cryozoo.{'losses' if kind == 'loss' else kind + 's'}"):
+            _register(kind, point.name, Part(point.value, f"from {point.dist.name if point.dist else 'a plug-in'}"))
+
+
+def _register(kind: Kind, name: str, part: Part) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{kind} name {name!r}: lower-case letters, digits and underscores, starting with a letter")
+    if name in _PARTS[kind]:
+        raise ValueError(f"{kind} {name!r} is registered already ({_PARTS[kind][name].target}); choose another name")
+    _PARTS[kind][name] = part
+
+
+def _register_part(kind: Kind, name: str, target: str | T | None, summary: str) -> Any:
+    if target is None:
+
+        def decorate(part: T) -> T:
+            doc = (part.__doc__ or "").strip().split("\n")[0]
+            _register(kind, name, Part(part, summary or doc))
+            return part
+
+        return decorate
+    _register(kind, name, Part(target, summary))
+    return target
+
+
+def register_backbone(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
+    """Add a backbone: a callable ``(image_size, in_chans, **args) -> nn.Module`` or its ``"module:attribute"``.
+
+    Without ``target`` it is a decorator. A name that exists raises ValueError.
+    """
+    return _register_part("backbone", name, target, summary)
+
+
+def register_head(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
+    """Add a head: a subclass of ``cryozoo.heads.Head`` or its ``"module:attribute"``; else as :func:`register_backbone`."""
+    return _register_part("head", name, target, summary)
+
+
+def register_loss(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
+    """Add a loss: a subclass of ``cryozoo.losses.Loss`` or its ``"module:attribute"``; else as :func:`register_backbone`."""
+    return _register_part("loss", name, target, summary)
+
+
+def list_parts(kind: Kind, pattern: str = "*") -> list[str]:
+    """Names of the backbones, heads or losses that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_table(kind), pattern))
+
+
+def get_part(kind: Kind, name: str) -> Part:
+    """The table's entry of one part; an unknown name raises UnknownName with the nearest ones."""
+    table = _table(kind)
+    if name not in table:
+        raise UnknownName(f"unknown {kind} {name!r}{nearest(name, table)}")
+    return table[name]
+
+
+def list_combinations(pattern: str = "*") -> list[str]:
+    """Names ``<backbone>-<head>`` of every combination that matches a shell pattern, sorted."""
+    names = (f"{backbone}-{head}" for backbone in _table("backbone") for head in _table("head"))
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def split_name(name: str) -> tuple[str, str, str | None]:
+    """``"vgg_gem-sixd_svd.toy_64"`` -> ``("vgg_gem", "sixd_svd", "toy_64")``; the tag may be missing."""
+    match = re.fullmatch(rf"({_NAME.pattern})-({_NAME.pattern})(?:\.({_NAME.pattern}))?", name)
+    if match is None:
+        raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>")
+    backbone, head, tag = match.groups()
+    return backbone, head, tag
+
+
+def nearest(name: str, names: Mapping[str, Any] | list[str]) -> str:
+    """``"; did you mean a, b?"`` with up to three close names, or a pointer to the list."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(close)}?" if close else "; `cryozoo list` shows what there is"
+
+
+def _table(kind: Kind) -> dict[str, Part]:
+    if kind not in _PARTS:
+        raise ValueError(f"unknown kind {kind!r}: backbone, head or loss")
+    _load_entry_points()
+    return _PARTS[kind]
