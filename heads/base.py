@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pose:
     """Poses of a batch of images; also the target of a loss (``raw`` and ``confidence`` are then None).
 
@@ -25,13 +25,19 @@ class Pose:
     confidence: Tensor | None = None
     raw: Tensor | None = None
 
+    @property
+    def rotation_raw(self) -> Tensor | None:
+        """(B, rotation_dim), ``raw`` without the two numbers of the shift."""
+        return self.raw[:, :-2] if self.raw is not None and self.shift is not None else self.raw
+
 
 class Head(nn.Module):
     """Base of the heads. A subclass sets the class attributes and implements :meth:`rotation`.
 
     The last linear layer belongs to the encoder, not to the head, so that an equivariant backbone can use an
-    equivariant one: ``phi_copies`` says of how many copies of phi(g) (see DESIGN: in-plane rotation is Rz on the left) the
-    rotation part of the raw vector consists. The copies are contiguous: raw[:, 0:3] is the first.
+    equivariant one: ``phi_copies`` says of how many copies of phi(g) the rotation part of the raw vector consists,
+    where phi(g) is the 3x3 matrix that multiplies the rotation on the left when g acts on the image (Rz(t) for an
+    in-plane rotation by t). The copies are contiguous: raw[:, 0:3] is the first.
 
     Args:
         shift: append two numbers to the raw vector that become the shift.
@@ -59,15 +65,27 @@ class Head(nn.Module):
         return self.rotation_dim + 2 * self.has_shift
 
     def rotation(self, raw: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """(B, rotation_dim) float32 -> rotation (B, 3, 3) or None, confidence (B,) or None."""
+        """Finite (B, rotation_dim), float32 or float64 -> rotation (B, 3, 3) or None, confidence (B,) or None."""
         raise NotImplementedError
 
     def forward(self, raw: Tensor) -> Pose:
-        """(B, raw_dim) -> Pose, computed in float32 (heads die in bfloat16)."""
+        """(B, raw_dim) -> Pose, computed in float32 (heads die in bfloat16), or in float64 if raw is.
+
+        The rotation and confidence of a raw vector that is not finite are NaN.
+
+        Raises:
+            ValueError: raw has another shape.
+        """
         if raw.ndim != 2 or raw.shape[1] != self.raw_dim:
             raise ValueError(f"{type(self).__name__}: raw vector {tuple(raw.shape)}, expected (batch, {self.raw_dim})")
         with torch.autocast(raw.device.type, enabled=False):
             raw = raw if raw.dtype == torch.float64 else raw.float()
-            rotation, confidence = self.rotation(raw[:, : self.rotation_dim])
+            # Without this some decompositions raise at NaN, and others turn it into a rotation like any other.
+            finite = raw.isfinite().all(1)
+            rotation, confidence = self.rotation(torch.where(finite[:, None], raw[:, : self.rotation_dim], 0))
+            if rotation is not None:
+                rotation = torch.where(finite[:, None, None], rotation, torch.nan)
+            if confidence is not None:
+                confidence = torch.where(finite, confidence, torch.nan)
             shift = raw[:, self.rotation_dim :] * self.shift_scale if self.has_shift else None
         return Pose(rotation, shift, confidence, raw)

@@ -1,0 +1,20 @@
+"""9D: all three columns of a matrix, projected to the nearest rotation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..geometry.rotations import special_procrustes
+from ._scale import unit_scale
+from .base import Head
+
+
+class NineDSVD(Head):
+    """Three columns -> nearest rotation by SVD (Levinson et al. 2020, arXiv:2006.14616)."""
+
+    rotation_dim = 9
+    phi_copies = 3
+
+    def rotation(self, raw: Tensor) -> tuple[Tensor, None]:
+        """(B, 9) -> (B, 3, 3), no confidence. raw[:, 0:3] is the first column."""
+        return special_procrustes(unit_scale(raw)[0].unflatten(-1, (3, 3)).mT), None

@@ -1,0 +1,202 @@
+"""What every head promises, each promise checked for every head; the heads' own files check what is theirs alone."""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from cryozoo.heads import Head
+from cryozoo.heads.embedding import Embedding
+from cryozoo.heads.nined_svd import NineDSVD
+from cryozoo.heads.qcqp_bingham import QCQPBingham
+from cryozoo.heads.quaternion import Quaternion
+from cryozoo.heads.sixd import SixDGramSchmidt, SixDSVD
+
+ROTATION_HEADS: list[Callable[..., Head]] = [Quaternion, SixDGramSchmidt, SixDSVD, NineDSVD, QCQPBingham]
+ALL_HEADS = [*ROTATION_HEADS, Embedding]
+DTYPES = [torch.float32, torch.float64]
+
+rotation_heads = pytest.mark.parametrize("head", [h() for h in ROTATION_HEADS], ids=lambda h: type(h).__name__)
+all_heads = pytest.mark.parametrize("make", ALL_HEADS, ids=lambda h: h.__name__)
+
+
+def raw_vectors(head: Head, n: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((n, head.raw_dim))).to(dtype)
+
+
+def degenerate(head: Head) -> dict[str, torch.Tensor]:
+    """Raw vectors at which a careless head divides by zero."""
+    cases = {
+        "zero": torch.zeros(1, head.raw_dim),
+        "one entry": torch.eye(head.raw_dim),
+        "all equal": torch.ones(1, head.raw_dim),  # parallel columns, rank 1
+        "denormal": torch.full((1, head.raw_dim), 1e-40),
+    }
+    if head.raw_dim == 6:
+        cases["second column zero"] = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+        cases["columns opposite"] = torch.tensor([[1.0, 2, 3, -1, -2, -3]])
+        cases["columns orthonormal"] = torch.tensor([[1.0, 0, 0, 0, 1, 0]])
+    if head.raw_dim == 9:
+        cases["identity"] = torch.eye(3).reshape(1, 9)  # singular values 1, 1, 1
+        cases["mirror"] = -torch.eye(3).reshape(1, 9)  # and a determinant of -1: no nearest rotation
+        cases["rank 1"] = torch.tensor([[1.0, 0, 0] + 6 * [0.0]])
+    if head.raw_dim == 10:
+        cases["eigenvalues 0, 1, 1, 1"] = torch.tensor([[0.0, 0, 1, 0, 0, 1, 0, 0, 0, 1]])
+        cases["eigenvalues 1, 1, 1, 1"] = torch.tensor([[1.0, 0, 1, 0, 0, 1, 0, 0, 0, 1]])
+        cases["eigenvalues 0, 0, 0, 1"] = torch.tensor([[1.0] + 9 * [0.0]])
+    return cases
+
+
+def assert_in_so3(rotation: torch.Tensor, atol: float = 1e-6) -> None:
+    eye = torch.eye(3, dtype=rotation.dtype).expand_as(rotation)
+    torch.testing.assert_close(rotation @ rotation.mT, eye, rtol=0, atol=atol)
+    torch.testing.assert_close(torch.linalg.det(rotation), torch.ones_like(rotation[:, 0, 0]), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@rotation_heads
+def test_rotation_is_in_so3(head: Head, dtype: torch.dtype) -> None:
+    raw = raw_vectors(head, 1000, dtype)
+    rotation = head(raw).rotation
+    assert rotation.shape == (1000, 3, 3)
+    assert rotation.dtype == dtype
+    assert_in_so3(rotation)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20, 1e-10, 1e10, 1e20, 1e30])
+@rotation_heads
+def test_scale_of_the_raw_vector_does_not_matter(head: Head, scale: float) -> None:
+    raw = (raw_vectors(head) * scale).requires_grad_()
+    rotation = head(raw).rotation
+    assert_in_so3(rotation)
+    torch.testing.assert_close(rotation, head(raw_vectors(head)).rotation, rtol=0, atol=1e-3)
+    rotation[:, 0, 1].sum().backward()
+    assert raw.grad is not None
+    assert raw.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@rotation_heads
+def test_degenerate_raw_vectors_give_rotations_and_finite_gradients(head: Head, dtype: torch.dtype) -> None:
+    for name, raw in degenerate(head).items():
+        raw = raw.to(dtype).requires_grad_()
+        pose = head(raw)
+        assert_in_so3(pose.rotation)
+        target = pose.rotation.sum() if pose.confidence is None else pose.rotation.sum() + pose.confidence.sum()
+        target.backward()
+        assert raw.grad is not None, name
+        assert raw.grad.isfinite().all(), name
+
+
+@rotation_heads
+def test_gradcheck(head: Head) -> None:
+    raw = raw_vectors(head, 4, torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: head(r).rotation, raw)
+    if head.has_confidence:
+        assert torch.autograd.gradcheck(lambda r: head(r).confidence, raw)
+
+
+@rotation_heads
+def test_raw_vectors_that_are_not_finite_are_never_a_rotation(head: Head) -> None:
+    raw = raw_vectors(head, 5)
+    raw[1, 2], raw[3, 0] = torch.nan, torch.inf
+    pose = head(raw)
+    assert pose.rotation[[1, 3]].isnan().all()
+    assert_in_so3(pose.rotation[[0, 2, 4]])
+    if head.has_confidence:
+        assert pose.confidence.isnan().tolist() == [False, True, False, True, False]
+
+
+@all_heads
+def test_autocast_changes_nothing(make: Callable[..., Head]) -> None:
+    head = make(shift=True)
+    raw = raw_vectors(head).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = head(raw)
+    outside = head(raw.float())
+    for name in ("rotation", "shift", "confidence", "raw"):
+        a, b = getattr(inside, name), getattr(outside, name)
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.dtype == torch.float32
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@all_heads
+def test_shift_is_the_last_two_numbers_in_angstrom(make: Callable[..., Head]) -> None:
+    plain, head = make(), make(shift=True, shift_scale=2.5)
+    assert head.raw_dim == plain.raw_dim + 2
+    raw = raw_vectors(head)
+    pose, without = head(raw), plain(raw[:, :-2])
+    torch.testing.assert_close(pose.shift, 2.5 * raw[:, -2:])
+    assert without.shift is None
+    assert pose.rotation_raw.shape == (64, plain.raw_dim)
+    for name in ("rotation", "confidence", "rotation_raw"):
+        assert (getattr(pose, name) is None) == (getattr(without, name) is None)
+        if getattr(pose, name) is not None:
+            torch.testing.assert_close(getattr(pose, name), getattr(without, name), rtol=0, atol=0)
+
+
+@all_heads
+def test_declarations_are_true(make: Callable[..., Head]) -> None:
+    head = make()
+    pose = head(raw_vectors(head))
+    assert head.has_rotation == (pose.rotation is not None)
+    assert head.has_confidence == (pose.confidence is not None)
+    assert head.equivariant == (head.phi_copies is not None)
+    assert not list(head.parameters())
+    if pose.confidence is not None:
+        assert pose.confidence.shape == (64,)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 5)])
+@all_heads
+def test_wrong_shapes_are_refused_by_name(make: Callable[..., Head], shape: tuple[int, ...]) -> None:
+    head = make()
+    with pytest.raises(ValueError, match=f"{type(head).__name__}.*expected \\(batch, {head.raw_dim}\\)"):
+        head(torch.zeros(shape))
+
+
+def d4() -> list[np.ndarray]:
+    """phi of the eight elements of D4: quarter turns about z, alone and after the flip of y."""
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    turns = [np.linalg.matrix_power(quarter, k) for k in range(4)]
+    return [turn @ flip for turn, flip in itertools.product(turns, [np.eye(3), np.diag([1, -1, -1])])]
+
+
+def equivariance_error(head: Head, copies: int) -> list[float]:
+    """Largest entry of rotation(blockdiag(1, phi) raw) - phi rotation(raw), for the elements of D4 but the identity."""
+    raw = raw_vectors(head, dtype=torch.float64)
+    errors = []
+    for phi in d4()[1:]:
+        first = head.raw_dim - 3 * copies
+        acting = torch.from_numpy(np.kron(np.eye(copies), phi))
+        moved = torch.cat([raw[:, :first], raw[:, first:] @ acting.T], dim=1)
+        error = head(moved).rotation - torch.from_numpy(phi) @ head(raw).rotation
+        errors.append(error.abs().max().item())
+    return errors
+
+
+def test_heads_made_of_copies_of_phi_are_equivariant() -> None:
+    declared = [head for head in (h() for h in ALL_HEADS) if head.phi_copies is not None]
+    assert {type(head) for head in declared} == {SixDGramSchmidt, SixDSVD, NineDSVD}
+    for head in declared:
+        assert 3 * head.phi_copies == head.raw_dim
+        assert max(equivariance_error(head, head.phi_copies)) < 1e-12
+
+
+def test_a_head_that_declares_no_copies_of_phi_is_not() -> None:
+    assert min(equivariance_error(Quaternion(), 1)) > 0.5
+    assert min(equivariance_error(QCQPBingham(), 3)) > 0.5
+
+
+@pytest.mark.parametrize("degrees", [17.0, 90.0, -143.0])
+@pytest.mark.parametrize("head", [SixDGramSchmidt(), SixDSVD(), NineDSVD()], ids=lambda h: type(h).__name__)
+def test_any_in_plane_rotation_acts_on_the_left(head: Head, degrees: float) -> None:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    phi = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
+    raw = raw_vectors(head, dtype=torch.float64)
+    moved = (raw.unflatten(1, (-1, 3)) @ phi.T).flatten(1)
+    torch.testing.assert_close(head(moved).rotation, phi @ head(raw).rotation, rtol=0, atol=1e-12)

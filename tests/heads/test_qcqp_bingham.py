@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryozoo.heads.qcqp_bingham import QCQPBingham, bingham_matrix
+
+
+def raw_vectors(n: int = 50) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, 10))
+
+
+def naive_matrix(vector: np.ndarray) -> np.ndarray:
+    lower = np.zeros((4, 4))
+    numbers = iter(vector)
+    for i in range(4):
+        for j in range(i + 1):
+            lower[i, j] = next(numbers)
+    return lower @ lower.T
+
+
+def test_agrees_with_numpy_one_by_one() -> None:
+    raw = raw_vectors()
+    pose, statistics = QCQPBingham()(torch.from_numpy(raw)), QCQPBingham().statistics(torch.from_numpy(raw))
+    matrices = bingham_matrix(torch.from_numpy(raw))
+    for i, vector in enumerate(raw):
+        matrix = naive_matrix(vector)
+        np.testing.assert_allclose(matrices[i], matrix, atol=1e-14)
+        values, vectors = np.linalg.eigh(matrix)
+        w, x, y, z = vectors[:, 0]
+        np.testing.assert_allclose(pose.rotation[i], Rotation.from_quat([x, y, z, w]).as_matrix(), atol=1e-9)
+        dispersions = [values[0] - value for value in values[1:]]
+        assert statistics.trace[i].item() == pytest.approx(sum(dispersions), abs=1e-12)
+        assert statistics.maximum[i].item() == pytest.approx(max(dispersions), abs=1e-12)
+
+
+def test_rotation_is_the_least_of_the_quadratic_form() -> None:
+    raw = torch.from_numpy(raw_vectors(5))
+    matrices = bingham_matrix(raw)
+    xyzw = Rotation.from_matrix(QCQPBingham()(raw).rotation.numpy()).as_quat()
+    others = Rotation.random(2000, rng=0).as_quat()
+    for matrix, q in zip(matrices.numpy(), np.roll(xyzw, 1, axis=1), strict=True):
+        everywhere = np.einsum("ni,ij,nj->n", np.roll(others, 1, axis=1), matrix, np.roll(others, 1, axis=1))
+        assert q @ matrix @ q < everywhere.min()
+
+
+@pytest.mark.parametrize(("confidence", "field"), [("trace", "trace"), ("max", "maximum")])
+def test_confidence_is_the_statistic_with_larger_meaning_surer(confidence: str, field: str) -> None:
+    raw = torch.from_numpy(raw_vectors())
+    head = QCQPBingham(confidence=confidence)
+    torch.testing.assert_close(head(raw).confidence, -getattr(head.statistics(raw), field))
+    # a sharper density: all eigenvalue gaps grow fourfold
+    assert (head(2 * raw).confidence > head(raw).confidence).all()
+    torch.testing.assert_close(head(2 * raw).confidence, 4 * head(raw).confidence)
+
+
+def test_max_sees_an_undetermined_direction_and_trace_does_not() -> None:
+    # L = diag(0, 0, 2, 2): any mixture of w and x is as good
+    raw = torch.tensor([[0.0, 0, 0, 0, 0, 2, 0, 0, 0, 2]])
+    assert QCQPBingham(confidence="max")(raw).confidence.item() == 0
+    assert QCQPBingham(confidence="trace")(raw).confidence.item() == 8
+
+
+def test_confidence_is_never_nan() -> None:
+    for scale in (0.0, 1e-30, 1e19, 1e30):
+        confidence = QCQPBingham()(torch.from_numpy(raw_vectors()).float() * scale).confidence
+        assert not confidence.isnan().any()
+        assert (confidence >= 0).all()
+
+
+def test_unknown_confidence_is_refused() -> None:
+    with pytest.raises(ValueError, match="'gap', expected 'trace' or 'max'"):
+        QCQPBingham(confidence="gap")
+
+
+def test_matrix_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(3, 12\), expected \(\.\.\., 10\)"):
+        bingham_matrix(torch.zeros(3, 12))
