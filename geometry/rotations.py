@@ -148,17 +148,16 @@ def gram_schmidt(sixd: Tensor) -> Tensor:
     first, second = sixd.unflatten(-1, (2, 3)).unbind(-2)
     axes = torch.eye(3, dtype=sixd.dtype, device=sixd.device)
 
-    squared = (first * first).sum(-1, keepdim=True)
-    b1 = torch.nn.functional.normalize(torch.where(squared > info.tiny, first, axes[0]), dim=-1, eps=0)
+    def squared(v: Tensor) -> Tensor:
+        return (v * v).sum(-1, keepdim=True)
 
     def reject(v: Tensor) -> Tensor:
         return v - (v * b1).sum(-1, keepdim=True) * b1
 
+    # Comparisons are written so that NaN stays NaN instead of becoming an axis.
+    b1 = torch.nn.functional.normalize(torch.where(squared(first) <= info.tiny, axes[0], first), dim=-1, eps=0)
     away = torch.where(b1[..., :1].abs() < 0.75, axes[0], axes[1])
-    rest = reject(second)
-    lost = (rest * rest).sum(-1, keepdim=True) <= (16 * info.eps) ** 2 * (second * second).sum(
-        -1, keepdim=True
-    ) + info.tiny
+    lost = squared(reject(second)) <= (16 * info.eps) ** 2 * squared(second) + info.tiny
     # Rejecting twice: once leaves a component along b1 of eps / sin(angle between the columns).
     b2 = torch.nn.functional.normalize(reject(reject(torch.where(lost, away, second))), dim=-1, eps=0)
     return torch.stack([b1, b2, torch.linalg.cross(b1, b2)], dim=-1)
@@ -222,10 +221,7 @@ def special_procrustes(matrix: Tensor) -> Tensor:
 
     The gradient is exact where the nearest rotation is unique, also at repeated singular values. It grows as the
     inverse of the gap s2 + sign(det) s3; below sqrt(eps) of the largest singular value it is capped, and at matrix 0 it
-    is 0, so it is always finite. Once differentiable.
-
-    Raises:
-        torch.linalg.LinAlgError: matrix is not finite (CPU).
+    is 0, so it is always finite. Once differentiable. A matrix that is not finite gives NaN.
     """
     _require(matrix, 3, 3)
     return _SpecialProcrustes.apply(matrix)
