@@ -22,7 +22,7 @@ class Projector(nn.Module):
         volume: the object, even or odd box, origin at voxel ``size // 2``.
         image_size: box of the images in pixels; default that of the volume.
         pixel_size: Angstrom per pixel of the images; default that of the volume.
-        padding: oversampling of the Fourier volume. At 2 the error is below 1 % of the signal (benchmarks/projector.py).
+        padding: oversampling of the Fourier volume. At 2 the error is about 1 % of the signal, at 3 half of that.
 
     Frequencies at and beyond the Nyquist ring of the image, or beyond the volume's own, are zero.
     """

@@ -66,7 +66,7 @@ class Volume:
     ) -> Volume:
         """Density of point scatterers, blurred to a resolution.
 
-        Every atom is spread over its eight neighbouring voxels, the spreading is divided out in Fourier space, and a
+        Every atom is spread over 4 x 4 x 4 voxels by cubic B-splines, the spline is divided out in Fourier space, and a
         Gaussian exp(-(k resolution)^2) takes the rest: sigma = resolution / (pi sqrt 2) in real space.
 
         Args:
@@ -79,24 +79,25 @@ class Volume:
         resolution = resolution or 4 * pixel_size
         voxel = np.asarray(coordinates, dtype=np.float64)[:, ::-1] / pixel_size + size // 2
         corner = np.floor(voxel).astype(np.int64)
-        if corner.min() < 0 or corner.max() >= size - 1:
+        if corner.min() < 1 or corner.max() >= size - 2:
             reach = 2 * np.abs(np.asarray(coordinates)).max()
             raise ValueError(f"the atoms span {reach:.0f} A, the box is {size * pixel_size:.0f} A: use a larger one")
-        fraction = voxel - corner
+        t = voxel - corner
+        spline = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6
         density = np.zeros(size**3)
-        for dz, dy, dx in np.ndindex(2, 2, 2):
-            share = np.prod(np.where([dz, dy, dx], fraction, 1 - fraction), axis=1) * weights
-            index = np.ravel_multi_index(tuple((corner + [dz, dy, dx]).T), (size,) * 3)
+        for dz, dy, dx in np.ndindex(4, 4, 4):
+            share = spline[dz, :, 0] * spline[dy, :, 1] * spline[dx, :, 2] * weights
+            index = np.ravel_multi_index(tuple((corner + [dz - 1, dy - 1, dx - 1]).T), (size,) * 3)
             density += np.bincount(index, share, minlength=size**3)
         k = np.fft.fftfreq(size)
-        kernel = np.exp(-((k * resolution / pixel_size) ** 2)) / np.sinc(k) ** 2
+        kernel = np.exp(-((k * resolution / pixel_size) ** 2)) / np.sinc(k) ** 4
         half = kernel[: size // 2 + 1]
         spectrum = np.fft.rfftn(density.reshape((size,) * 3)) * kernel[:, None, None] * kernel[:, None] * half
         return cls(torch.from_numpy(np.fft.irfftn(spectrum, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)), pixel_size)
 
     @classmethod
     def phantom(cls, *, size: int = 64, pixel_size: float = 5.0, seed: int = 0) -> Volume:
-        """An asymmetric, protein-like object made from a seed: a folded chain of beads in three domains.
+        """An asymmetric, protein-like object made from a seed: folded chains of beads in four domains.
 
         Its diameter is about 0.6 of the box, whatever the box.
 
@@ -107,12 +108,12 @@ class Volume:
         """
         rng = np.random.default_rng(seed)
         radius = 0.3 * size * pixel_size
-        # Three domains of unequal size off the axes break every symmetry; a confined random walk fills each with a
-        # chain, which gives the texture (helices and voids) that a sum of few blobs lacks.
+        # Four unequal domains at the corners of an irregular tetrahedron break every symmetry and mirror; a confined
+        # random walk fills each with a chain, which gives the texture that a sum of few blobs lacks.
+        corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3) + 0.2 * rng.normal(size=(4, 3))
         beads = []
-        for share, extent in ((0.5, 0.55), (0.3, 0.42), (0.2, 0.33)):
-            centre = rng.normal(size=3)
-            centre *= (1 - extent) / np.linalg.norm(centre)
+        for corner, share, extent in zip(corners, (0.4, 0.3, 0.2, 0.1), (0.5, 0.42, 0.34, 0.22), strict=True):
+            centre = corner / np.linalg.norm(corner) * (1 - extent)
             position, direction = np.zeros(3), rng.normal(size=3)
             for _ in range(int(share * 1200)):
                 direction = 0.8 * direction + 0.6 * rng.normal(size=3)

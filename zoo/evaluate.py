@@ -1,0 +1,106 @@
+"""Accuracy of predicted poses, in the field's columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..geometry.point_groups import chance_level, point_group, symmetric_distance
+from ..heads.base import Pose
+from .data import Batch
+from .encoder import PoseEncoder
+
+
+@torch.no_grad()
+def predict_batches(encoder: PoseEncoder, images: Tensor, batch_size: int = 256) -> Pose:
+    """Poses of preprocessed images (N, C, L, L) in evaluation mode; the encoder's mode is restored."""
+    training = encoder.training
+    encoder.eval()
+    poses = [encoder(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+    encoder.train(training)
+
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        present = [v for v in values if v is not None]
+        return torch.cat(present) if present else None
+
+    return Pose(
+        join([p.rotation for p in poses]),
+        join([p.shift for p in poses]),
+        join([p.confidence for p in poses]),
+        join([p.raw for p in poses]),
+    )
+
+
+def evaluate(encoder: PoseEncoder, data: Batch, *, symmetry: str = "C1", batch_size: int = 256) -> dict[str, Any]:
+    """Metrics of an encoder on preprocessed images with known poses; see :func:`pose_metrics`."""
+    return pose_metrics(predict_batches(encoder, data.images, batch_size), data.target, symmetry=symmetry)
+
+
+def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict[str, Any]:
+    """Angular and shift errors, and how well the confidence ranks them.
+
+    The error of an image is the smallest angle over the point group, min_g d(R_predicted g, R_target).
+
+    Returns:
+        ``n``, ``median_deg``, ``mean_deg``, ``acc_5``, ``acc_10``, ``acc_15``, ``acc_30`` (shares within so many degrees),
+        ``chance_median_deg``, ``chance_mean_deg``; with shifts ``shift_rmse_A`` (per axis) and
+        ``shift_rmse_of_zero_A`` (predicting none); with a confidence ``spearman`` (of confidence and error; -1 is
+        perfect), ``auroc_5deg`` (of "within 5 degrees"), ``mean_deg_kept_75`` and ``median_deg_kept_75`` (the 25 % least
+        confident left out), ``median_deg_kept_50``.
+    """
+    if predicted.rotation is None or target.rotation is None:
+        raise ValueError("pose_metrics needs predicted and true rotations")
+    group = point_group(symmetry)
+    rotations = predicted.rotation.double().cpu(), target.rotation.double().cpu()
+    error = np.degrees(symmetric_distance(*rotations, group).numpy())
+    chance = chance_level(group)
+    metrics: dict[str, Any] = {
+        "n": len(error),
+        "median_deg": float(np.median(error)),
+        "mean_deg": float(error.mean()),
+        **{f"acc_{d}": float((error <= d).mean()) for d in (5, 10, 15, 30)},
+        "chance_median_deg": float(np.degrees(chance.median)),
+        "chance_mean_deg": float(np.degrees(chance.mean)),
+    }
+    if predicted.shift is not None and target.shift is not None:
+        residual = (predicted.shift - target.shift).double()
+        metrics["shift_rmse_A"] = float(residual.square().mean().sqrt())
+        metrics["shift_rmse_of_zero_A"] = float(target.shift.double().square().mean().sqrt())
+    if predicted.confidence is not None:
+        metrics |= confidence_metrics(predicted.confidence.double().cpu().numpy(), error)
+    return metrics
+
+
+def confidence_metrics(confidence: NDArray[np.floating], error_deg: NDArray[np.floating]) -> dict[str, float]:
+    """How well a confidence (larger is surer) ranks errors in degrees; both (N,). AUROC is NaN where one class is empty."""
+    order = np.argsort(-confidence, kind="stable")
+    by_confidence = error_deg[order]
+    n = len(error_deg)
+    kept_75, kept_50 = by_confidence[: max(1, round(0.75 * n))], by_confidence[: max(1, round(0.5 * n))]
+    return {
+        "spearman": float(np.corrcoef(_ranks(confidence), _ranks(error_deg))[0, 1]),
+        "auroc_5deg": auroc(confidence, error_deg <= 5),
+        "mean_deg_kept_75": float(kept_75.mean()),
+        "median_deg_kept_75": float(np.median(kept_75)),
+        "median_deg_kept_50": float(np.median(kept_50)),
+    }
+
+
+def auroc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Probability that a positive has a larger score than a negative (Mann-Whitney), ties counting half."""
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not (n_positive and n_negative):
+        return float("nan")
+    rank_sum = _ranks(score)[positive].sum()
+    return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Ranks from 1, ties sharing their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -1,0 +1,119 @@
+"""A training recipe: everything that determines a trained encoder, as plain data (YAML, JSON or keyword arguments)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ..particles.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, how. The same recipe on the same machine and thread count gives the same weights.
+
+    Attributes:
+        encoder: ``<backbone>-<head>``.
+        image_size: box of the network's input in pixels.
+        pixel_size: Angstrom per pixel of the network's input; None takes the data's.
+        backbone_args: arguments of the backbone.
+        head_args: arguments of the head; the shift output is switched by ``shift``.
+        shift: predict the shift too.
+        loss: name of the loss.
+        loss_args: its arguments.
+        data: a mapping with either ``particles`` (a STAR or .cs file with poses; ``datadir``), or ``volume`` (a map, an
+            atomic model, or ``phantom:SEED``) and the fields of :class:`~cryozoo.particles.simulate.Imaging`.
+            ``images: N`` simulates a fixed set of N instead of new ones at every step. ``split`` gives the shares of
+            training and validation of a fixed set, the rest is the test. ``symmetry`` names the point group.
+        augment: ``none``, ``d4`` (quarter turns and flips, exact) or ``rotate`` (any angle, and flips).
+        steps: optimiser steps.
+        batch_size: images per step.
+        optimizer: ``adamw``, ``adam`` or ``rmsprop``.
+        lr: peak learning rate.
+        weight_decay: decoupled for AdamW, else L2.
+        betas: of Adam and AdamW.
+        schedule: ``cosine`` (warm-up, then cosine to 0) or ``onecycle`` (30 % up from lr / 25, cosine down to lr / 10^4).
+        warmup: share of the steps for the cosine schedule's warm-up.
+        ema: decay of the exponential moving average of the weights that is evaluated and kept; 0 keeps the plain ones.
+        grad_clip: largest gradient norm; 0 does not clip.
+        precision: ``auto`` is bf16 autocast on a GPU and fp32 on the CPU.
+        validate_every: steps between validations (also between checkpoints).
+        patience: validations without a better median error before stopping; 0 never stops early.
+        seed: of the weights and of every random number of the training.
+    """
+
+    encoder: str
+    image_size: int
+    data: Mapping[str, Any]
+    steps: int
+    pixel_size: float | None = None
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    head_args: Mapping[str, Any] = field(default_factory=dict)
+    shift: bool = True
+    loss: str = "chordal"
+    loss_args: Mapping[str, Any] = field(default_factory=dict)
+    augment: Literal["none", "d4", "rotate"] = "none"
+    batch_size: int = 64
+    optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    schedule: Literal["cosine", "onecycle"] = "cosine"
+    warmup: float = 0.05
+    ema: float = 0.0
+    grad_clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    validate_every: int = 500
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every"):
+            if not 0 < getattr(self, name) < 10**9:
+                raise ValueError(f"recipe: {name} must be a positive number of at most 9 digits, got {getattr(self, name)}")
+        if not 0 < self.lr < 10:
+            raise ValueError(f"recipe: lr must be above 0 and below 10, got {self.lr}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"recipe: ema is a decay between 0 and 1, got {self.ema}")
+        if self.batch_size < 2:
+            raise ValueError("recipe: batch_size 1 leaves nothing to normalise over; use 2 or more")
+        for name, allowed in (
+            ("augment", ("none", "d4", "rotate")),
+            ("optimizer", ("adamw", "adam", "rmsprop")),
+            ("schedule", ("cosine", "onecycle")),
+            ("precision", ("auto", "fp32", "bf16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"recipe: {name} {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+
+    @classmethod
+    def load(cls, path: str | Path, **changes: Any) -> Recipe:
+        """Read a YAML or JSON file; ``changes`` replace its fields."""
+        import yaml
+
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            values = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadInput(path, f"not readable as YAML or JSON: {error}", expected="a training recipe") from error
+        if not isinstance(values, dict):
+            raise BadInput(path, "not a mapping", expected="a training recipe")
+        return cls.from_dict({**values, **changes}, source=path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str | Path = "recipe") -> Recipe:
+        """Make a recipe from a mapping; unknown and missing fields are refused by name."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise BadInput(source, f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
+        try:
+            return cls(**{**values, "betas": tuple(values.get("betas", cls.betas))})
+        except (TypeError, ValueError) as error:
+            raise BadInput(source, str(error).removeprefix("recipe: ")) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, JSON-serialisable."""
+        return json.loads(json.dumps(asdict(self)))
