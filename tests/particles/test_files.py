@@ -35,9 +35,14 @@ def test_existing_file_needs_overwrite(tmp_path):
 
 def test_file_that_appears_meanwhile_is_not_replaced(tmp_path):
     path = tmp_path / "poses.star"
-    with pytest.raises(BadInput, match="exists already"), atomic_write(path) as handle:
-        handle.write(b"mine")
-        path.write_bytes(b"theirs")
+
+    def write():
+        with atomic_write(path) as handle:
+            handle.write(b"mine")
+            path.write_bytes(b"theirs")
+
+    with pytest.raises(BadInput, match="exists already"):
+        write()
     assert path.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["poses.star"]
 
@@ -45,9 +50,14 @@ def test_file_that_appears_meanwhile_is_not_replaced(tmp_path):
 def test_error_in_the_block_leaves_the_old_file(tmp_path):
     path = tmp_path / "poses.star"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path, overwrite=True) as handle:
-        handle.write(b"half")
-        raise KeyboardInterrupt
+
+    def write():
+        with atomic_write(path, overwrite=True) as handle:
+            handle.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["poses.star"]
 
@@ -60,22 +70,23 @@ def test_disk_full_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch, st
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def write():
+        with atomic_write(path, overwrite=True) as handle:
+            handle.write(b"half")
+            if step == "write":
+                full()
+
     if step != "write":
         monkeypatch.setattr(os, step, full)
-    with (
-        pytest.raises(BadInput, match=r"poses\.star: cannot be written: No space left on device; free some space"),
-        atomic_write(path, overwrite=True) as handle,
-    ):
-        handle.write(b"half")
-        if step == "write":
-            full()
+    with pytest.raises(BadInput, match=r"poses\.star: cannot be written: No space left on device; free some space"):
+        write()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["poses.star"]
 
 
 def test_error_about_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="input"), atomic_write(tmp_path / "out"):
-        open(tmp_path / "input")
+        (tmp_path / "input").read_bytes()
     assert os.listdir(tmp_path) == []
 
 

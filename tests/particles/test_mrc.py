@@ -166,12 +166,13 @@ def test_writer_with_a_wrong_count_leaves_nothing(tmp_path, images, count):
 
 
 def test_writer_that_is_interrupted_leaves_nothing(tmp_path, images):
-    with (
-        pytest.raises(KeyboardInterrupt),
-        StackWriter(tmp_path / "a.mrcs", count=50, image_size=16, pixel_size=1) as writer,
-    ):
-        writer.write(images[:5])
-        raise KeyboardInterrupt
+    def write():
+        with StackWriter(tmp_path / "a.mrcs", count=50, image_size=16, pixel_size=1) as writer:
+            writer.write(images[:5])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert os.listdir(tmp_path) == []
 
 
@@ -244,7 +245,7 @@ def test_real_stacks_with_damaged_headers(data):
 
 def test_real_stack_that_holds_one_of_the_11029_images_it_claims(data):
     path = data("particles") / "drgnai_ribosome_tilts10/00256_Ribosomes_1.70A.mrcs"
-    with pytest.raises(BadInput, match="1 complete images .* expected 11029"):
+    with pytest.raises(BadInput, match=r"1 complete images .* expected 11029"):
         MrcStack(path)
     with pytest.warns(BadInputWarning, match="fewer images than its header claims"):
         stack = MrcStack(path, allow_truncated=True)
