@@ -18,7 +18,11 @@ class _LowestEigenpair(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(matrix)
+        # LAPACK raises at NaN, and names neither the row nor the reason
+        finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0))
+        values = torch.where(finite.squeeze(-1), values, torch.nan)
+        vectors = torch.where(finite, vectors, torch.nan)
         vectors = torch.where(vectors[..., :1, :] < 0, -vectors, vectors)
         ctx.save_for_backward(values, vectors)
         return values, vectors[..., 0].clone()
@@ -46,9 +50,6 @@ def lowest_eigenpair(matrix: Tensor) -> tuple[Tensor, Tensor]:
     matrix is symmetric. It is exact where the lowest eigenvalue is single, however the others coincide. It grows as the
     inverse of the gap between the lowest two; below sqrt(eps) of the largest absolute eigenvalue it is capped, and that
     of the vector is 0 at matrix 0, so it is always finite. Of eigenvalues that coincide, only functions symmetric in
-    them have a gradient. Once differentiable.
-
-    Raises:
-        torch.linalg.LinAlgError: matrix is not finite (CPU).
+    them have a gradient. A matrix that is not finite gives NaN. Once differentiable.
     """
     return _LowestEigenpair.apply(matrix)
