@@ -1,7 +1,10 @@
 """SO(3): conventions, conversions, distances, sampling, grids, point groups, alignment of pose sets."""
 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
+from .alignment import FrameAlignment, O4Alignment, align_frames, align_o4
 from .distances import chordal_distance, geodesic_distance, quaternion_distance
+from .grids import healpix_directions, so3_grid
+from .point_groups import ChanceLevel, chance_level, closest_mate, point_group, restrict, symmetric_distance
 from .rotations import (
     euler_to_matrix,
     gram_schmidt,
@@ -13,18 +16,33 @@ from .rotations import (
     rotvec_to_matrix,
     special_procrustes,
 )
+from .sampling import random_quaternions, random_rotations
 
 __all__ = [
+    "ChanceLevel",
+    "FrameAlignment",
+    "O4Alignment",
+    "align_frames",
+    "align_o4",
+    "chance_level",
     "chordal_distance",
+    "closest_mate",
     "euler_to_matrix",
     "geodesic_distance",
     "gram_schmidt",
+    "healpix_directions",
     "matrix_to_euler",
     "matrix_to_quaternion",
     "matrix_to_rotvec",
     "matrix_to_sixd",
+    "point_group",
     "quaternion_distance",
     "quaternion_to_matrix",
+    "random_quaternions",
+    "random_rotations",
+    "restrict",
     "rotvec_to_matrix",
+    "so3_grid",
     "special_procrustes",
+    "symmetric_distance",
 ]
