@@ -13,8 +13,8 @@ Pooling = Literal["avg", "max", "avgmax", "gem"]
 class GeM(nn.Module):
     """Generalised mean over the map, (mean x^p)^(1/p), shifted so that the smallest value of each channel is 1.
 
-    p = 1 is the average, p -> infinity the maximum (Radenovic et al. 2019; the shift is Cryo-forum's, which makes the power
-    legal for negative activations). p is kept above 1 by p = 1 + softplus(parameter).
+    p = 1 is the average, p -> infinity the maximum (Radenovic et al. 2019; the shift is Cryo-forum's, which makes
+    the power legal for negative activations). p is kept above 1 by p = 1 + softplus(parameter).
 
     Args:
         p: initial exponent, above 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -28,7 +29,7 @@ class LowPassStem(nn.Module):
         half = image_size // 2
         if half < 12:
             raise ValueError(f"the low-pass stem needs images of 24 pixels or more, got {image_size}")
-        steps = torch.logspace(1, torch.log10(torch.tensor(half - 1.0)).item(), filters, dtype=torch.float64)
+        steps = torch.logspace(1, math.log10(half - 1), filters, dtype=torch.float64)
         # 1e-9: the last step is exactly 10, whatever the rounding of the logarithm.
         widths = (9 + half - steps + 1e-9).long()
         ky = torch.fft.fftfreq(image_size, 1 / image_size).abs()

@@ -1,7 +1,7 @@
 """VGG-like backbones: blocks of convolutions, halved by max pooling, pooled to one vector.
 
-``vgg_gem`` is the encoder of Cryo-forum (Chung 2023, Table S1); ``siamese_cnn`` that of Banjac et al. (2021). Both are one
-skeleton with different numbers, so each number is an argument.
+``vgg_gem`` is the encoder of Cryo-forum (Chung 2023, Table S1); ``siamese_cnn`` that of Banjac et al. (2021). Both
+are one skeleton with different numbers, so each number is an argument.
 """
 
 from __future__ import annotations
@@ -96,18 +96,19 @@ def vgg_gem(
     pool: Pooling = "gem",
     gem_p: float = 6.0,
     gem_per_channel: bool = False,
+    activation: Literal["prelu", "relu"] = "prelu",
     dropout: float = 0.3,
 ) -> ConvNet:
     """Cryo-forum's VGG + GeM: Table S1 of Chung 2023 with the defaults (19 M parameters at 128 pixels).
 
-    Departures, which make every image size work: PReLU has a slope per channel (theirs: per pixel), and the exponent of GeM
-    is learnt (theirs stays at 6).
+    Departures, which make every image size work: PReLU has a slope per channel (theirs: per pixel), and the exponent
+    of GeM is learnt (theirs stays at 6).
 
     Args:
         image_size: pixels, 24 or more with the low-pass stem.
         in_chans: channels of the image.
         width: factor on all channels.
-        channels, depths, kernels, stem, pool, gem_p, gem_per_channel, dropout: as :class:`ConvNet`.
+        channels, depths, kernels, stem, pool, gem_p, gem_per_channel, activation, dropout: as :class:`ConvNet`.
     """
     return ConvNet(
         image_size,
@@ -119,6 +120,7 @@ def vgg_gem(
         pool=pool,
         gem_p=gem_p,
         gem_per_channel=gem_per_channel,
+        activation=activation,
         dropout=dropout,
     )
 

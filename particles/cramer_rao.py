@@ -1,8 +1,8 @@
 """The physical limit of pose estimation: the Cramer-Rao bound of a simulator's images.
 
-For white noise of standard deviation s the Fisher information of the five pose parameters (rotation vector in the camera
-frame, shift) is J^T J / s^2 with J the derivative of the noiseless image. No unbiased estimator has a smaller covariance
-than its inverse; the rotation block of the inverse accounts for the unknown shift. (Kay 1993, Eq. 3.31.)
+For white noise of standard deviation s the Fisher information of the five pose parameters (rotation vector in the
+camera frame, shift) is J^T J / s^2 with J the derivative of the noiseless image. No unbiased estimator has a smaller
+covariance than its inverse; the rotation block of the inverse accounts for the unknown shift. (Kay 1993, Eq. 3.31.)
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ class PoseBound:
     shift: Tensor
 
     def angles(self, draws: int = 64, seed: int = 0) -> Tensor:
-        """(B, draws) angular errors in radians of an efficient estimator: norms of normal draws with the bound's covariance."""
-        noise = torch.randn(len(self.rotation), 3, draws, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        """(B, draws) angular errors in radians of an efficient estimator: norms of normal draws at the bound."""
+        noise = torch.randn(
+            len(self.rotation), 3, draws, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
         return (torch.linalg.cholesky(self.rotation) @ noise).norm(dim=1)
 
 

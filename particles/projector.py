@@ -1,8 +1,8 @@
 """Projections of a volume by the Fourier slice theorem, as RELION makes them.
 
-The Fourier transform of I(x, y) = integral V(R^T (x, y, z)) dz is the slice F[V](kx R[0] + ky R[1]) through the origin. The
-volume is divided by the transform of the interpolation kernel (sinc^2), zero-padded, transformed once, and each slice is
-interpolated trilinearly. Shifts are phase ramps, the CTF multiplies, one inverse FFT gives the image.
+The Fourier transform of I(x, y) = integral V(R^T (x, y, z)) dz is the slice F[V](kx R[0] + ky R[1]) through the
+origin. The volume is divided by the transform of the interpolation kernel (sinc^2), zero-padded, transformed once,
+and each slice is interpolated trilinearly. Shifts are phase ramps, the CTF multiplies, one inverse FFT gives the image.
 """
 
 from __future__ import annotations

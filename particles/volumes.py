@@ -93,7 +93,9 @@ class Volume:
         kernel = np.exp(-((k * resolution / pixel_size) ** 2)) / np.sinc(k) ** 4
         half = kernel[: size // 2 + 1]
         spectrum = np.fft.rfftn(density.reshape((size,) * 3)) * kernel[:, None, None] * kernel[:, None] * half
-        return cls(torch.from_numpy(np.fft.irfftn(spectrum, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)), pixel_size)
+        return cls(
+            torch.from_numpy(np.fft.irfftn(spectrum, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)), pixel_size
+        )
 
     @classmethod
     def phantom(cls, *, size: int = 64, pixel_size: float = 5.0, seed: int = 0) -> Volume:
@@ -110,7 +112,9 @@ class Volume:
         radius = 0.3 * size * pixel_size
         # Four unequal domains at the corners of an irregular tetrahedron break every symmetry and mirror; a confined
         # random walk fills each with a chain, which gives the texture that a sum of few blobs lacks.
-        corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3) + 0.2 * rng.normal(size=(4, 3))
+        corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3) + 0.2 * rng.normal(
+            size=(4, 3)
+        )
         beads = []
         for corner, share, extent in zip(corners, (0.4, 0.3, 0.2, 0.1), (0.5, 0.42, 0.34, 0.22), strict=True):
             centre = corner / np.linalg.norm(corner) * (1 - extent)

@@ -1,11 +1,11 @@
 """In-plane rotations and flips of images together with their poses: exact label algebra.
 
-With the image I(x, y) = integral V(R^T (x, y, z)) dz, turning the image by t turns the pose to Rz(t) R, and mirroring it in
-y (I'(x, y) = I(x, -y)) makes it diag(1, -1, -1) R: the integral over z does not see z -> -z, so a mirrored image is
-another view of the same hand. Both act on shifts by their upper-left 2 x 2 block.
+With the image I(x, y) = integral V(R^T (x, y, z)) dz, turning the image by t turns the pose to Rz(t) R, and
+mirroring it in y (I'(x, y) = I(x, -y)) makes it diag(1, -1, -1) R: the integral over z does not see z -> -z, so a
+mirrored image is another view of the same hand. Both act on shifts by their upper-left 2 x 2 block.
 
-All transforms keep the origin at pixel L // 2. On an even grid an array flip moves it to L // 2 - 1 and a roll by one pixel
-brings it back; the row and column at -L / 2, which have no partner at +L / 2, stay where they are.
+All transforms keep the origin at pixel L // 2. On an even grid an array flip moves it to L // 2 - 1 and a roll by
+one pixel brings it back; the row and column at -L / 2, which have no partner at +L / 2, stay where they are.
 """
 
 from __future__ import annotations

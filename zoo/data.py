@@ -93,7 +93,9 @@ class FixedSet:
         """The batch of a step; the last incomplete one of an epoch is filled from the next permutation's start."""
         n = len(self.train)
         position = torch.arange(step * size, (step + 1) * size)
-        index = torch.cat([self._permutation(int(e))[position[position // n == e] % n] for e in (position // n).unique()])
+        index = torch.cat(
+            [self._permutation(int(e))[position[position // n == e] % n] for e in (position // n).unique()]
+        )
         batch = self.train[index]
         if self.augment == "none":
             return batch

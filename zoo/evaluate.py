@@ -46,11 +46,11 @@ def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict
     The error of an image is the smallest angle over the point group, min_g d(R_predicted g, R_target).
 
     Returns:
-        ``n``, ``median_deg``, ``mean_deg``, ``acc_5``, ``acc_10``, ``acc_15``, ``acc_30`` (shares within so many degrees),
-        ``chance_median_deg``, ``chance_mean_deg``; with shifts ``shift_rmse_A`` (per axis) and
+        ``n``, ``median_deg``, ``mean_deg``, ``acc_5``, ``acc_10``, ``acc_15``, ``acc_30`` (shares within so many
+        degrees), ``chance_median_deg``, ``chance_mean_deg``; with shifts ``shift_rmse_A`` (per axis) and
         ``shift_rmse_of_zero_A`` (predicting none); with a confidence ``spearman`` (of confidence and error; -1 is
-        perfect), ``auroc_5deg`` (of "within 5 degrees"), ``mean_deg_kept_75`` and ``median_deg_kept_75`` (the 25 % least
-        confident left out), ``median_deg_kept_50``.
+        perfect), ``auroc_5deg`` (of "within 5 degrees"), ``mean_deg_kept_75`` and ``median_deg_kept_75`` (the 25 %
+        least confident left out), ``median_deg_kept_50``.
     """
     if predicted.rotation is None or target.rotation is None:
         raise ValueError("pose_metrics needs predicted and true rotations")
@@ -76,7 +76,7 @@ def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict
 
 
 def confidence_metrics(confidence: NDArray[np.floating], error_deg: NDArray[np.floating]) -> dict[str, float]:
-    """How well a confidence (larger is surer) ranks errors in degrees; both (N,). AUROC is NaN where one class is empty."""
+    """How well a confidence (larger is surer) ranks errors in degrees, both (N,); AUROC is NaN for one class."""
     order = np.argsort(-confidence, kind="stable")
     by_confidence = error_deg[order]
     n = len(error_deg)

@@ -81,7 +81,7 @@ def fourier_resize(images: Tensor, size: int) -> Tensor:
 
 
 def crop_or_pad(images: Tensor, size: int) -> Tensor:
-    """Crop (..., L, L) or pad it with its border mean to (..., size, size); the origin L // 2 moves to ``size // 2``."""
+    """Crop (..., L, L), or pad it with its border mean, to (..., size, size); the origin moves to ``size // 2``."""
     old = images.shape[-1]
     before = size // 2 - old // 2
     after = size - old - before

@@ -35,8 +35,8 @@ class Recipe:
         lr: peak learning rate.
         weight_decay: decoupled for AdamW, else L2.
         betas: of Adam and AdamW.
-        schedule: ``cosine`` (warm-up, then cosine to 0) or ``onecycle`` (30 % up from lr / 25, cosine down to lr / 10^4).
-        warmup: share of the steps for the cosine schedule's warm-up.
+        schedule: ``cosine`` (warm-up, then cosine to 0) or ``onecycle`` (30 % up from lr / 25, cosine down to lr /
+        10^4). warmup: share of the steps for the cosine schedule's warm-up.
         ema: decay of the exponential moving average of the weights that is evaluated and kept; 0 keeps the plain ones.
         grad_clip: largest gradient norm; 0 does not clip.
         precision: ``auto`` is bf16 autocast on a GPU and fp32 on the CPU.
@@ -73,7 +73,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every"):
             if not 0 < getattr(self, name) < 10**9:
-                raise ValueError(f"recipe: {name} must be a positive number of at most 9 digits, got {getattr(self, name)}")
+                raise ValueError(
+                    f"recipe: {name} must be a positive number of at most 9 digits, got {getattr(self, name)}"
+                )
         if not 0 < self.lr < 10:
             raise ValueError(f"recipe: lr must be above 0 and below 10, got {self.lr}")
         if not 0 <= self.ema < 1:

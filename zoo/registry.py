@@ -1,8 +1,8 @@
 """The registry: names of the parts and where they live. Listing and searching import neither torch nor the parts.
 
 A new part is one file and one line here; the tests find it in the table. Third parties add theirs with
-:func:`register_backbone`, :func:`register_head`, :func:`register_loss` or through the entry points ``cryozoo.backbones``,
-``cryozoo.heads``, ``cryozoo.losses``.
+:func:`register_backbone`, :func:`register_head`, :func:`register_loss` or through the entry points
+``cryozoo.backbones``, ``cryozoo.heads``, ``cryozoo.losses``.
 """
 
 from __future__ import annotations
@@ -57,10 +57,16 @@ _TINY = {"channels": (8, 16, 32), "kernels": (5, 3, 3)}
 
 _PARTS: dict[Kind, dict[str, Part]] = {
     "backbone": {
-        "vgg_gem": Part("cryozoo.models.vgg:vgg_gem", "VGG with low-pass stem and GeM pooling, 1024 features (Chung 2023)"),
-        "siamese_cnn": Part("cryozoo.models.vgg:siamese_cnn", "seven plain convolutions, 512 features (Banjac et al. 2021)"),
+        "vgg_gem": Part(
+            "cryozoo.models.vgg:vgg_gem", "VGG with low-pass stem and GeM pooling, 1024 features (Chung 2023)"
+        ),
+        "siamese_cnn": Part(
+            "cryozoo.models.vgg:siamese_cnn", "seven plain convolutions, 512 features (Banjac et al. 2021)"
+        ),
         "test_vgg_gem": Part(
-            "cryozoo.models.vgg:vgg_gem", "vgg_gem for tests, 32 features", {**_TINY, "depths": (1, 1, 1), "dropout": 0.0}
+            "cryozoo.models.vgg:vgg_gem",
+            "vgg_gem for tests, 32 features",
+            {**_TINY, "depths": (1, 1, 1), "dropout": 0.0},
         ),
         "test_siamese_cnn": Part("cryozoo.models.vgg:siamese_cnn", "siamese_cnn for tests, 32 features", _TINY),
     },
@@ -73,13 +79,17 @@ _PARTS: dict[Kind, dict[str, Part]] = {
             "cryozoo.heads.qcqp_bingham:QCQPBingham",
             "smallest eigenvector of a 4 x 4 matrix, with a confidence (Peretroukhin et al. 2020)",
         ),
-        "embedding": Part("cryozoo.heads.embedding:Embedding", "no rotation: features with a distance (Banjac et al. 2021)"),
+        "embedding": Part(
+            "cryozoo.heads.embedding:Embedding", "no rotation: features with a distance (Banjac et al. 2021)"
+        ),
     },
     "loss": {
         "geodesic": Part("cryozoo.losses.geodesic:Geodesic", "angle between rotations"),
         "chordal": Part("cryozoo.losses.chordal:Chordal", "distance between rotation matrices"),
         "bingham_nll": Part("cryozoo.losses.bingham:BinghamNLL", "negative log-likelihood of the Bingham distribution"),
-        "siamese_distance": Part("cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"),
+        "siamese_distance": Part(
+            "cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"
+        ),
         "forum": Part("cryozoo.losses.forum:Forum", "pairwise distance and regression with a curriculum (Chung 2023)"),
     },
 }
@@ -122,12 +132,12 @@ def register_backbone(name: str, target: str | T | None = None, *, summary: str 
 
 
 def register_head(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
-    """Add a head: a subclass of ``cryozoo.heads.Head`` or its ``"module:attribute"``; else as :func:`register_backbone`."""
+    """Add a head, a subclass of ``cryozoo.heads.Head`` or its ``"module:attribute"``; see :func:`register_backbone`."""
     return _register_part("head", name, target, summary)
 
 
 def register_loss(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
-    """Add a loss: a subclass of ``cryozoo.losses.Loss`` or its ``"module:attribute"``; else as :func:`register_backbone`."""
+    """Add a loss, a subclass of ``cryozoo.losses.Loss`` or its ``"module:attribute"``; see :func:`register_backbone`."""
     return _register_part("loss", name, target, summary)
 
 

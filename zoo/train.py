@@ -1,4 +1,5 @@
-"""Training: a pure function of a recipe. Every random number of a step comes from the recipe's seed and the step's number,
+"""Training: a pure function of a recipe. Every random number of a step comes from the recipe's seed and the step's
+number,
 so a resumed run repeats what the undisturbed one would have done, bit for bit on a CPU."""
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..losses.base import Loss
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write
 from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from .data import TrainingData, open_data
+from .data import open_data
 from .encoder import PoseEncoder, create_encoder
 from .evaluate import evaluate
 from .provenance import provenance
@@ -83,7 +84,8 @@ def train(
 
     Args:
         recipe: what, on what, how.
-        out: folder for ``recipe.json``, ``checkpoint.safetensors``, ``log.csv``, TensorBoard events, ``result.json`` and,
+        out: folder for ``recipe.json``, ``checkpoint.safetensors``, ``log.csv``, TensorBoard events, ``result.json``
+        and,
             at the end, ``model/`` (see :func:`save_pretrained`). A checkpoint of the same recipe there is resumed.
         device: default a GPU where there is one.
         progress: show a bar with the time left, the loss and the last median error.
@@ -142,7 +144,12 @@ class _Trainer:
         recipe = self.recipe
         writer = self._tensorboard()
         bar = tqdm(
-            total=recipe.steps, initial=self.step, desc=recipe.encoder, disable=not self.progress, unit="step", smoothing=0.02
+            total=recipe.steps,
+            initial=self.step,
+            desc=recipe.encoder,
+            disable=not self.progress,
+            unit="step",
+            smoothing=0.02,
         )
         began = time.process_time()
         with bar, _postponed_signals() as received:
@@ -184,7 +191,9 @@ class _Trainer:
             _average(self.averaged, self.encoder, min(recipe.ema, (1 + self.step) / (10 + self.step)))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise BadInput("recipe", f"the loss is {value}", where=f"step {self.step}", hint="lower lr, or set grad_clip")
+            raise BadInput(
+                "recipe", f"the loss is {value}", where=f"step {self.step}", hint="lower lr, or set grad_clip"
+            )
         return value
 
     def _validate(self, loss: float, writer: Any) -> None:

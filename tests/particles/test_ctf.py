@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from cryozoo.particles.ctf import CTF, electron_wavelength, make_ctf
 from scipy import constants as c
+
+from cryozoo.particles.ctf import CTF, electron_wavelength, make_ctf
 
 
 def wavelength_from_constants(kilovolts: float) -> float:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from cryozoo.particles.fsc import fourier_shell_correlation, resolution_at
 
 

@@ -10,11 +10,12 @@ import roma
 import scipy.ndimage
 import starfile
 import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
 from cryozoo.particles.ctf import make_ctf
 from cryozoo.particles.projector import Projector
 from cryozoo.particles.volumes import Volume
-from scipy.spatial.transform import Rotation
-from torch import Tensor
 
 
 def sum_of_rotated(volume: Tensor, rotation: Tensor) -> Tensor:
@@ -92,7 +93,9 @@ def test_gradients_reach_rotation_and_shift() -> None:
 
 def relion_matrices(angles: np.ndarray) -> Tensor:
     """RELION's matrices from rot, tilt, psi in degrees, by scipy."""
-    return torch.from_numpy(Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().transpose(0, 2, 1).copy()).float()
+    return torch.from_numpy(
+        Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().transpose(0, 2, 1).copy()
+    ).float()
 
 
 @pytest.mark.parametrize(

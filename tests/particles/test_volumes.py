@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cryozoo.particles.errors import BadInput
-from cryozoo.particles.volumes import Volume, read_atoms
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
+
+from cryozoo.particles.errors import BadInput
+from cryozoo.particles.volumes import Volume, read_atoms
 
 PDB = """\
 ATOM      1  N   ALA A   1      11.104   6.134  -6.504  1.00 20.00           N
@@ -54,7 +55,9 @@ def test_npz_of_the_shared_structures(data: Callable[[str], Path]) -> None:
     assert volume.data.max() > 5 * volume.data.std()
 
 
-@pytest.mark.parametrize(("name", "content"), [("x.pdb", b"no atoms here"), ("x.npz", b"garbage"), ("x.cif", b"\x00\x01")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.pdb", b"no atoms here"), ("x.npz", b"garbage"), ("x.cif", b"\x00\x01")]
+)
 def test_broken_models_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)

@@ -1,0 +1,77 @@
+"""Running a suite and making its table. A run that has its JSON is not run again; one that was stopped is resumed."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..geometry.sampling import random_rotations
+from ..particles.cramer_rao import cramer_rao_bound
+from ..particles.files import atomic_write
+from ..particles.simulate import Imaging, Simulator, inscribed_circle
+from ..zoo.data import load_volume
+from ..zoo.train import train
+from .suites import SUITES
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def run_suite(name: str, *, only: str = "*", work: Path = Path("runs"), progress: bool = True) -> None:
+    """Train the runs of a suite whose names match, each into ``work/<suite>/<run>``; results go to ``results/``."""
+    for run, recipe in SUITES[name]().items():
+        target = RESULTS / name / f"{run}.json"
+        if target.exists() or not fnmatch.fnmatch(run, only):
+            continue
+        result = train(recipe, work / name / run, progress=progress)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record = {"run": run, "recipe": recipe.to_dict(), "metrics": result.metrics, "history": result.history}
+        with atomic_write(target) as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def load_results(name: str) -> list[dict[str, Any]]:
+    """The records of a suite, by run name."""
+    return [json.loads(path.read_text()) for path in sorted((RESULTS / name).glob("*.json"))]
+
+
+def bound_median_deg(recipe: Mapping[str, Any]) -> tuple[float, float]:
+    """Median and mean angular error, in degrees, of an estimator at the Cramer-Rao bound of a simulated task."""
+    import torch
+
+    data = {k: v for k, v in recipe["data"].items() if k not in {"symmetry", "split", "images", "held_out"}}
+    size, pixel_size = recipe["image_size"], recipe["pixel_size"]
+    volume = load_volume(data.pop("volume"), image_size=size, pixel_size=pixel_size)
+    simulator = Simulator(volume, Imaging(**data), image_size=size, pixel_size=pixel_size or volume.pixel_size)
+    generator = torch.Generator().manual_seed(0)
+    rotation = random_rotations(256, generator=generator)
+    ctf = simulator.random_ctf(256, generator)
+    bound = cramer_rao_bound(simulator.projector, rotation, simulator.noise_sigma, ctf=ctf, mask=inscribed_circle(size))
+    angles = torch.rad2deg(bound.angles())
+    return float(angles.median()), float(angles.mean())
+
+
+def group_by_setting(
+    records: list[dict[str, Any]], key: Callable[[dict[str, Any]], str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Records with the same key (a setting without its seed), in order of appearance."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """``mean (lowest to highest)`` over seeds, or the one value."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, first column left, the others right."""
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"

@@ -1,0 +1,183 @@
+"""Training: learns, is a function of its recipe, resumes bit for bit, survives kills."""
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from cryozoo.particles.errors import BadInput
+from cryozoo.zoo.data import FixedSet, open_data
+from cryozoo.zoo.recipe import Recipe
+from cryozoo.zoo.train import Interrupted, _Trainer, learning_rate, train
+
+TINY = Recipe(
+    encoder="test_vgg_gem-sixd_svd",
+    image_size=32,
+    pixel_size=8.0,
+    backbone_args={"stem": "none", "activation": "relu"},
+    data={"volume": "phantom:0", "snr": 2.0, "shift_sigma": 8.0, "held_out": 256},
+    loss_args={"norm": "l1"},
+    steps=12,
+    batch_size=16,
+    validate_every=4,
+    ema=0.9,
+)
+
+
+def states_equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def test_same_recipe_same_weights_another_seed_others() -> None:
+    first, again = train(TINY).encoder, train(TINY).encoder
+    assert states_equal(first, again)
+    assert not states_equal(first, train(dataclasses.replace(TINY, seed=1)).encoder)
+
+
+def test_resumed_run_equals_the_undisturbed_one(tmp_path: Path) -> None:
+    """Stopped by a signal after every third step, with dropout, random pairs, Adam moments and averaged weights."""
+    recipe = dataclasses.replace(
+        TINY, backbone_args={**TINY.backbone_args, "dropout": 0.2}, loss="forum", loss_args={"pairs": "random"}
+    )
+    expected = train(recipe, tmp_path / "whole")
+
+    stops = 0
+    while True:
+        trainer = _Trainer(recipe, tmp_path / "parts", None, False, False)
+        begun = trainer.step
+        inner = trainer.data.batch
+
+        def batch(step: int, size: int, inner=inner, begun=begun):  # type: ignore[no-untyped-def]
+            if step == begun + 2:
+                signal.raise_signal(signal.SIGTERM)
+            return inner(step, size)
+
+        trainer.data.batch = batch  # type: ignore[method-assign]
+        try:
+            result = trainer.run()
+            break
+        except Interrupted as stop:
+            stops += stop.signum == signal.SIGTERM
+    assert stops >= 3
+    assert states_equal(result.encoder, expected.encoder)
+    assert result.metrics["median_deg"] == expected.metrics["median_deg"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from cryozoo.zoo.recipe import Recipe
+from cryozoo.zoo.train import train
+train(Recipe.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_at_five_random_moments(tmp_path: Path) -> None:
+    """kill -9 leaves a readable checkpoint each time, and the run that is resumed after it ends in the same weights."""
+    recipe = dataclasses.replace(TINY, steps=60, validate_every=2)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_dict()))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(path)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=env)
+    moments = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = subprocess.Popen([*command, str(tmp_path / "parts")], env=env)
+        checkpoint = tmp_path / "parts/checkpoint.safetensors"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+        process.wait()
+        kills += 1
+    subprocess.run([*command, str(tmp_path / "parts")], check=True, env=env)
+    whole, parts = (
+        safetensors.torch.load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_learns_far_better_than_chance() -> None:
+    """300 steps on the phantom: chance is 132 degrees median."""
+    result = train(dataclasses.replace(TINY, steps=400, batch_size=32, lr=5e-3, validate_every=400, ema=0.0))
+    assert result.metrics["median_deg"] < 60
+    assert result.metrics["chance_median_deg"] > 130
+    assert result.metrics["shift_rmse_A"] < 0.8 * result.metrics["shift_rmse_of_zero_A"]
+
+
+def test_fixed_set_is_split_without_overlap_and_augmented() -> None:
+    recipe = dataclasses.replace(
+        TINY, data={"volume": "phantom:0", "snr": 1.0, "images": 90, "split": [0.5, 0.17]}, augment="d4"
+    )
+    data, _ = open_data(recipe.data, image_size=32, pixel_size=8.0, augment="none", device=torch.device("cpu"))
+    assert isinstance(data, FixedSet)
+    assert [len(data.train), len(data.validation), len(data.test)] == [45, 15, 30]
+    everything = torch.cat([data.train.images, data.validation.images, data.test.images]).flatten(1)
+    assert len(everything.unique(dim=0)) == 90
+    seen = torch.cat([data.batch(step, 16).images for step in range(45)]).flatten(1)
+    assert len(seen.unique(dim=0)) == 45, "16 epochs must show every training image and nothing else"
+    assert train(recipe).metrics["n"] == 30
+
+
+def test_schedules() -> None:
+    cosine = dataclasses.replace(TINY, steps=1000, lr=1.0, warmup=0.1)
+    assert learning_rate(cosine, 0) == pytest.approx(0.01, rel=1e-2)
+    assert learning_rate(cosine, 99) == pytest.approx(0.975, abs=0.01)
+    assert learning_rate(cosine, 999) < 1e-4
+    one = dataclasses.replace(TINY, steps=1000, lr=1.0, schedule="onecycle")
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9),
+        1.0,
+        total_steps=1001,
+        pct_start=0.3,
+    )
+    for step in (0, 150, 300, 700, 999):
+        reference.last_epoch = step - 1
+        reference.optimizer._step_count = 1  # type: ignore[attr-defined]
+        reference.step()
+        assert learning_rate(one, step) == pytest.approx(reference.get_last_lr()[0], abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimiser": "adam"}, "unknown field 'optimiser'"),
+        ({"steps": 0}, "steps"),
+        ({"lr": float("nan")}, "lr"),
+        ({"schedule": "linear"}, "schedule 'linear'"),
+        ({"batch_size": 1}, "batch_size"),
+    ],
+)
+def test_bad_recipes_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Recipe.from_dict({**TINY.to_dict(), **change}, source="recipe.yaml")
+
+
+def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
+    train(TINY, tmp_path)
+    with pytest.raises(BadInput, match="differs in lr"):
+        train(dataclasses.replace(TINY, lr=2e-3), tmp_path)
+    train(dataclasses.replace(TINY, lr=2e-3), tmp_path, restart=True)
+
+
+def test_broken_checkpoint_is_named(tmp_path: Path) -> None:
+    train(TINY, tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BadInput, match=r"checkpoint\.safetensors"):
+        train(TINY, tmp_path)
