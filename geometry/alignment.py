@@ -1,8 +1,8 @@
 """Comparing two sets of poses that agree up to what images cannot tell: the object's frame, and its hand.
 
-The hand: mirror an object by ``M = diag(1, 1, -1)``. A point p, seen from R at the first two coordinates of ``R p``, is
-now at ``M p``, and from ``M R M`` it is seen at those of ``M R M M p = M R p``, which are the same. So images are as well
-explained by the mirrored object and ``M R M``, and an encoder that was never shown the hand may have learned either.
+The hand: mirror an object by ``M = diag(1, 1, -1)``. A point p, seen from R at the first two coordinates of ``R p``,
+is now at ``M p``, and from ``M R M`` it is seen at those of ``M R M M p = M R p``, which are the same. So the mirrored
+object and ``M R M`` explain the images as well, and an encoder that was never shown the hand may have learned either.
 """
 
 from __future__ import annotations
@@ -94,14 +94,15 @@ class O4Alignment:
 
 
 def align_o4(predicted: Tensor, target: Tensor) -> O4Alignment:
-    """Minimise the mean distance ``d(T q_i, t_i)`` over orthogonal T, (P, 4) x 2 (Banjac et al. 2021, arXiv:2104.06237).
+    """Minimise the mean distance ``d(T q_i, t_i)`` over orthogonal T, (P, 4) x 2.
 
-    This is what quaternions recovered from pairwise distances are free to do: ``R -> A R B``, and transposition.
+    This is what quaternions recovered from pairwise distances are free to do: ``R -> A R B``, and transposition. The
+    minimum is E_OR of Banjac et al. (2021, arXiv:2104.06237).
 
-    With ``c_i = <t_i, T q_i>`` the distance ``2 arccos |c_i|`` falls with ``|c_i|`` and is concave in it. Replacing it by
-    its tangent leaves a Procrustes problem, ``argmax_T sum_i sign(c_i) c_i / sqrt(1 - c_i^2)`` with the present signs and
-    roots, whose solution never has a larger mean. Such steps find the nearest local minimum, the starts the global
-    one: ``sum_i c_i^2``, free of signs, is a quadratic form in the 16 entries of T, and the starts are its 16
+    With ``c_i = <t_i, T q_i>`` the distance ``2 arccos |c_i|`` falls with ``|c_i|`` and is concave in it. Replacing it
+    by its tangent leaves a Procrustes problem, ``argmax_T sum_i sign(c_i) c_i / sqrt(1 - c_i^2)`` with the present
+    signs and roots, whose solution never has a larger mean. Such steps find the nearest local minimum, the starts the
+    global one: ``sum_i c_i^2``, free of signs, is a quadratic form in the 16 entries of T, and the starts are its 16
     eigenvectors made orthogonal, with either determinant. The largest one alone leads to the global minimum unless nine
     tenths of the quaternions are random. For wholly random ones what is found may be up to 0.02 radians above it.
 

@@ -45,8 +45,8 @@ def so3_grid(order: int) -> Tensor:
     """Equal-volume grid of rotations, (72 * 8^order, 3, 3), in Hopf coordinates (Yershova et al. 2010, IJRR 29, 801).
 
     Each HEALPix centre as viewing direction (the last row) with each of 6 * 2^order in-plane angles, 60 / 2^order
-    degrees apart. Rotation ``p * 6 * 2^order + k`` has direction p and in-plane angle k. A random rotation is on average
-    28.2 / 2^order degrees from the nearest one, and nowhere further than 56 / 2^order.
+    degrees apart. Rotation ``p * 6 * 2^order + k`` has direction p and in-plane angle k. A random rotation is on
+    average 28.2 / 2^order degrees from the nearest one, and nowhere further than 56 / 2^order.
 
     Raises:
         ValueError: order is negative.

@@ -17,8 +17,8 @@ from .rotations import _require, euler_to_matrix, rotvec_to_matrix
 
 _GOLDEN = (1 + 5**0.5) / 2
 
-# Generators as (fold, axis), the axes as RELION prints them (--print_symmetry_ops). The icosahedral settings differ in
-# what lies along the axes: I2 has two-folds on x, y, z with the five-folds near z in the xz plane, I1 is I2 turned by 90
+# Generators as (fold, axis), in the axes of RELION's --print_symmetry_ops. The icosahedral settings differ in what lies
+# along the axes: I2 has two-folds on x, y, z with the five-folds nearest to z in the xz plane, I1 is I2 turned by 90
 # degrees about y, I3 and I4 have a five-fold on z.
 _Generators = tuple[tuple[int, tuple[float, float, float]], ...]
 _POLYHEDRAL: dict[str, _Generators] = {
