@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,6 @@ def bound_median_deg(recipe: Mapping[str, Any]) -> tuple[float, float]:
     bound = cramer_rao_bound(simulator.projector, rotation, simulator.noise_sigma, ctf=ctf, mask=inscribed_circle(size))
     angles = torch.rad2deg(bound.angles())
     return float(angles.median()), float(angles.mean())
-
-
-def group_by_setting(
-    records: list[dict[str, Any]], key: Callable[[dict[str, Any]], str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Records with the same key (a setting without its seed), in order of appearance."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return groups
 
 
 def spread(values: list[float], digits: int = 2) -> str:

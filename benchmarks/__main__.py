@@ -1,0 +1,51 @@
+"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE``."""
+
+from __future__ import annotations
+
+import click
+
+from .runs import RESULTS, run_suite
+from .suites import SUITES
+from .tables import training_table
+
+
+@click.group()
+def main() -> None:
+    """Run benchmark suites and make their tables."""
+
+
+@main.command("list")
+def list_suites() -> None:
+    """Name the suites, their questions and runs."""
+    for name, suite in SUITES.items():
+        click.echo(f"{name}: {(suite.__doc__ or '').splitlines()[0]}")
+        for run in suite():
+            done = "done" if (RESULTS / name / f"{run}.json").exists() else ""
+            click.echo(f"  {run} {done}")
+
+
+@main.command()
+@click.argument("suite", type=click.Choice(list(SUITES)))
+@click.option("--only", default="*", help="Shell pattern of the runs' names.")
+@click.option(
+    "--threads", type=click.IntRange(1, 64), default=1, help="Threads of torch; part of what determines a run."
+)
+def run(suite: str, only: str, threads: int) -> None:
+    """Train what has no result yet."""
+    import torch
+
+    torch.set_num_threads(threads)
+    run_suite(suite, only=only)
+
+
+@main.command()
+@click.argument("suite", type=click.Choice(list(SUITES)))
+def table(suite: str) -> None:
+    """Print the table of a suite and write it to results/SUITE.md."""
+    text = training_table(suite)
+    (RESULTS / f"{suite}.md").write_text(text)
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Tables and plots of the suites, made from their result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .runs import bound_median_deg, load_results, markdown_table, spread
+
+
+def training_table(suite: str) -> str:
+    """One row per setting (encoder, loss, SNR), seeds pooled: accuracy, chance, bound, confidence, cost, provenance."""
+    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in load_results(suite):
+        recipe = record["recipe"]
+        key = (recipe["encoder"], recipe["loss"], recipe["data"].get("snr"))
+        settings.setdefault(key, []).append(record)
+    bounds: dict[Any, tuple[float, float]] = {}
+    rows = []
+    for (encoder, loss, snr), records in sorted(settings.items(), key=lambda item: (-item[0][2], _median(item[1]))):
+        if snr not in bounds:
+            bounds[snr] = bound_median_deg(records[0]["recipe"])
+        metrics = [record["metrics"] for record in records]
+
+        def column(name: str, digits: int = 2, scale: float = 1.0, metrics: list[dict[str, Any]] = metrics) -> str:
+            values = [m[name] * scale for m in metrics if name in m]
+            return spread(values, digits) if values else ""
+
+        rows.append(
+            [
+                encoder,
+                loss,
+                f"{snr:g}",
+                column("median_deg"),
+                column("mean_deg"),
+                *(column(f"acc_{d}", 1, 100) for d in (5, 10, 15)),
+                f"{bounds[snr][0]:.2f}",
+                column("chance_median_deg", 0),
+                column("shift_rmse_A"),
+                column("spearman"),
+                column("auroc_5deg"),
+                column("cpu_s", 0),
+                str(metrics[0]["steps"]),
+                ", ".join(str(m["seed"]) for m in metrics),
+            ]
+        )
+    header = ["encoder", "loss", "SNR", "median deg", "mean deg", "% <= 5", "% <= 10", "% <= 15", "bound", "chance"]
+    header += ["shift A", "Spearman", "AUROC 5", "CPU s", "steps", "seeds"]
+    return markdown_table(header, rows) + "\n" + _footer(load_results(suite))
+
+
+def _median(records: list[dict[str, Any]]) -> float:
+    return min(record["metrics"]["median_deg"] for record in records)
+
+
+def _footer(records: list[dict[str, Any]]) -> str:
+    def distinct(read: Callable[[dict[str, Any]], Any]) -> str:
+        return ", ".join(sorted({str(read(record["metrics"])) for record in records}))
+
+    return (
+        f"Held-out particles: {distinct(lambda m:
+        m['n'])}. Bound and chance: median angle in degrees of an estimator at " f"the Cramer-Rao bound of the simulated task, and of a random guess. Commit {distinct(lambda m: m['commit'])}; "
+        f"{distinct(lambda m: m['hardware'])}, {distinct(lambda m: m['threads'])} thread(s); "
+        f"torch {distinct(lambda m: m['torch'])}.\n"
+    )

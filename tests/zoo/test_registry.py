@@ -1,0 +1,74 @@
+"""The registry: names, duplicates, suggestions, third parties."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cryozoo.zoo import registry
+from cryozoo.zoo.registry import UnknownName, get_part, list_combinations, list_parts, register_head, split_name
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> object:
+    before = {kind: dict(table) for kind, table in registry._PARTS.items()}
+    yield
+    for kind, table in before.items():
+        registry._PARTS[kind].clear()
+        registry._PARTS[kind].update(table)
+
+
+@pytest.mark.parametrize("kind", ["backbone", "head", "loss"])
+def test_every_entry_loads_and_has_facts(kind: registry.Kind) -> None:
+    for name in list_parts(kind):
+        part = get_part(kind, name)
+        assert callable(part.load())
+        assert part.summary
+
+
+def test_listing_imports_no_torch() -> None:
+    code = "import sys, cryozoo.zoo.registry as r; r.list_combinations('vgg*'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_combinations_are_the_product() -> None:
+    assert len(list_combinations()) == len(list_parts("backbone")) * len(list_parts("head"))
+    assert list_combinations("vgg_gem-sixd_*") == ["vgg_gem-sixd_gs", "vgg_gem-sixd_svd"]
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean quaternion"):
+        get_part("head", "quaternions")
+    with pytest.raises(UnknownName, match="cryozoo list"):
+        get_part("head", "zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("vgg_gem-sixd_svd", ("vgg_gem", "sixd_svd", None)), ("a1-b.80s", None), ("d4_cnn-q.s80", ("d4_cnn", "q", "s80"))],
+)
+def test_names_are_parsed(name: str, parts: tuple[str, str, str | None] | None) -> None:
+    if parts is None:
+        with pytest.raises(UnknownName, match="<backbone>-<head>"):
+            split_name(name)
+    else:
+        assert split_name(name) == parts
+
+
+@pytest.mark.parametrize("name", ["", "vgg_gem", "a-b-c", "A-b", "a-b.c.d", "a-b.", "../x-y", "a-b\n"])
+def test_malformed_names_are_refused(name: str) -> None:
+    with pytest.raises(UnknownName, match="not an encoder name"):
+        split_name(name)
+
+
+def test_third_parties_register_and_duplicates_raise() -> None:
+    @register_head("my_head")
+    class MyHead:
+        """A head of somebody else."""
+
+    assert get_part("head", "my_head").load() is MyHead
+    assert get_part("head", "my_head").summary == "A head of somebody else."
+    with pytest.raises(ValueError, match="registered already"):
+        register_head("my_head", "somewhere:Else")
+    with pytest.raises(ValueError, match="lower-case"):
+        register_head("My-Head", "somewhere:Else")
