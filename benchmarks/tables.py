@@ -58,8 +58,8 @@ def _footer(records: list[dict[str, Any]]) -> str:
         return ", ".join(sorted({str(read(record["metrics"])) for record in records}))
 
     return (
-        f"Held-out particles: {distinct(lambda m:
-        m['n'])}. Bound and chance: median angle in degrees of an estimator at " f"the Cramer-Rao bound of the simulated task, and of a random guess. Commit {distinct(lambda m: m['commit'])}; "
-        f"{distinct(lambda m: m['hardware'])}, {distinct(lambda m: m['threads'])} thread(s); "
-        f"torch {distinct(lambda m: m['torch'])}.\n"
+        f"Held-out particles: {distinct(lambda m: m['n'])}. Bound and chance: median angle in degrees of an estimator "
+        "at the Cramer-Rao bound of the simulated task, and of a random guess. "
+        f"Commit {distinct(lambda m: m['commit'])}; {distinct(lambda m: m['hardware'])}, "
+        f"{distinct(lambda m: m['threads'])} thread(s); torch {distinct(lambda m: m['torch'])}.\n"
     )

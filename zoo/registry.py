@@ -132,12 +132,12 @@ def register_backbone(name: str, target: str | T | None = None, *, summary: str 
 
 
 def register_head(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
-    """Add a head, a subclass of ``cryozoo.heads.Head`` or its ``"module:attribute"``; see :func:`register_backbone`."""
+    """Add a head, a subclass of ``cryozoo.heads.Head`` or its ``"module:attribute"``, as :func:`register_backbone`."""
     return _register_part("head", name, target, summary)
 
 
 def register_loss(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
-    """Add a loss, a subclass of ``cryozoo.losses.Loss`` or its ``"module:attribute"``; see :func:`register_backbone`."""
+    """Add a loss, a subclass of ``cryozoo.losses.Loss``, or its ``"module:attribute"`` as :func:`register_backbone`."""
     return _register_part("loss", name, target, summary)
 
 

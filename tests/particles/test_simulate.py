@@ -46,7 +46,7 @@ def test_a_generator_gives_the_same_particles() -> None:
     "bad", [{"snr": 0.0}, {"snr": -1.0}, {"shift_sigma": -1.0}, {"defocus": (2e4, 1e4)}, {"defocus": (0.0, 1e4)}]
 )
 def test_impossible_imaging_is_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="snr|negative|defocus"):
+    with pytest.raises(ValueError, match=r"snr|negative|defocus"):
         Imaging(**bad)  # type: ignore[arg-type]
 
 
