@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -55,7 +56,7 @@ def looks_like(head: bytes) -> str | None:
     return None
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path) -> FileIO:
     """Open a regular file for unbuffered reading, never waiting for anything.
 
     Raises:
@@ -63,7 +64,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     """
     try:
         _require_regular(path, os.stat(path))  # before opening: to open a device can already do something
-        handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+        handle = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "r")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         if isinstance(error, BadInput):
             raise
