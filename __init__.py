@@ -6,4 +6,59 @@ if __name__ != "cryozoo":
         "install it (pip install -e .) and import cryozoo"
     )
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from .zoo.encoder import Pose as Pose
+    from .zoo.encoder import PoseEncoder as PoseEncoder
+    from .zoo.encoder import PoseTable as PoseTable
+    from .zoo.encoder import create_encoder as create_encoder
+    from .zoo.entries import get_entry as get_entry
+    from .zoo.entries import list_encoders as list_encoders
+    from .zoo.evaluate import evaluate as evaluate
+    from .zoo.loss import create_loss as create_loss
+    from .zoo.pretrained import load_pretrained as load_pretrained
+    from .zoo.pretrained import save_pretrained as save_pretrained
+    from .zoo.recipe import Recipe as Recipe
+    from .zoo.registry import list_parts as list_parts
+    from .zoo.registry import register_backbone as register_backbone
+    from .zoo.registry import register_head as register_head
+    from .zoo.registry import register_loss as register_loss
+    from .zoo.train import train as train
+
 __version__ = "0.1.0"
+
+# Imported when they are first asked for, so that listing and --help need no torch. The imports above say the same to
+# editors and type checkers.
+_HOMES = {
+    "Pose": "zoo.encoder",
+    "PoseEncoder": "zoo.encoder",
+    "PoseTable": "particles.poses",
+    "Recipe": "zoo.recipe",
+    "create_encoder": "zoo.encoder",
+    "create_loss": "zoo.loss",
+    "evaluate": "zoo.evaluate",
+    "get_entry": "zoo.entries",
+    "list_encoders": "zoo.entries",
+    "list_parts": "zoo.registry",
+    "load_pretrained": "zoo.pretrained",
+    "register_backbone": "zoo.registry",
+    "register_head": "zoo.registry",
+    "register_loss": "zoo.registry",
+    "save_pretrained": "zoo.pretrained",
+    "train": "zoo.train",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cryozoo' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"cryozoo.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({name for name in globals() if not name.startswith("_") or name.startswith("__")} | _HOMES.keys())

@@ -1,0 +1,53 @@
+"""The encoders there are: combinations of parts, and the pretrained ones with their facts. Imports no torch.
+
+A pretrained entry is ``weights/<backbone>-<head>.<tag>.json``: the ``config.json`` of :func:`cryozoo.save_pretrained`,
+and ``source``, which says where the files are (``"embedded"``: beside it; ``"hf-hub:owner/repo@<commit>"``).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..particles.errors import BadInput
+from ._strict_json import strict_json
+from .registry import UnknownName, get_part, list_combinations, nearest, split_name
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def list_encoders(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names of encoders that match a shell pattern, sorted.
+
+    Args:
+        pattern: for instance ``"vgg_*-sixd*"``.
+        pretrained: names with weights, ``<backbone>-<head>.<tag>``, for ``load_pretrained``; else all combinations,
+            ``<backbone>-<head>``, for ``create_encoder``.
+    """
+    if not pretrained:
+        return list_combinations(pattern)
+    return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob("*.json")), pattern))
+
+
+def get_entry(name: str) -> dict[str, Any]:
+    """Everything known about a pretrained encoder: configuration, molecule, metrics, recipe, files, ``source``.
+
+    Raises:
+        UnknownName: no such entry, with the nearest ones; or a name without its tag, with the tags there are.
+    """
+    backbone, head, tag = split_name(name)
+    if tag is None:
+        get_part("backbone", backbone)
+        get_part("head", head)
+        if tagged := list_encoders(f"{name}.*", pretrained=True):
+            raise UnknownName(f"{name!r} says not which weights: {', '.join(tagged)}")
+        raise UnknownName(f"no pretrained weights for {name!r}; create_encoder makes it with random ones")
+    known = list_encoders(pretrained=True)
+    if name not in known:
+        raise UnknownName(f"no pretrained encoder {name!r}{nearest(name, known)}")
+    path = WEIGHTS / f"{name}.json"
+    entry = strict_json(path.read_bytes(), path)
+    if (stated := f"{entry.get('name')}.{entry.get('tag')}") != name:
+        raise BadInput(path, f"is the entry of {stated!r}", expected=name)
+    return entry

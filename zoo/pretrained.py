@@ -1,0 +1,354 @@
+"""Saving encoders and loading pretrained ones.
+
+A saved encoder is a folder: ``config.json`` (see :mod:`._encoder_config`), ``model.safetensors`` (the state dict,
+float32), ``golden.safetensors`` (a few images and what the encoder made of them, repeated at every load) and
+``README.md``. The first states size and sha256 of the next two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ..particles.errors import BadInput
+from ..particles.files import atomic_write
+from . import entries
+from ._encoder_config import CARD, CONFIG, FORMAT, GOLDEN, MODEL, check_config, read_config
+from ._model_card import model_card
+from ._stores import Folder, HubError, HubRepository, Store
+from ._strict_json import short
+from ._weights_file import LARGEST_HEADER, Damaged, check_finite, check_header, read_tensors
+from .encoder import PoseEncoder, create_encoder
+from .recipe import Recipe
+from .registry import UnknownName
+
+__all__ = ["HubError", "load_pretrained", "save_pretrained"]
+
+_GOLDEN_IMAGES = 4
+_ARGUMENTS = "field backbone_args or head_args"
+_TOLERANCE = 1e-3
+"""Of the largest number of the golden output. Other CPUs and versions of torch differ by 1e-5."""
+
+
+def save_pretrained(
+    encoder: PoseEncoder,
+    folder: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    tag: str | None = None,
+    molecule: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write an encoder to a folder from which :func:`load_pretrained` reads it back bit for bit.
+
+    Args:
+        encoder: any mode, any device; weights are saved in float32.
+        folder: made when it is not there. A run that is killed while it writes leaves the old files, the new ones, or a
+            folder without ``config.json``, which nothing loads.
+        metrics: numbers with their provenance (:func:`train` makes them). A number that is not finite becomes null.
+        recipe: what it was trained with. Of absolute paths only the names are kept.
+        tag: names these weights: ``<backbone>-<head>.<tag>``.
+        molecule: in whose frame it answers: ``name``, ``source`` (an accession code, a file) and ``symmetry``; by
+            default what the recipe says.
+        overwrite: replace an encoder that is there already.
+
+    Raises:
+        BadInput: the folder holds an encoder already or cannot be written, a weight is not finite, or the encoder's
+            ``config`` does not rebuild it.
+    """
+    folder = Path(folder)
+    label = str(folder / CONFIG)
+    trained_with = None if recipe is None else _without_folders(recipe.to_dict())
+    state = _train_mode_state(encoder)
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        **encoder.config,
+        "tag": tag,
+        "molecule": molecule or (None if trained_with is None else _molecule(trained_with["data"])),
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "metrics": dict(metrics or {}),
+        "trained_with": trained_with,
+    }
+    # JSON has no NaN: a metric that is not defined becomes null.
+    config = json.loads(json.dumps(config), parse_constant=lambda _: None)
+    rebuilt = _build(config, label, len(state))
+    _load_state(rebuilt, state, label)
+    files = {MODEL: _serialise(state, str(folder / MODEL)), GOLDEN: _serialise(_golden(rebuilt), str(folder / GOLDEN))}
+    config["files"] = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+    }
+    check_config(config, label)
+    files = {
+        CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+        CARD: model_card(config).encode(),
+        **files,
+    }
+    _write(folder, files, overwrite)
+
+
+def load_pretrained(
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    local_files_only: bool = False,
+) -> PoseEncoder:
+    """Load a pretrained encoder, in evaluation mode, with ``entry`` set to all that is known about it.
+
+    Everything is checked: sizes and sha256 of the files, names, shapes and types of the weights, and that the encoder
+    repeats what it made of the golden images when it was saved. No code but cryozoo's is run.
+
+    Args:
+        name: ``<backbone>-<head>.<tag>`` (``list_encoders(pretrained=True)``), ``local-dir:FOLDER``, or
+            ``hf-hub:owner/repo@<commit>`` with all 40 digits of the commit.
+        revision: of a repository named without a commit: a commit, or a branch or tag, which may move.
+        device: where to put it; default the CPU.
+        local_files_only: use the local cache of the Hub, never the network.
+
+    Raises:
+        UnknownName: no such entry, a name without its tag, or a path without its prefix; the message says what to type.
+        BadInput: a file that is damaged, hostile, or made by a newer version; the message names file and field.
+        HubError: a repository that cannot be reached.
+    """
+    store, config = _open(name, revision, local_files_only)
+    label = store.label(CONFIG)
+    tensors = _read(store, MODEL, config)
+    if config["parameters"] > (held := sum(t.numel() for t in tensors.values())):
+        stated = f"{config['parameters']}"
+        raise BadInput(label, stated, where="field parameters", expected=f"at most {held}, as in {MODEL}")
+    encoder = _build(config, label, len(tensors))
+    _load_state(encoder, tensors, store.label(MODEL))
+    encoder.eval()
+    _self_test(encoder, store, config)
+    encoder.entry = {**config, "source": store.source}
+    return encoder.to(device or "cpu")
+
+
+def _open(name: str, revision: str | None, local_files_only: bool) -> tuple[Store, dict[str, Any]]:
+    """Where the files are, and the checked configuration."""
+    if name.startswith("hf-hub:"):
+        store: Store = _repository(name, revision, local_files_only)
+    elif revision is not None:
+        raise ValueError(f"revision {revision!r} is for hf-hub: names, {name!r} is none")
+    elif name.startswith("local-dir:"):
+        store = Folder(name, Path(name.removeprefix("local-dir:")).expanduser())
+    else:
+        return _registered(name, local_files_only)
+    return store, read_config(store.get(CONFIG), store.label(CONFIG))
+
+
+def _repository(name: str, revision: str | None, local_files_only: bool) -> HubRepository:
+    match = re.fullmatch(r"hf-hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:@(.*))?", name)
+    if match is None:
+        raise UnknownName(f"{name!r} names no repository: hf-hub:owner/repo@<40 digits of a commit>")
+    repository, commit = match.groups()
+    if commit is not None and not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise UnknownName(f"{name!r}: @ and the 40 digits of a commit; a branch or tag can move: revision={commit!r}")
+    if (commit is None) == (revision is None):
+        raise UnknownName(f"{name!r}: name one commit, hf-hub:{repository}@<40 digits>, or revision=...")
+    return HubRepository(repository, commit or str(revision), local_files_only=local_files_only)
+
+
+def _registered(name: str, local_files_only: bool) -> tuple[Store, dict[str, Any]]:
+    try:
+        entry = entries.get_entry(name)
+    except UnknownName as error:
+        if not (re.search(r"[/\\]|^[.~]|\.(safetensors|json|bin|pth?|ckpt)$", name) or os.path.exists(name)):
+            raise
+        paths = f"local-dir:{name} is a folder, hf-hub:{name}@<commit> a repository"
+        raise UnknownName(f"{error}; it looks like a path: {paths}") from None
+    path = str(entries.WEIGHTS / f"{name}.json")
+    check_config(entry, path)
+    source = entry.pop("source", None)
+    if source == "embedded":
+        names = {CONFIG: f"{name}.json", MODEL: f"{name}.safetensors", GOLDEN: f"{name}.golden.safetensors"}
+        return Folder("embedded", entries.WEIGHTS, names), entry
+    if not isinstance(source, str) or not source.startswith("hf-hub:"):
+        raise BadInput(path, short(source), where="field source", expected="embedded, or hf-hub:owner/repo@<commit>")
+    return _repository(source, None, local_files_only), entry
+
+
+def _read(store: Store, name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a file; one that is not what the manifest says is fetched once more where that can help."""
+    manifest = config["files"][name]
+    try:
+        return read_tensors(store.get(name), store.label(name), manifest)
+    except Damaged:
+        if not store.renewable:
+            raise
+    return read_tensors(store.get(name, again=True), store.label(name), manifest)
+
+
+def _build(config: Mapping[str, Any], label: str, tensors: int) -> PoseEncoder:
+    """``create_encoder`` on the CPU in float32, leaving torch's random numbers alone, no larger than is stated."""
+    names = ("name", "image_size", "in_chans", "pixel_size", "backbone_args", "head_args")
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _at_most(config["parameters"], tensors, label):
+        try:
+            encoder = create_encoder(**{name: config[name] for name in names}).float()
+        except (BadInput, ImportError):  # an ImportError says which extra to install
+            raise
+        except Exception as error:
+            raise BadInput(label, f"builds no encoder: {error}", where=_ARGUMENTS) from error
+    built = sum(p.numel() for p in encoder.parameters())
+    if built != config["parameters"]:
+        stated = f"{config['parameters']}"
+        raise BadInput(label, stated, where="field parameters", expected=f"{built}, as its other fields build")
+    return encoder
+
+
+@contextmanager
+def _at_most(parameters: int, tensors: int, label: str) -> Iterator[None]:
+    """Refuse an encoder while it is built, as soon as it is clear that the weights are not its own.
+
+    Layers announce a parameter before they fill it, so memory that is too much was asked for but never touched. Twice as
+    much and a little more may come, because a part may replace layers of another that it is made from. (Building on the
+    meta device first would cost seconds, in which torch imports its decompositions, and not all parts can.)
+    """
+    most = 2 * parameters + 2**24
+    sizes = [0]
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is None or threading.get_ident() != thread:
+            return
+        sizes.append(sizes[-1] + parameter.numel())
+        if sizes[-1] > most or len(sizes) > 2 * tensors + 1000:
+            found = f"asks for {sizes[-1]} parameters in {len(sizes) - 1} tensors, and perhaps more"
+            expected = f"{parameters} parameters in at most {tensors} tensors"
+            raise BadInput(label, found, where=_ARGUMENTS, expected=expected)
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _load_state(encoder: PoseEncoder, tensors: Mapping[str, Tensor], label: str) -> None:
+    """Load weights of exactly the names, shapes and types that the encoder has."""
+    # In evaluation mode equivariant layers have more, derived entries, which must not be loaded over.
+    expected = {name: _saved_type(tensor) for name, tensor in encoder.train().state_dict().items()}
+    for kind, names in (("lacks", expected.keys() - tensors.keys()), ("has", tensors.keys() - expected.keys())):
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise BadInput(label, f"{kind} {short(min(names))}{others}", expected=f"the weights of {encoder.name}")
+    for name, tensor in expected.items():
+        found = tensors[name]
+        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            raise BadInput(label, _kind(found), where=f"tensor {name!r}", expected=f"{_kind(tensor)}, as {CONFIG} asks")
+    encoder.load_state_dict(dict(tensors))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _saved_type(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _train_mode_state(encoder: PoseEncoder) -> dict[str, Tensor]:
+    training = encoder.training
+    state = {
+        name: _saved_type(tensor).detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in encoder.train().state_dict().items()
+    }
+    encoder.train(training)
+    return state
+
+
+@torch.no_grad()
+def _golden(encoder: PoseEncoder) -> dict[str, Tensor]:
+    """Noise, preprocessed as particles are, and the encoder's raw vectors and rotations of it."""
+    size, channels = encoder.preprocessing.image_size, encoder.config["in_chans"]
+    noise = torch.randn(_GOLDEN_IMAGES * channels, size, size, generator=torch.Generator().manual_seed(0))
+    images = encoder.preprocessing(noise).view(_GOLDEN_IMAGES, channels, size, size)
+    pose = encoder.eval()(images)
+    golden = {"images": images, "raw": pose.raw, "rotation": pose.rotation}
+    return {name: tensor for name, tensor in golden.items() if tensor is not None}
+
+
+@torch.no_grad()
+def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) -> None:
+    """Repeat the golden outputs: the network's raw vectors, and the head's rotations of the stored raw vectors.
+
+    The head is asked separately because rotations of ambiguous raw vectors magnify rounding errors without limit.
+    """
+    label, size = store.label(GOLDEN), encoder.preprocessing.image_size
+    shapes: dict[str, tuple[int, ...]] = {"images": (config["in_chans"], size, size), "raw": (encoder.head.raw_dim,)}
+    if encoder.head.has_rotation:
+        shapes["rotation"] = (3, 3)
+    stated, largest = config["files"][GOLDEN]["size"], 64 * sum(map(math.prod, shapes.values())) + LARGEST_HEADER
+    if stated > largest:
+        raise BadInput(label, f"{stated} bytes", expected=f"at most {largest}, 16 images")
+    golden = _read(store, GOLDEN, config)
+    n = len(golden["images"]) if "images" in golden and golden["images"].ndim else 0
+    found = {name: _kind(tensor) for name, tensor in sorted(golden.items())}
+    expected = {name: _kind(torch.empty(max(n, 1), *shape)) for name, shape in sorted(shapes.items())}
+    if found != expected:
+        raise BadInput(label, short(found), expected=str(expected))
+    try:
+        outputs = {"raw": encoder(golden["images"]).raw, "rotation": encoder.head(golden["raw"]).rotation}
+    except Exception as error:
+        raise BadInput(store.label(CONFIG), f"builds an encoder that fails: {error}", where=_ARGUMENTS) from error
+    for name in sorted(shapes.keys() - {"images"}):
+        error = (outputs[name] - golden[name]).abs().max() / golden[name].abs().max().clamp_min(1e-30)
+        if not error <= _TOLERANCE:  # NaN too
+            raise BadInput(
+                label,
+                f"the encoder does not repeat what it computed when it was saved: off by {error:.2g} of the largest",
+                where=f"tensor {name!r}",
+                expected=f"at most {_TOLERANCE:g}",
+                hint="these are other weights, or this cryozoo or torch computes something else",
+            )
+
+
+def _serialise(tensors: dict[str, Tensor], label: str) -> bytes:
+    check_finite(tensors, label)
+    data = safetensors.torch.save(tensors)
+    check_header(data, label)  # it has types of its own that are not read back
+    return data
+
+
+def _write(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
+    """Write all files or none. The first becomes visible last, and is away while the others change."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(folder, f"cannot be made: {error.strerror or error}", expected="a folder") from None
+    with ExitStack() as stack:
+        for name, data in files.items():
+            file = stack.enter_context(atomic_write(folder / name, overwrite=overwrite))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # Nothing is left that is likely to fail. The stack ends in reverse order.
+        (folder / next(iter(files))).unlink(missing_ok=True)
+
+
+def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without the folders of somebody's machine; ``find_data`` finds files by their names."""
+
+    def name_of(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {**recipe, "data": {key: name_of(value) for key, value in recipe["data"].items()}}
+
+
+def _molecule(data: Mapping[str, Any]) -> dict[str, str]:
+    source = str(data.get("volume") or data.get("particles"))
+    return {"name": Path(source).stem, "source": source, "symmetry": data.get("symmetry", "C1")}
