@@ -10,8 +10,6 @@ from ..zoo.recipe import Recipe
 RIBOSOME = {"volume": "maps/clean70S_ecoli_65.mrc", "shift_sigma": 10.0}
 """E. coli 70S, 5 A per voxel; shifts of 2 pixels standard deviation along x and y, no CTF."""
 
-HEADS = ("quaternion", "sixd_gs", "sixd_svd", "nined_svd", "qcqp_bingham")
-
 NARROW: dict[str, Any] = {
     "stem": "none",
     "channels": [16, 32, 64, 128, 256],
@@ -24,35 +22,45 @@ NARROW: dict[str, Any] = {
 """vgg_gem with 1.2 M parameters: no filter stem, ReLU and bf16, which is what a CPU runs fastest."""
 
 
-def _heads_run(head: str, snr: float, seed: int, steps: int = 13_000, **changes: Any) -> Recipe:
-    values: dict[str, Any] = {
-        "encoder": f"vgg_gem-{head}",
-        "image_size": 64,
-        "backbone_args": NARROW,
-        "data": {**RIBOSOME, "snr": snr},
-        "loss": "chordal",
-        "loss_args": {"norm": "l1"},
-        "steps": steps,
-        "batch_size": 64,
-        "lr": 3e-3,
-        "precision": "bf16",
-        "validate_every": 1000,
-        "seed": seed,
-        **changes,
-    }
-    return Recipe(**values)
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "l1": ("chordal", {"norm": "l1"}),
+    "nll": ("bingham_nll", {}),
+}
+
+
+def _heads_run(head: str, loss: str, snr: float, seed: int) -> Recipe:
+    name, loss_args = LOSSES[loss]
+    return Recipe(
+        encoder=f"vgg_gem-{head}",
+        image_size=64,
+        backbone_args=NARROW,
+        data={**RIBOSOME, "snr": snr},
+        loss=name,
+        loss_args=loss_args,
+        steps=13_000,
+        batch_size=64,
+        lr=3e-3,
+        precision="bf16",
+        validate_every=1000,
+        seed=seed,
+    )
 
 
 def heads_70s() -> Mapping[str, Recipe]:
-    """Which rotation head learns best in 15 minutes on two cores? Ribosome, 64 px, particles simulated on the fly."""
-    return {f"{head}-snr0.5-seed0": _heads_run(head, 0.5, 0) for head in HEADS}
+    """Which rotation head learns best in 15 minutes on two cores? Ribosome, 64 px, particles simulated on the fly.
+
+    Every head with the same loss, and the one that describes a density also with its likelihood.
+    """
+    settings = [("qcqp_bingham", "nll"), *((head, "l1") for head in ("sixd_svd", "nined_svd", "sixd_gs"))]
+    settings += [("quaternion", "l1"), ("qcqp_bingham", "l1")]
+    return {f"{head}-{loss}-snr0.5-seed0": _heads_run(head, loss, 0.5, 0) for head, loss in settings}
 
 
 def heads_70s_noisy() -> Mapping[str, Recipe]:
     """The two best heads of heads_70s at a fifth of the SNR, and their spread over three seeds at both."""
     return {
-        f"{head}-snr{snr}-seed{seed}": _heads_run(head, snr, seed)
-        for head in ("sixd_svd", "qcqp_bingham")
+        f"{head}-{loss}-snr{snr}-seed{seed}": _heads_run(head, loss, snr, seed)
+        for head, loss in (("qcqp_bingham", "nll"), ("sixd_svd", "l1"))
         for snr in (0.1, 0.5)
         for seed in (0, 1, 2)
         if (snr, seed) != (0.5, 0)  # is in heads_70s
