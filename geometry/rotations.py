@@ -99,7 +99,7 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
         dim=-2,
     )
     best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
-    row = torch.take_along_dim(rows, best, dim=-2).squeeze(-2)
+    row = rows.gather(-2, best.expand(*best.shape[:-1], 4)).squeeze(-2)
     row = torch.where(row[..., :1] < 0, -row, row)
     return row / torch.linalg.vector_norm(row, dim=-1, keepdim=True)
 

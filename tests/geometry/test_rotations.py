@@ -342,3 +342,28 @@ def test_what_is_not_finite_does_not_become_a_rotation(bad: float) -> None:
             assert gram_schmidt(matrix[:6]).isnan().any()
         if place < 4:
             assert quaternion_to_matrix(matrix[:4]).isnan().any()
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (gram_schmidt, (6,)),
+        (quaternion_to_matrix, (4,)),
+        (matrix_to_quaternion, (3, 3)),
+        pytest.param(special_procrustes, (3, 3), marks=pytest.mark.slow),  # tracing its sweeps takes seconds
+    ],
+)
+def test_maps_export_with_any_batch_size(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+    sizes = {"x": {0: torch.export.Dim("batch", min=1)}}
+    program = torch.export.export(_Module(function), (torch.randn(5, *shape),), dynamic_shapes=sizes).module()
+    x = torch.randn(17, *shape, generator=torch.Generator().manual_seed(0))
+    assert (program(x) - function(x)).abs().max() < 1e-6
