@@ -170,4 +170,5 @@ class Tally:
         """Issue one ``BadInputWarning`` per kind, with its count and first place, and start anew."""
         seen, self._seen = self._seen, {}
         for what, (count, first) in seen.items():
-            warnings.warn(BadInputWarning(f"{self.source}: {what} ({count} x, first: {first})"), stacklevel=3)
+            place = first if count == 1 else f"{count} times, first: {first}"
+            warnings.warn(BadInputWarning(f"{self.source}: {what} ({place})"), stacklevel=3)

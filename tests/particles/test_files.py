@@ -174,7 +174,7 @@ def test_tally_reports_each_kind_once():
     tally.add("strange", "row 7")
     with pytest.warns(BadInputWarning) as seen:
         tally.warn()
-    assert [str(w.message) for w in seen] == ["x.star: odd (3 x, first: row 0)", "x.star: strange (1 x, first: row 7)"]
+    assert [str(w.message) for w in seen] == ["x.star: odd (3 times, first: row 0)", "x.star: strange (row 7)"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tally.warn()

@@ -1,0 +1,113 @@
+"""What a table of particles says, whichever program wrote it, in our conventions and with the table itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import BadInput
+from .star import StarFile
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CtfParameters:
+    """CTF parameters of N particles, each (N,) float64, in the units of a STAR file.
+
+    Attributes:
+        defocus_u: larger defocus in Angstrom, underfocus positive.
+        defocus_v: smaller defocus in Angstrom.
+        defocus_angle: degrees from the x axis to the direction of ``defocus_u``.
+        voltage: kV.
+        spherical_aberration: mm.
+        amplitude_contrast: fraction, 0 to 1.
+        phase_shift: degrees.
+    """
+
+    defocus_u: Floats
+    defocus_v: Floats
+    defocus_angle: Floats
+    voltage: Floats
+    spherical_aberration: Floats
+    amplitude_contrast: Floats
+    phase_shift: Floats
+
+    def __len__(self) -> int:
+        return len(self.defocus_u)
+
+    def __getitem__(self, indices: ArrayLike) -> CtfParameters:
+        rows = np.asarray(indices)
+        return CtfParameters(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleTable:
+    """N particles. None stands for what the table does not say.
+
+    Attributes:
+        path: the file that was read.
+        size: N.
+        origin: the table itself, for writing it back; None for a bare stack of images.
+        block: the name of the STAR block with the particles.
+        files: names of the image files, each once; empty when the table names none.
+        file: (N,) position in ``files``.
+        index: (N,) image in its file, from 0.
+        image_size: pixels along an edge.
+        pixel_size: Angstrom.
+        ctf: CTF parameters.
+        rotation: (N, 3, 3) in our convention.
+        shift: (N, 2), where the content has moved; in Angstrom, or in pixels where ``shift_in_pixels``.
+        shift_in_pixels: the table gives pixels and no pixel size.
+        confidence: (N,).
+    """
+
+    path: Path
+    size: int
+    origin: StarFile | NDArray[np.void] | None = None
+    block: str = ""
+    files: tuple[str, ...] = ()
+    file: NDArray[np.int64] | None = None
+    index: NDArray[np.int64] | None = None
+    image_size: int | None = None
+    pixel_size: float | None = None
+    ctf: CtfParameters | None = None
+    rotation: Floats | None = None
+    shift: Floats | None = None
+    shift_in_pixels: bool = False
+    confidence: Floats | None = None
+
+    def where(self, row: int, label: str | None = None) -> str:
+        """Say where a row stands in the file; rows in messages count from 1."""
+        if isinstance(self.origin, StarFile):
+            return self.origin[self.block].where(row, label)
+        return f"row {row + 1}" + (f", {label}" if label else "")
+
+    def subset(self, indices: NDArray[np.int64]) -> ParticleTable:
+        """The chosen rows, in the order given."""
+        origin = self.origin
+        if isinstance(origin, StarFile):
+            origin = origin.with_block(origin[self.block].with_rows(indices))
+        elif origin is not None:
+            origin = origin[indices]
+        columns = {
+            name: None if (column := getattr(self, name)) is None else column[indices]
+            for name in ("file", "index", "ctf", "rotation", "shift", "confidence")
+        }
+        return replace(self, size=len(indices), origin=origin, **columns)
+
+
+def one_value(values: Floats, table: str | Path, label: str) -> float:
+    """The value all rows share.
+
+    Raises:
+        BadInput: they do not.
+    """
+    different = np.flatnonzero(np.abs(values - values[0]) > 1e-4 * np.abs(values[0]))
+    if len(different):
+        found = f"{values[0]:g} in row 1 and {values[different[0]]:g} in row {different[0] + 1}"
+        raise BadInput(table, found, where=label, expected="the same for all", hint="split the table")
+    return float(values[0])

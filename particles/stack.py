@@ -1,0 +1,339 @@
+"""A stack of particle images with what is known about them, from a STAR file, a .cs table or an MRC file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._relion import lacks_optics
+from ._table import CtfParameters as CtfParameters
+from ._table import ParticleTable
+from .errors import BadInput
+from .files import Tally
+from .mrc import Image, MrcStack
+from .poses import PoseTable, from_table, load_table
+from .star import StarFile
+
+_PARENTS = 4  # folders above the table in which a project is looked for
+# Squares and sums of larger values leave the range of float32.
+_LARGEST_PIXEL = 1e15
+_SCAN_BYTES = 1 << 26
+_SAMPLE = 64  # images for the test of the contrast
+
+
+class ParticleStack:
+    """N particle images of L x L pixels, read from disk when they are asked for.
+
+    Made by ``ParticleStack.open``. It holds no open files, so it can be copied to other processes and used by several
+    threads. The images are as in the files: whether particles are bright is for the preprocessing to know, and
+    ``blob/sign`` of a .cs table is not applied.
+
+    Attributes:
+        path: the file that was opened.
+        image_size: L.
+        pixel_size: Angstrom.
+        table: what the file says about the particles.
+    """
+
+    def __init__(
+        self, table: ParticleTable, stacks: tuple[MrcStack, ...], *, image_size: int, pixel_size: float
+    ) -> None:
+        self.path = table.path
+        self.image_size = image_size
+        self.pixel_size = pixel_size
+        self.table = replace(table, image_size=image_size, pixel_size=pixel_size)
+        self._stacks = stacks
+        # Pixels of the size that was settled on; a table that gives none may still have shifts in pixels.
+        if table.shift is not None and table.shift_in_pixels:
+            self.table = replace(self.table, shift=table.shift * pixel_size, shift_in_pixels=False)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        datadir: str | Path | None = None,
+        allow_outside: bool = False,
+        skip_bad: bool = False,
+        pixel_size: float | None = None,
+    ) -> ParticleStack:
+        """Open particles; the headers of all image files are read and held against the table.
+
+        Image names in a table are looked for in the folder of the table, then in ``datadir``, then in the folders
+        above the table, as in a RELION project whose tables lie in job folders. A name may not lead out of the folder
+        it is looked for in, by ``..``, as an absolute path or over a link, unless the target lies below the table's
+        folder or ``datadir``.
+
+        Args:
+            path: .star, .cs, or a single .mrcs or .mrc file.
+            datadir: another folder for the images.
+            allow_outside: let image names lead anywhere.
+            skip_bad: leave out rows whose image is missing from its file, NaN, infinite, constant or far too large,
+                with a warning that counts them; all images are read once to find them.
+            pixel_size: Angstrom, instead of what the table or the images say.
+
+        Raises:
+            BadInput: a damaged or hostile file, with the row and what to do.
+        """
+        path = Path(path)
+        tally = Tally(path)
+        if path.suffix.lower() in (".star", ".cs"):
+            table = load_table(path)
+            if pixel_size is None and lacks_optics(table):
+                hint = "give pixel_size (Angstrom), or a table with data_optics"
+                raise BadInput(path, "optics groups and no data_optics to define them", hint=hint)
+            if table.file is None:
+                what = "column rlnImageName" if path.suffix.lower() == ".star" else "fields blob/path and blob/idx"
+                raise BadInput(path, f"no {what}", expected="names of image files")
+            finder = _Finder(path, datadir, allow_outside)
+            first = np.unique(table.file, return_index=True)[1].tolist()
+            places = [finder.find(name, table, row) for name, row in zip(table.files, first, strict=True)]
+        else:
+            table = ParticleTable(path, 0, files=(str(path),))
+            places = [path]
+        stacks = tuple(
+            MrcStack(place, allow_truncated=skip_bad, report=lambda oddity, p=place: tally.add(oddity, str(p)))
+            for place in places
+        )
+        if table.file is None:
+            n = len(stacks[0])
+            table = replace(table, size=n, file=np.zeros(n, dtype=np.int64), index=np.arange(n))
+        image_size = _image_size(table, stacks)
+        pixel_size = _pixel_size(table, stacks, pixel_size, tally)
+        table = _check_indices(table, stacks, skip_bad, tally)
+        _check_ctf(table, tally)
+        stack = cls(table, stacks, image_size=image_size, pixel_size=pixel_size)
+        if skip_bad:
+            stack = stack._without_faults(tally)
+        stack._check_contrast(tally)
+        tally.warn()
+        return stack
+
+    def __len__(self) -> int:
+        return self.table.size
+
+    @property
+    def ctf(self) -> CtfParameters | None:
+        """CTF parameters of every image, or None where the table has none."""
+        return self.table.ctf
+
+    @property
+    def star(self) -> StarFile | None:
+        """The STAR file, with the rows of this stack; None for other formats."""
+        return self.table.origin if isinstance(self.table.origin, StarFile) else None
+
+    @cached_property
+    def poses(self) -> PoseTable | None:
+        """The poses in the table, or None where it has none."""
+        return None if self.table.rotation is None else from_table(self.table)
+
+    def with_poses(
+        self, rotation: ArrayLike, shift: ArrayLike | None = None, confidence: ArrayLike | None = None
+    ) -> PoseTable:
+        """Poses of these particles (see ``PoseTable``) that keep the rest of the table when they are saved."""
+        return PoseTable(
+            rotation, shift, confidence, image_size=self.image_size, pixel_size=self.pixel_size, particles=self.table
+        )
+
+    def subset(self, indices: ArrayLike) -> ParticleStack:
+        """The chosen particles, in the order given."""
+        rows = self._rows(indices)
+        return ParticleStack(
+            self.table.subset(rows), self._stacks, image_size=self.image_size, pixel_size=self.pixel_size
+        )
+
+    def images(self, indices: ArrayLike) -> Image:
+        """Read images.
+
+        Args:
+            indices: (n,) rows, in any order, repeated or not.
+
+        Returns:
+            (n, L, L) float32, as in the files.
+
+        Raises:
+            IndexError: a row outside 0 .. N - 1.
+            BadInput: an image has NaN or infinite pixels, is constant or far too large; or a file was changed.
+        """
+        rows = self._rows(indices)
+        images = self._read(rows)
+        for fault, bad in _faults(images).items():
+            where = self._where(int(rows[bad[0]]))
+            raise BadInput(self.path, fault, where=where, hint="skip_bad (--skip-bad) leaves such rows out")
+        return images
+
+    def _rows(self, indices: ArrayLike) -> NDArray[np.int64]:
+        rows = np.asarray(indices)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise IndexError(f"rows of type {rows.dtype}, expected integers")
+        rows = rows.astype(np.int64).reshape(-1)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        return rows
+
+    def _read(self, rows: NDArray[np.int64]) -> Image:
+        file, index = _image_of(self.table)
+        file, index = file[rows], index[rows]
+        out = np.empty((len(rows), self.image_size, self.image_size), dtype=np.float32)
+        order = np.argsort(file, kind="stable")
+        starts = np.flatnonzero(np.diff(file[order], prepend=-1))
+        for group in np.split(order, starts[1:]):
+            if len(group):
+                self._stacks[file[group[0]]].read_into(out, group, index[group])
+        return out
+
+    def _where(self, row: int) -> str:
+        file, index = _image_of(self.table)
+        place = f"image {index[row] + 1} of {self._stacks[file[row]].path}"
+        return place if self.table.origin is None else f"{self.table.where(row)}, {place}"
+
+    def _check_contrast(self, tally: Tally) -> None:
+        """Particles are taken to be brighter than what is around them; say so where a sample looks otherwise."""
+        rows = np.unique(np.linspace(0, len(self) - 1, _SAMPLE).astype(np.int64))
+        images = self._read(rows)
+        images = np.delete(images, [row for bad in _faults(images).values() for row in bad], axis=0).astype(np.float64)
+        y, x = np.indices(images.shape[1:]) - self.image_size // 2
+        radius = np.hypot(x, y) / self.image_size
+        centre, edge = images[:, radius < 0.2], images[:, radius > 0.45]
+        if len(images) >= 16 and centre.size:
+            contrast = (centre.mean(axis=1) - edge.mean(axis=1)) / images.std(axis=(1, 2))
+            # Five standard errors below zero: chance alone does not get there.
+            if contrast.mean() < -5 * contrast.std(ddof=1) / np.sqrt(len(contrast)):
+                what = "particles look darker than what is around them, and bright ones are expected: invert the images"
+                tally.add(what, f"by {-contrast.mean():.2f} standard deviations in {len(images)} images")
+
+    def _without_faults(self, tally: Tally) -> ParticleStack:
+        """Read everything once and drop the rows with bad images."""
+        step = max(1, _SCAN_BYTES // (4 * self.image_size**2))
+        bad: list[int] = []
+        for start in range(0, len(self), step):
+            rows = np.arange(start, min(start + step, len(self)))
+            for fault, found in _faults(self._read(rows)).items():
+                tally.add(f"left out: {fault}", self._where(int(rows[found[0]])), len(found))
+                bad += rows[found].tolist()
+        if not bad:
+            return self
+        keep = np.setdiff1d(np.arange(len(self)), bad)
+        if not len(keep):
+            raise BadInput(self.path, "no good image")
+        return self.subset(keep)
+
+
+def _faults(images: Image) -> dict[str, NDArray[np.int64]]:
+    """What is wrong with which of the images; minimum and maximum tell, as NaN passes through both."""
+    pixels = images.reshape(len(images), -1)
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    largest = np.maximum(-low, high)
+    finite = np.isfinite(largest)
+    faults = {
+        "an image with NaN or infinite pixels": ~finite,
+        "a constant image": finite & (low == high),
+        f"an image with values beyond {_LARGEST_PIXEL:g}": finite & (low != high) & (largest > _LARGEST_PIXEL),
+    }
+    return {fault: np.flatnonzero(bad) for fault, bad in faults.items() if bad.any()}
+
+
+def _image_of(table: ParticleTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    assert table.file is not None
+    assert table.index is not None
+    return table.file, table.index
+
+
+def _image_size(table: ParticleTable, stacks: tuple[MrcStack, ...]) -> int:
+    size = table.image_size or stacks[0].shape[1]
+    for stack in stacks:
+        if stack.shape[1] != size:
+            expected = f"{size}, as " + ("the table says" if table.image_size else f"in {stacks[0].path}")
+            raise BadInput(table.path, f"images of {stack.shape[1]} pixels", where=str(stack.path), expected=expected)
+    return size
+
+
+def _pixel_size(table: ParticleTable, stacks: tuple[MrcStack, ...], given: float | None, tally: Tally) -> float:
+    if given is not None and not (np.isfinite(given) and given > 0):
+        raise BadInput(table.path, f"pixel_size {given}", expected="a positive number of Angstrom")
+    known = given or table.pixel_size
+    headers = [(stack.pixel_size, stack.path) for stack in stacks if stack.pixel_size is not None]
+    if known is None:
+        if not headers:
+            hint = "give pixel_size (Angstrom), or a table with data_optics"
+            raise BadInput(table.path, "no pixel size in the table or the images", hint=hint)
+        known = headers[0][0]
+    for size, path in headers:
+        assert size is not None
+        if abs(size - known) > 0.01 * known:
+            if given is None and table.pixel_size is None:
+                found = f"pixels of {size:g} Angstrom and of {known:g} Angstrom"
+                raise BadInput(table.path, found, where=str(path), hint="give pixel_size (Angstrom)")
+            tally.add(f"the image header says that pixels have {size:g} Angstrom; {known:g} are used", str(path))
+    return float(known)
+
+
+def _check_indices(table: ParticleTable, stacks: tuple[MrcStack, ...], skip_bad: bool, tally: Tally) -> ParticleTable:
+    file, index = _image_of(table)
+    counts = np.array([len(stack) for stack in stacks])
+    outside = np.flatnonzero(index >= counts[file])
+    if len(outside):
+        row = int(outside[0])
+        found, expected = f"image {index[row] + 1}", f"1 to {counts[file[row]]}, as {stacks[file[row]].path} holds"
+        if not skip_bad:
+            hint = "skip_bad (--skip-bad) leaves such rows out"
+            raise BadInput(table.path, found, where=table.where(row), expected=expected, hint=hint)
+        if len(outside) == table.size:
+            raise BadInput(table.path, f"no row whose image exists; the first is {found}", expected=expected)
+        tally.add("left out: an image beyond the end of its file", table.where(row), len(outside))
+        table = table.subset(np.setdiff1d(np.arange(table.size), outside))
+        file, index = _image_of(table)
+    places = file * (index.max() + 1) + index
+    order = np.argsort(places, kind="stable")
+    again = order[1:][np.diff(places[order]) == 0]
+    if len(again):
+        tally.add("an image that another row has too", table.where(int(again.min())), len(again))
+    return table
+
+
+def _check_ctf(table: ParticleTable, tally: Tally) -> None:
+    """Defocus in nanometre or micrometre instead of Angstrom is a common slip; exactly 0 means that there is none."""
+    if table.ctf is not None:
+        both = np.stack([table.ctf.defocus_u, table.ctf.defocus_v])
+        odd = np.flatnonzero(((both != 0) & ((both < 2000) | (both > 150_000))).any(axis=0))
+        if len(odd):
+            what = "a defocus that is not plausible in Angstrom"
+            tally.add(what, f"{table.where(int(odd[0]))}: {both[0, odd[0]]:g}", len(odd))
+
+
+class _Finder:
+    """Looks for image files and sees to it that names do not lead astray."""
+
+    def __init__(self, table: Path, datadir: str | Path | None, allow_outside: bool) -> None:
+        self._allow_outside = allow_outside
+        folder = Path(os.path.abspath(table)).parent
+        self._roots = [folder] + ([] if datadir is None else [Path(os.path.abspath(datadir))])
+        above = [parent for parent in folder.parents[:_PARENTS] if parent != parent.parent]
+        self._bases = self._roots + above
+        if datadir is not None and not os.path.isdir(datadir):
+            raise BadInput(datadir, "is not a folder", expected="the folder with the images")
+
+    def find(self, name: str, table: ParticleTable, row: int) -> Path:
+        """Where image file ``name`` is, which row ``row`` of the table is the first to name."""
+        for base in self._bases:
+            candidate = base / name
+            if not os.path.exists(candidate):
+                continue
+            real = Path(os.path.realpath(candidate))
+            # An absolute name is not looked for in a base, so only the named folders may hold it.
+            inside = self._roots if os.path.isabs(name) else [*self._roots, base]
+            if not self._allow_outside and not any(real.is_relative_to(os.path.realpath(root)) for root in inside):
+                found = f"image file {name[:200]!r} leads out to {real}"
+                hint = "give its folder as datadir (--datadir), or allow_outside (--allow-outside)"
+                expected = f"a file below {self._roots[0]}"
+                raise BadInput(table.path, found, where=table.where(row), expected=expected, hint=hint)
+            return real
+        found = f"image file {name[:200]!r} is missing"
+        folders = " and ".join(map(str, self._roots))
+        hint = f"looked in {folders} and in the folders above; give the folder as datadir (--datadir)"
+        raise BadInput(table.path, found, where=table.where(row), hint=hint)
