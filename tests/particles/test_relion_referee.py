@@ -45,7 +45,7 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("with_ctf", [False, True])
 def test_relion_project_makes_the_same_images(tmp_path: Path, volume: Volume, with_ctf: bool) -> None:
-    """2,000 noiseless projections with shifts, and with an astigmatic CTF, each correlates above 0.999 with RELION's."""
+    """2,000 noiseless projections with shifts (and astigmatic CTF) each correlate above 0.999 with RELION's."""
     imaging = Imaging(shift_sigma=8.0)
     if with_ctf:
         imaging = Imaging(shift_sigma=8.0, defocus=(8000.0, 20000.0), astigmatism=1000.0)
