@@ -1,9 +1,13 @@
-"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE``."""
+"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE | readme``."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from ..particles.files import atomic_write
+from .readme import with_tables
 from .runs import RESULTS, run_suite
 from .suites import SUITES
 from .tables import training_table
@@ -43,8 +47,20 @@ def run(suite: str, only: str, threads: int) -> None:
 def table(suite: str) -> None:
     """Print the table of a suite and write it to results/SUITE.md."""
     text = training_table(suite)
-    (RESULTS / f"{suite}.md").write_text(text)
+    _write(RESULTS / f"{suite}.md", text)
     click.echo(text)
+
+
+@main.command()
+def readme() -> None:
+    """Put the tables into the README of this checkout."""
+    path = RESULTS.parents[1] / "README.md"
+    _write(path, with_tables(path.read_text()))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path, overwrite=True) as file:
+        file.write(text.encode())
 
 
 if __name__ == "__main__":
