@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from cryozoo.benchmarks.readme import with_tables
 from cryozoo.benchmarks.runs import RESULTS, load_results, markdown_table, spread
 from cryozoo.benchmarks.suites import SUITES
