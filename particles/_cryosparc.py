@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,8 @@ def update_cryosparc(
         if name in _names(fields):
             unit = fields[name].astype(np.float64)
     new = _pose_fields(rotation, shift, confidence, unit)
-    kinds = {name: (name, fields.dtype[name]) for name in _names(fields)}
-    kinds |= {name: (name, values.dtype, values.shape[1:]) for name, values in new.items()}  # type: ignore[dict-item]
+    kinds: dict[str, tuple] = {name: (name, fields.dtype[name]) for name in _names(fields)}
+    kinds |= {name: (name, values.dtype, values.shape[1:]) for name, values in new.items()}
     table = np.empty(len(fields), dtype=[*kinds.values()])
     for name in kinds:
         table[name] = new[name] if name in new else fields[name]
@@ -160,7 +161,7 @@ def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
     return CtfParameters(u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase))
 
 
-def _image_names(fields: NDArray[np.void], path: Path) -> dict[str, object]:
+def _image_names(fields: NDArray[np.void], path: Path) -> dict[str, Any]:
     if fields["blob/path"].dtype.kind not in "SU" or fields["blob/idx"].dtype.kind not in "iu":
         raise BadInput(path, "not text and integers", where="blob/path, blob/idx")
     unique, first, rank = np.unique(fields["blob/path"], return_index=True, return_inverse=True)

@@ -8,6 +8,7 @@ negative of our shift; RELION 3.0 has ``rlnOriginX`` in pixels instead. What dep
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -226,7 +227,7 @@ class _Columns:
             phase_shift=zero if phase is None else phase,
         )
 
-    def shift(self, pixel_size: float | None) -> dict[str, object]:
+    def shift(self, pixel_size: float | None) -> dict[str, Any]:
         for labels, unit in ((_ORIGIN_ANGSTROM, 1.0), (_ORIGIN_PIXELS, pixel_size)):
             x, y = (self._numbers.get(label) for label in labels)
             if x is not None and y is not None:
@@ -235,7 +236,7 @@ class _Columns:
         return {}
 
 
-def _image_names(block: StarBlock, source: str) -> dict[str, object]:
+def _image_names(block: StarBlock, source: str) -> dict[str, Any]:
     """Cut ``000001@stack.mrcs`` into the number, from 0, and the file."""
     seen: dict[str, int] = {}
     file = np.empty(len(block), dtype=np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,7 +94,7 @@ class ParticleTable:
             origin = origin.with_block(origin[self.block].with_rows(indices))
         elif origin is not None:
             origin = origin[indices]
-        columns = {
+        columns: dict[str, Any] = {
             name: None if (column := getattr(self, name)) is None else column[indices]
             for name in ("file", "index", "ctf", "rotation", "shift", "confidence")
         }

@@ -265,12 +265,14 @@ def _load_npz(path: str | Path, image_size: int | None, pixel_size: float | None
             raise BadInput(path, f"{array.dtype}", where=name, expected="numbers")
     if "rotation" not in arrays:
         raise BadInput(path, "no rotation", expected="poses saved by cryozoo")
-    sizes = {name: arrays.pop(name).reshape(-1) for name in ("image_size", "pixel_size") if name in arrays}
-    if any(len(value) != 1 for value in sizes.values()):
-        raise BadInput(path, "several sizes", expected="one image_size and one pixel_size")
+    for name in ("image_size", "pixel_size"):
+        if name in arrays and arrays[name].size != 1:
+            raise BadInput(path, f"{arrays[name].size} values", where=name, expected="one")
     return PoseTable(
-        **arrays,
-        image_size=int(sizes["image_size"][0]) if "image_size" in sizes else image_size,
-        pixel_size=float(sizes["pixel_size"][0]) if "pixel_size" in sizes else pixel_size,
+        arrays["rotation"],
+        arrays.get("shift"),
+        arrays.get("confidence"),
+        image_size=int(arrays["image_size"].item()) if "image_size" in arrays else image_size,
+        pixel_size=float(arrays["pixel_size"].item()) if "pixel_size" in arrays else pixel_size,
         source=path,
     )

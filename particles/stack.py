@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +97,7 @@ class ParticleStack:
             table = ParticleTable(path, 0, files=(str(path),))
             places = [path]
         stacks = tuple(
-            MrcStack(place, allow_truncated=skip_bad, report=lambda oddity, p=place: tally.add(oddity, str(p)))
-            for place in places
+            MrcStack(place, allow_truncated=skip_bad, report=partial(tally.add, where=str(place))) for place in places
         )
         if table.file is None:
             n = len(stacks[0])
