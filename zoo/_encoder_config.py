@@ -126,7 +126,7 @@ class _Check:
             if not isinstance(entry, dict):
                 self.refuse(f"files, {name}", entry, "size and sha256")
             size, digest = entry.get("size"), entry.get("sha256")
-            if type(size) is not int or size < 8:
+            if type(size) is not int or size < 0:
                 self.refuse(f"files, {name}, size", size, "a number of bytes")
             if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
                 self.refuse(f"files, {name}, sha256", digest, "64 lower-case hexadecimal digits")

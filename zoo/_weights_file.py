@@ -119,11 +119,12 @@ def _naturals(values: Any) -> bool:
 
 
 def _read(path: Path, label: str, size: int) -> bytes:
-    with open_regular(path) as raw:
-        found = os.fstat(raw.fileno()).st_size
+    # Buffered: one read of the system may bring less than what was asked for.
+    with open_regular(path) as raw, io.BufferedReader(raw) as file:  # type: ignore[arg-type]
+        found = os.fstat(file.fileno()).st_size
         if found != size:
             raise Damaged(label, f"{found} bytes", expected=f"{size} bytes", hint="get it again")
-        data = io.BufferedReader(raw).read(size)  # type: ignore[arg-type]
+        data = file.read(size)
     if len(data) != size:
         raise Damaged(label, "was cut while it was read", hint="get it again")
     return data
