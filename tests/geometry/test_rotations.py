@@ -163,6 +163,10 @@ def test_gram_schmidt_is_a_rotation_whatever_comes_in(dtype: torch.dtype) -> Non
     zero, x, noise = torch.zeros(3, dtype=dtype), torch.eye(3, dtype=dtype)[0], torch.tensor([1.0, 2.0, -1.0]).to(dtype)
     pairs = [(zero, zero), (zero, v), (v, zero), (zero, x), (x, x), (v, -v), (x, 1e-3 * v), (1e-15 * v, 1e15 * noise)]
     pairs += [(v, v + scale * eps * noise) for scale in (1, 10, 100, 1e4, 1e6)]
+    many = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    pairs += list(
+        zip(many, many * torch.linspace(-3, 3, 5000, dtype=dtype)[:, None], strict=True)
+    )  # parallel but for rounding
     sixd = torch.stack([torch.cat(pair) for pair in pairs]).requires_grad_()
     rotation = gram_schmidt(sixd)
     eye = torch.eye(3, dtype=dtype)
