@@ -130,3 +130,41 @@ def test_agrees_with_relions_projections_of_the_ribosome(
     assert correlation(ours(rotation.mT, 1.0), theirs).mean() < 0.5
     if origin.any():
         assert correlation(ours(rotation, -1.0), theirs).mean() < 0.5
+
+
+@pytest.mark.parametrize(("suffix", "padding"), [("_pfac2", 2), ("_pfac3", 3)])
+def test_agrees_with_relions_projections_of_a_point(data: Callable[[str], Path], suffix: str, padding: int) -> None:
+    """A point 17 voxels off the origin along x, with shifts and astigmatic CTF: the hardest, whitest spectrum there is.
+
+    relion_project was run with the stated padding (its --pad), which decides the interpolation error.
+    """
+    folder = data("particles/simplecryoem_relion_project24")
+    tables = starfile.read(folder / f"relion_proj_batch{suffix}.star", always_dict=True)
+    table, optics = tables["particles"], tables["optics"].iloc[0]
+    theirs = torch.from_numpy(mrcfile.read(folder / f"relion_proj_batch{suffix}.mrcs").astype(np.float32))
+    rotation = relion_matrices(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(float))
+    shift = -torch.from_numpy(table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy(np.float32))
+    ctf = make_ctf(
+        len(table),
+        **{
+            name: torch.from_numpy(table[f"rln{column}"].to_numpy(np.float32))
+            for name, column in (
+                ("defocus_u", "DefocusU"),
+                ("defocus_v", "DefocusV"),
+                ("defocus_angle", "DefocusAngle"),
+                ("phase_shift", "PhaseShift"),
+            )
+        },
+        voltage=optics["rlnVoltage"],
+        spherical_aberration=optics["rlnSphericalAberration"],
+        amplitude_contrast=optics["rlnAmplitudeContrast"],
+    )
+    point = torch.zeros(64, 64, 64)
+    point[32, 32, 49] = 1
+    projector = Projector(Volume(point, optics["rlnImagePixelSize"]), padding=padding)
+    right = correlation(projector(rotation, shift, ctf), theirs)
+    assert right.mean() > 0.999
+    assert right.min() > 0.998
+    assert correlation(projector(rotation.mT, shift, ctf), theirs).mean() < 0.5
+    assert correlation(projector(rotation, -shift, ctf), theirs).mean() < 0.5
+    assert correlation(-projector(rotation, shift, ctf), theirs).mean() < -0.999  # the sign of the CTF is RELION's
