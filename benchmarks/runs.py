@@ -45,7 +45,7 @@ def bound_median_deg(recipe: Mapping[str, Any]) -> tuple[float, float]:
     data = {k: v for k, v in recipe["data"].items() if k not in {"symmetry", "split", "images", "held_out"}}
     size, pixel_size = recipe["image_size"], recipe["pixel_size"]
     volume = load_volume(data.pop("volume"), image_size=size, pixel_size=pixel_size)
-    simulator = Simulator(volume, Imaging(**data), image_size=size, pixel_size=pixel_size or volume.pixel_size)
+    simulator = Simulator(volume, Imaging.from_dict(data), image_size=size, pixel_size=pixel_size or volume.pixel_size)
     generator = torch.Generator().manual_seed(0)
     rotation = random_rotations(256, generator=generator)
     ctf = simulator.random_ctf(256, generator)

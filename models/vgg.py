@@ -65,8 +65,9 @@ class ConvNet(nn.Module):
         width = self.stem.out_channels
         for out, depth, kernel in zip(channels, depths, kernels, strict=True):
             for layer in range(depth):
-                layers.append(nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=not norm))
-                nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="relu")
+                convolution = nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=not norm)
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+                layers.append(convolution)
                 if norm:
                     layers.append(nn.BatchNorm2d(out))
                 layers.append(nn.PReLU(out) if activation == "prelu" else nn.ReLU())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..geometry.sampling import random_rotations
 from .ctf import CTF, make_ctf
+from .errors import BadInput
 from .projector import Projector
 from .volumes import Volume
 
@@ -38,6 +41,15 @@ class Imaging:
     spherical_aberration: float = 2.7
     amplitude_contrast: float = 0.1
     b_factor: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Imaging:
+        """Make it from plain data (lists for ranges); an unknown name raises BadInput with the known ones."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise BadInput("imaging", f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(known)}")
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def __post_init__(self) -> None:
         if self.snr is not None and not self.snr > 0:

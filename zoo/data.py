@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,9 @@ def open_data(
     name, images, held_out = spec.pop("volume", None), spec.pop("images", None), spec.pop("held_out", 2048)
     if name is None:
         raise BadInput("recipe", "data names neither 'volume' nor 'particles'")
-    if unknown := sorted(set(spec) - {f.name for f in fields(Imaging)}):
-        raise BadInput("recipe", f"unknown field {unknown[0]!r}", where="data")
     volume = load_volume(name, image_size=image_size, pixel_size=pixel_size)
     pixel_size = pixel_size or volume.pixel_size
-    imaging = Imaging(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
-    simulator = Simulator(volume, imaging, image_size=image_size, pixel_size=pixel_size).to(device)
+    simulator = Simulator(volume, Imaging.from_dict(spec), image_size=image_size, pixel_size=pixel_size).to(device)
     preprocessing = Preprocessing(image_size, pixel_size)
     if images is None:
         return OnTheFly(simulator, preprocessing, held_out=held_out), preprocessing

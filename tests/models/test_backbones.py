@@ -43,6 +43,7 @@ def test_vgg_gem_is_table_s1() -> None:
     assert sum(p.numel() for p in net.parameters()) == weights + 3 * channels + 1
     assert sum(isinstance(m, nn.MaxPool2d) for m in net.modules()) == 6
     assert sum(isinstance(m, nn.Dropout) for m in net.modules()) == 10
+    assert net.pool.gem is not None
     assert net.pool.gem.p.item() == pytest.approx(6)
 
 
@@ -59,7 +60,7 @@ def test_gem_against_a_loop(per_channel: bool) -> None:
     gem = GeM(3.5, 4 if per_channel else None).double()
     if per_channel:
         with torch.no_grad():
-            gem.raw_p += torch.arange(4)
+            gem.raw_p.add_(torch.arange(4))
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64)
     exponents = gem.p.detach().expand(4).tolist()
     for b in range(2):

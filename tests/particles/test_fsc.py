@@ -19,9 +19,9 @@ def test_agrees_with_a_loop(size: int, dims: int) -> None:
         for index in np.ndindex(a.shape):
             k = [(i + size // 2) % size - size // 2 for i in index]
             if round(float(np.linalg.norm(k))) == shell:
-                top += (fa[index] * np.conj(fb[index])).real
-                power_a += abs(fa[index]) ** 2
-                power_b += abs(fb[index]) ** 2
+                top += float((fa[index] * np.conj(fb[index])).real)
+                power_a += float(abs(fa[index]) ** 2)
+                power_b += float(abs(fb[index]) ** 2)
         expected.append(top / np.sqrt(power_a * power_b))
     ours = fourier_shell_correlation(torch.from_numpy(a), torch.from_numpy(b))
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-9)

@@ -65,12 +65,12 @@ def test_no_estimator_beats_the_bound_and_least_squares_reaches_it() -> None:
         return projector(turned, move[None, 3:]).numpy().ravel()
 
     rng = np.random.default_rng(0)
-    estimates = []
+    fits = []
     for _ in range(60):
         noisy = image(np.ones(5)) + sigma * rng.normal(size=32 * 32)
         fit = least_squares(lambda x, noisy=noisy: image(x) - noisy, np.ones(5), diff_step=1e-2)
-        estimates.append(fit.x - 1)
-    estimates = np.array(estimates)
+        fits.append(fit.x - 1)
+    estimates = np.array(fits)
     angle = np.linalg.norm(estimates[:, :3], axis=1) / 100
     expected_square = float(bound.rotation[0].trace())
     assert np.mean(angle**2) == pytest.approx(expected_square, rel=0.3)

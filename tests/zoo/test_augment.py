@@ -38,6 +38,8 @@ def test_d4_elements_are_projections_at_transformed_poses(size: int, element: in
 def test_seed_papers_flip_is_off_by_half_a_turn(size: int) -> None:
     """The control: pairing the y flip with the x flip's matrix, as published, does not give these images."""
     projector, pose, images, _ = scene(size, 6)
+    assert pose.rotation is not None
+    assert pose.shift is not None
     wrong = torch.diag(torch.tensor([-1.0, 1.0, -1.0])) @ pose.rotation
     flipped = transform_d4(images, 4)
     mirrored = pose.shift * torch.tensor([1.0, -1.0])

@@ -44,7 +44,7 @@ def test_same_recipe_same_weights_another_seed_others() -> None:
     assert not states_equal(first, train(dataclasses.replace(TINY, seed=1)).encoder)
 
 
-def test_resumed_run_equals_the_undisturbed_one(tmp_path: Path) -> None:
+def test_resumed_run_equals_the_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped by a signal after every third step, with dropout, random pairs, Adam moments and averaged weights."""
     recipe = dataclasses.replace(
         TINY, backbone_args={**TINY.backbone_args, "dropout": 0.2}, loss="forum", loss_args={"pairs": "random"}
@@ -57,12 +57,12 @@ def test_resumed_run_equals_the_undisturbed_one(tmp_path: Path) -> None:
         begun = trainer.step
         inner = trainer.data.batch
 
-        def batch(step: int, size: int, inner=inner, begun=begun):  # type: ignore[no-untyped-def]
+        def batch(step: int, size: int, inner=inner, begun=begun):
             if step == begun + 2:
                 signal.raise_signal(signal.SIGTERM)
             return inner(step, size)
 
-        trainer.data.batch = batch  # type: ignore[method-assign]
+        monkeypatch.setattr(trainer.data, "batch", batch)
         try:
             result = trainer.run()
             break
