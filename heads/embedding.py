@@ -56,6 +56,6 @@ def embedding_distance(a: Tensor, b: Tensor, metric: Metric = "cosine") -> Tenso
     if metric != "cosine":
         raise ValueError(f"metric {metric!r}, expected 'cosine' or 'euclidean'")
     a, b = (torch.nn.functional.normalize(unit_scale(x)[0], dim=-1) for x in (a, b))
-    # arccos has an infinite slope at 1; the angle between a and b is twice this arctangent. 1e-12 is for a = b = 0.
-    distance = 4 * torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1) + 1e-12)
+    # arccos has an infinite slope at 1; the angle between a and b is twice this arctangent
+    distance = 4 * torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
     return distance - (distance - torch.pi).clamp_min(0).detach()

@@ -93,7 +93,15 @@ def test_symmetric_functions_of_repeated_eigenvalues_have_the_true_gradient(valu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "values",
-    [[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [1, 1 + 1e-9, 2, 3], [0, 1e-30, 2e-30, 1], [0, 1e30, 1e30, 1e30]],
+    [
+        [0, 0, 0, 0],
+        [1, 1, 1, 1],
+        [0, 0, 1, 1],
+        [1, 1 + 1e-9, 2, 3],
+        [0, 1e-30, 2e-30, 1],
+        [0, 1e30, 1e30, 1e30],
+        [0, 0, 0, 1e-38],
+    ],
 )
 def test_gradient_is_finite_at_repeated_lowest_eigenvalues(values: list[float], dtype: torch.dtype) -> None:
     for matrix in (torch.diag(torch.tensor(values, dtype=dtype)), from_spectrum(values).to(dtype)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryozoo.heads.embedding import Embedding, embedding_distance
+from cryozoo.heads.embedding import Embedding, Metric, embedding_distance
 
 
 def pairs(n: int = 40, dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ def test_distances_agree_with_a_loop() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_gradcheck_where_it_is_not_clipped(metric: str) -> None:
+def test_gradcheck_where_it_is_not_clipped(metric: Metric) -> None:
     a, b = pairs(8)
     b = a + 0.5 * b
     assert (embedding_distance(a, b) < 3).all()
@@ -65,7 +65,7 @@ def test_clipped_pairs_still_learn_to_be_close() -> None:
         ([1e-15, 0, 0], [1e15, 1e15, 0]),
     ],
 )
-def test_gradients_are_finite_at_degenerate_pairs(a: list[float], b: list[float], metric: str) -> None:
+def test_gradients_are_finite_at_degenerate_pairs(a: list[float], b: list[float], metric: Metric) -> None:
     x, y = torch.tensor([a], requires_grad=True), torch.tensor([b], requires_grad=True)
     distance = embedding_distance(x, y, metric)
     distance.sum().backward()
@@ -89,4 +89,4 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match="differ in length"):
         embedding_distance(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="'manhattan', expected"):
-        embedding_distance(torch.zeros(2, 3), torch.zeros(2, 3), "manhattan")
+        embedding_distance(torch.zeros(2, 3), torch.zeros(2, 3), "manhattan")  # type: ignore[arg-type]

@@ -180,11 +180,11 @@ def equivariance_error(head: Head, copies: int) -> list[float]:
 
 
 def test_heads_made_of_copies_of_phi_are_equivariant() -> None:
-    declared = [head for head in (h() for h in ALL_HEADS) if head.phi_copies is not None]
+    declared = {head: head.phi_copies for head in (h() for h in ALL_HEADS) if head.phi_copies is not None}
     assert {type(head) for head in declared} == {SixDGramSchmidt, SixDSVD, NineDSVD}
-    for head in declared:
-        assert 3 * head.phi_copies == head.raw_dim
-        assert max(equivariance_error(head, head.phi_copies)) < 1e-12
+    for head, copies in declared.items():
+        assert 3 * copies == head.raw_dim
+        assert max(equivariance_error(head, copies)) < 1e-12
 
 
 def test_a_head_that_declares_no_copies_of_phi_is_not() -> None:

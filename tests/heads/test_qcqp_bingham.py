@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -45,13 +47,18 @@ def test_rotation_is_the_least_of_the_quadratic_form() -> None:
 
 
 @pytest.mark.parametrize(("confidence", "field"), [("trace", "trace"), ("max", "maximum")])
-def test_confidence_is_the_statistic_with_larger_meaning_surer(confidence: str, field: str) -> None:
+def test_confidence_is_the_statistic_with_larger_meaning_surer(confidence: Literal["max", "trace"], field: str) -> None:
     raw = torch.from_numpy(raw_vectors())
     head = QCQPBingham(confidence=confidence)
     torch.testing.assert_close(head(raw).confidence, -getattr(head.statistics(raw), field))
     # a sharper density: all eigenvalue gaps grow fourfold
     assert (head(2 * raw).confidence > head(raw).confidence).all()
     torch.testing.assert_close(head(2 * raw).confidence, 4 * head(raw).confidence)
+
+
+def test_max_is_the_default() -> None:
+    raw = torch.from_numpy(raw_vectors())
+    assert torch.equal(QCQPBingham()(raw).confidence, QCQPBingham(confidence="max")(raw).confidence)
 
 
 def test_max_sees_an_undetermined_direction_and_trace_does_not() -> None:
@@ -66,11 +73,13 @@ def test_confidence_is_never_nan() -> None:
         confidence = QCQPBingham()(torch.from_numpy(raw_vectors()).float() * scale).confidence
         assert not confidence.isnan().any()
         assert (confidence >= 0).all()
+    # a gap of exactly 0 times a squared scale beyond float32
+    assert QCQPBingham()(1e20 * torch.tensor([[1.0, 0, 1, 0, 0, 1, 0, 0, 0, 1]])).confidence.item() == 0
 
 
 def test_unknown_confidence_is_refused() -> None:
-    with pytest.raises(ValueError, match="'gap', expected 'trace' or 'max'"):
-        QCQPBingham(confidence="gap")
+    with pytest.raises(ValueError, match="'gap', expected 'max' or 'trace'"):
+        QCQPBingham(confidence="gap")  # type: ignore[arg-type]
 
 
 def test_matrix_of_another_length_is_refused() -> None:

@@ -72,6 +72,7 @@ def test_gradient_of_the_normaliser_is_the_second_moments() -> None:
         bingham_log_normaliser(dispersions).backward()
         # 1 - E[x1^2], shared by three equal directions; the derivative of 1F1(3/2; 2; -z)
         mean = 0.75 * special.hyp1f1(2.5, 3, -z) / special.hyp1f1(1.5, 2, -z) / 3
+        assert dispersions.grad is not None
         np.testing.assert_allclose(dispersions.grad, [mean] * 3, rtol=1e-9)
 
 
@@ -100,8 +101,8 @@ def test_agrees_with_a_loop(batch: Callable) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
 def test_density_integrates_to_one(scale: float, batch: Callable, rotations: Callable) -> None:
-    raw = batch()[0].raw[:3, :10] * scale
-    target = rotations(100_000)
+    raw = batch()[0].raw[:2, :10] * scale
+    target = rotations(20_000)
     for one in raw:
         pose = Pose(raw=one.expand(len(target), 10))
         # the loss is the mean energy plus the logarithm of the constant
@@ -132,21 +133,21 @@ def test_gradcheck(raw: list[float], rotations: Callable) -> None:
 
 def test_minimum_has_the_moments_of_the_data() -> None:
     # what calibrates the confidence: at the best A the density's covariance is that of the errors
-    errors = Rotation.from_rotvec(np.random.default_rng(0).normal(scale=[0.05, 0.1, 0.2], size=(4000, 3)))
+    rotvecs = np.random.default_rng(0).normal(scale=[0.05, 0.1, 0.2], size=(200, 3))
     raw = torch.tensor([[0.1, 0, 1, 0, 0, 1, 0, 0, 0, 1.0]], dtype=torch.float64).requires_grad_()
-    target = Pose(rotation=torch.from_numpy(errors.as_matrix()))
-    optimiser = torch.optim.LBFGS([raw], max_iter=200, line_search_fn="strong_wolfe")
+    target = Pose(rotation=torch.from_numpy(Rotation.from_rotvec(rotvecs).as_matrix()))
+    optimiser = torch.optim.LBFGS([raw], max_iter=40, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = BinghamNLL()(Pose(raw=raw.expand(4000, 10)), target).total
+        loss = BinghamNLL()(Pose(raw=raw.expand(200, 10)), target).total
         loss.backward()
         return loss
 
     optimiser.step(closure)
     values = np.linalg.eigvalsh(bingham_matrix(raw.detach())[0])
     # near the mode the quaternion's vector part is half the rotation vector, with variance 1 / (2 (l_i - l_1))
-    np.testing.assert_allclose(np.sqrt(2 / (values[1:] - values[0])), [0.2, 0.1, 0.05], rtol=0.05)
+    np.testing.assert_allclose(np.sqrt(2 / (values[1:] - values[0])), rotvecs.std(0)[::-1], rtol=0.03)
 
 
 def test_sharp_and_wrong_costs_more_than_blunt_and_wrong_and_sharp_and_right_least() -> None:

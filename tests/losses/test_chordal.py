@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from cryozoo.geometry.point_groups import point_group
 from cryozoo.heads.quaternion import Quaternion
 from cryozoo.losses.chordal import Chordal
 
-NAIVE: dict[str, Callable[[list[float]], float]] = {
+Norm = Literal["frobenius", "squared", "l1"]
+NAIVE: dict[Norm, Callable[[list[float]], float]] = {
     "frobenius": lambda d: math.sqrt(sum(x * x for x in d)),
     "squared": lambda d: sum(x * x for x in d),
     "l1": lambda d: sum(abs(x) for x in d) / 9,
@@ -17,7 +19,7 @@ NAIVE: dict[str, Callable[[list[float]], float]] = {
 
 @pytest.mark.parametrize("norm", NAIVE)
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
-def test_agrees_with_a_loop(norm: str, symmetry: str, batch: Callable, angle: Callable) -> None:
+def test_agrees_with_a_loop(norm: Norm, symmetry: str, batch: Callable, angle: Callable) -> None:
     pose, target = batch()
     errors = []
     for a, b in zip(pose.rotation.numpy(), target.rotation.numpy(), strict=True):
@@ -37,7 +39,7 @@ def test_is_a_function_of_the_angle(batch: Callable, angle: Callable) -> None:
 
 
 @pytest.mark.parametrize("norm", NAIVE)
-def test_gradcheck(norm: str, batch: Callable) -> None:
+def test_gradcheck(norm: Norm, batch: Callable) -> None:
     pose, target = batch()
     raw = pose.raw[:, :4].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda raw: Chordal(norm=norm)(Quaternion()(raw), target).total, raw)
@@ -45,4 +47,4 @@ def test_gradcheck(norm: str, batch: Callable) -> None:
 
 def test_unknown_norm_is_refused() -> None:
     with pytest.raises(ValueError, match="'l2', expected 'frobenius', 'squared' or 'l1'"):
-        Chordal(norm="l2")
+        Chordal(norm="l2")  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def quaternion_angle(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def chordal_squared(p: np.ndarray, q: np.ndarray) -> float:
-    d = min(np.linalg.norm(p - q), np.linalg.norm(p + q))
+    d = float(min(np.linalg.norm(p - q), np.linalg.norm(p + q)))
     return 2 * d**2 * (4 - d**2)
 
 
@@ -26,7 +27,7 @@ def chordal_squared(p: np.ndarray, q: np.ndarray) -> float:
     ("regression", "naive"), [("geodesic", quaternion_angle), ("chordal_squared", chordal_squared)]
 )
 def test_agrees_with_a_loop_over_quaternions(
-    progress: float, regression: str, naive: Callable, batch: Callable
+    progress: float, regression: Literal["geodesic", "chordal_squared"], naive: Callable, batch: Callable
 ) -> None:
     pose, target = batch()
     p, t = (Rotation.from_matrix(x.rotation.numpy()).as_quat() for x in (pose, target))
@@ -43,7 +44,9 @@ def test_agrees_with_a_loop_over_quaternions(
 
 
 @pytest.mark.parametrize("pairs", ["random", "stratified"])
-def test_regression_term_is_that_of_the_images_drawn(pairs: str, batch: Callable, angle: Callable) -> None:
+def test_regression_term_is_that_of_the_images_drawn(
+    pairs: Literal["random", "stratified"], batch: Callable, angle: Callable
+) -> None:
     pose, target = batch(30)
     loss = Forum(pairs=pairs, num_pairs=4)
     torch.manual_seed(1)
@@ -70,7 +73,7 @@ def test_symmetry_agrees_with_the_least_over_the_group(batch: Callable, symmetri
 
 
 @pytest.mark.parametrize("regression", ["geodesic", "chordal_squared"])
-def test_gradcheck(regression: str, batch: Callable) -> None:
+def test_gradcheck(regression: Literal["geodesic", "chordal_squared"], batch: Callable) -> None:
     pose, target = batch(4)
     loss, head = Forum(regression=regression), QCQPBingham()
     raw = pose.raw[:, :10].clone().requires_grad_()
@@ -87,14 +90,14 @@ def test_curriculum() -> None:
 @pytest.mark.parametrize(
     "curriculum", [-1.0, [], [(0.5, 0), (0.5, 1)], [(0.6, 0), (0.5, 1)], [(0, 0), (1, 2)], [(0, 1, 2)]]
 )
-def test_curricula_that_make_no_sense_are_refused(curriculum: object) -> None:
+def test_curricula_that_make_no_sense_are_refused(curriculum: Any) -> None:
     with pytest.raises(ValueError, match="curriculum"):
         Forum(curriculum=curriculum)
 
 
 def test_misuse_is_refused(batch: Callable) -> None:
     with pytest.raises(ValueError, match="'mse', expected"):
-        Forum(regression="mse")
+        Forum(regression="mse")  # type: ignore[arg-type]
     _, target = batch()
     with pytest.raises(ValueError, match="Forum: the prediction has no rotation"):
         Forum()(Embedding(dim=4)(torch.zeros(7, 4)), target)

@@ -44,6 +44,7 @@ def test_gradient_has_the_same_length_at_every_angle() -> None:
         rotation = torch.from_numpy(Rotation.from_rotvec(vector.numpy()).as_matrix()).requires_grad_()
         eye = torch.eye(3, dtype=torch.float64)[None]
         Geodesic()(Pose(rotation=rotation), Pose(rotation=eye)).total.backward()
+        assert rotation.grad is not None
         tangent = rotation.detach().mT @ rotation.grad
         lengths.append((tangent - tangent.mT).norm().item())
     assert lengths == pytest.approx([math.sqrt(2)] * 5, rel=1e-6)
@@ -54,6 +55,7 @@ def test_opposite_quaternions_are_the_same_rotation() -> None:
     output = Geodesic()(Quaternion()(raw), Quaternion()(-raw.detach()))
     output.total.backward()
     assert output.total.item() < 1e-6
+    assert raw.grad is not None
     assert raw.grad.isfinite().all()
 
 

@@ -84,14 +84,15 @@ def test_stratified_pairs_of_clustered_rotations_skip_empty_bins(rotations: Call
     pairs = stratified_pairs(torch.cat([near, far]), 400, generator=generator())
     across = ((pairs[:, 0] < 5) != (pairs[:, 1] < 5)).float().mean().item()
     assert across == pytest.approx(0.5, abs=0.01)
+    assert len(pairs.unique(dim=0)) > 40  # of 45: every pair of a bin has its turn
 
 
 def test_few_stratified_pairs_are_spread_over_the_bins(rotations: Callable) -> None:
     r = rotations(200)
     everything = pair_distance(r, all_pairs(200))
-    draws = torch.cat([pair_distance(r, stratified_pairs(r, 3, generator=generator(seed))) for seed in range(300)])
+    draws = torch.cat([pair_distance(r, stratified_pairs(r, 3, generator=generator(seed))) for seed in range(200)])
     flat = histogram(draws, everything.min().item(), everything.max().item())
-    assert (flat - 1 / 8).abs().max() < 5 * math.sqrt(1 / 8 * 7 / 8 / 900)
+    assert (flat - 1 / 8).abs().max() < 5 * math.sqrt(1 / 8 * 7 / 8 / 600)
 
 
 def test_one_image_has_no_pairs(rotations: Callable) -> None:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from cryozoo.geometry.point_groups import point_group
 from cryozoo.heads import Pose
-from cryozoo.heads.embedding import Embedding
+from cryozoo.heads.embedding import Embedding, Metric
 from cryozoo.heads.sixd import SixDSVD
 from cryozoo.losses.pairs import all_pairs, pair_distance
 from cryozoo.losses.siamese import SiameseDistance
@@ -29,7 +30,7 @@ def test_rotations_agree_with_a_loop(symmetry: str, batch: Callable, symmetric_a
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("shift", [False, True])
-def test_embeddings_agree_with_a_loop(metric: str, shift: bool, batch: Callable, angle: Callable) -> None:
+def test_embeddings_agree_with_a_loop(metric: Metric, shift: bool, batch: Callable, angle: Callable) -> None:
     _, target = batch()
     raw = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 5 + 2 * shift)) + 0.5)
     embedding, t = raw.numpy()[:, :5], target.rotation.numpy()
@@ -61,7 +62,7 @@ def test_a_common_rotation_on_either_side_changes_nothing(batch: Callable, rotat
 
 
 @pytest.mark.parametrize("pairs", ["random", "stratified"])
-def test_drawn_pairs_are_those_of_the_loss(pairs: str, batch: Callable) -> None:
+def test_drawn_pairs_are_those_of_the_loss(pairs: Literal["random", "stratified"], batch: Callable) -> None:
     pose, target = batch(40)
     loss = SiameseDistance(pairs=pairs, num_pairs=25)
     torch.manual_seed(5)
@@ -83,7 +84,7 @@ def test_number_of_pairs(batch: Callable) -> None:
     with pytest.raises(ValueError, match="num_pairs 0"):
         SiameseDistance(pairs="random", num_pairs=0)
     with pytest.raises(ValueError, match="'near', expected"):
-        SiameseDistance(pairs="near")
+        SiameseDistance(pairs="near")  # type: ignore[arg-type]
 
 
 def test_one_image_is_refused(batch: Callable) -> None:
