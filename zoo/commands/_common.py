@@ -1,0 +1,188 @@
+"""What the verbs share: options, checks of arguments, tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ...particles.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Settings:
+    """Global options; they may stand before or after the verb."""
+
+    debug = False
+
+    @staticmethod
+    def note_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        """Remember ``--debug`` for the handler of errors."""
+        if value:
+            ctx.find_object(Settings).debug = True  # type: ignore[union-attr]
+
+
+class Number(click.ParamType):
+    """A finite number within limits, both of which may be excluded; click's own range lets NaN pass."""
+
+    name = "number"
+
+    def __init__(self, above: float = -math.inf, *, least: float = -math.inf, most: float = math.inf) -> None:
+        self.above, self.least, self.most = above, least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Turn text into a number or fail with the limits."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        if not (math.isfinite(number) and number > self.above and self.least <= number <= self.most):
+            low = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.least:g}"
+            high = f" and at most {self.most:g}" if self.most < math.inf else ""
+            self.fail(f"{value} is not a number {low}{high}", param, ctx)
+        return number
+
+
+INPUT = click.Path(path_type=Path)
+POSE_SUFFIXES = (".star", ".cs", ".pkl", ".npz")
+PIXEL_SIZE = Number(0, most=1000)
+
+
+def verb(name: str, function: F | None = None, **settings: Any) -> Any:
+    """``click.command`` with ``--debug``, which is global but mostly remembered when the line is typed already."""
+
+    def decorate(f: F) -> click.Command:
+        command = click.command(name, **settings)(f)
+        note = Settings.note_debug
+        command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, callback=note, hidden=True))
+        return command
+
+    return decorate
+
+
+pixel_size_option = click.option(
+    "--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, where a file does not say."
+)
+image_size_option = click.option(
+    "--image-size", type=click.IntRange(1, 65536), metavar="L", help="Box in pixels, where a file does not say."
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+device_option = click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ...  [default: a GPU where there is one]")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 4096), metavar="N", help="Processor cores to use.  [default: all]"
+)
+progress_option = click.option(
+    "--progress/--no-progress", default=None, help="Show a bar with the time left.  [default: on a terminal]"
+)
+
+
+def wants_progress(asked: bool | None) -> bool:
+    """Whether to show a bar: as asked, else when somebody is looking."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that says no format of poses."""
+    if path.suffix.lower() not in POSE_SUFFIXES:
+        raise BadInput(path, f"the suffix {path.suffix!r}", expected=f"one of {', '.join(POSE_SUFFIXES)}")
+
+
+def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse an output that could not be written in the end, before the work starts.
+
+    Raises:
+        BadInput: it exists and may not be overwritten, it is one of the inputs, or its folder cannot be written to.
+    """
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise BadInput(path, "is the input as well as the output", hint="write to another file")
+    if path.exists() and not path.is_file():
+        raise BadInput(path, "cannot be written: it is not a regular file")
+    if path.exists() and not overwrite:
+        raise BadInput(path, "exists already", hint="choose another name, or --overwrite")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise BadInput(path, f"cannot be written: its folder: {error.strerror}") from None
+
+
+def choose_device(name: str | None, threads: int | None = None) -> torch.device:
+    """The device of ``--device``, which must exist; sets the number of threads."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        reason = str(error).split("\n")[0]
+        raise click.BadParameter(f"{name!r} cannot be used here: {reason}", param_hint="--device") from None
+    return device
+
+
+def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
+    """Columns of text with two blanks between them, the last one ragged."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    cells = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(indent + line.rstrip() for line in cells)
+
+
+METRICS = {
+    "n": ("particles", "{}"),
+    "median_deg": ("median error", "{:.2f} deg"),
+    "mean_deg": ("mean error", "{:.2f} deg"),
+    "acc_5": ("within 5 deg", "{:.1%}"),
+    "acc_10": ("within 10 deg", "{:.1%}"),
+    "acc_15": ("within 15 deg", "{:.1%}"),
+    "acc_30": ("within 30 deg", "{:.1%}"),
+    "chance_median_deg": ("median of a random guess", "{:.1f} deg"),
+    "chance_mean_deg": ("mean of a random guess", "{:.1f} deg"),
+    "shift_rmse_A": ("shift error (RMS per axis)", "{:.2f} A"),
+    "shift_rmse_of_zero_A": ("shift error of predicting none", "{:.2f} A"),
+    "spearman": ("confidence and error, Spearman", "{:.3f}"),
+    "auroc_5deg": ("confidence finds 5 deg, AUROC", "{:.3f}"),
+    "mean_deg_kept_75": ("mean error of the surest 75 %", "{:.2f} deg"),
+    "median_deg_kept_75": ("median error of the surest 75 %", "{:.2f} deg"),
+    "median_deg_kept_50": ("median error of the surest 50 %", "{:.2f} deg"),
+    "steps": ("steps", "{}"),
+    "cpu_s": ("CPU time", "{:.0f} s"),
+    "parameters": ("parameters", "{:,}"),
+}
+"""How the numbers of :func:`cryozoo.zoo.evaluate.pose_metrics` are shown: name and format."""
+
+
+def metrics_table(metrics: Mapping[str, Any], *, indent: str = "") -> str:
+    """The metrics that are known by :data:`METRICS`, one per line; empty when there are none."""
+    known = [(METRICS[key][0], METRICS[key][1].format(metrics[key])) for key in METRICS if _is_known(metrics.get(key))]
+    return format_table(known, indent=indent) if known else ""
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def to_json(value: Any) -> str:
+    """JSON, where a number that is not finite becomes null."""
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {key: clean(inner) for key, inner in item.items()}
+        if isinstance(item, list | tuple):
+            return [clean(inner) for inner in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(clean(value), indent=2)

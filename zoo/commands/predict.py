@@ -1,0 +1,91 @@
+"""``cryozoo predict``: particles in, poses out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ._common import (
+    INPUT,
+    PIXEL_SIZE,
+    check_output,
+    check_suffix,
+    choose_device,
+    device_option,
+    overwrite_option,
+    progress_option,
+    threads_option,
+    verb,
+    wants_progress,
+)
+
+if TYPE_CHECKING:
+    from ..encoder import PoseEncoder
+
+
+@verb("predict", short_help="Poses of particle images.")
+@click.argument("particles", type=INPUT)
+@click.option(
+    "--encoder", "name", required=True, metavar="NAME", help="See `cryozoo list --pretrained`; or local-dir:DIR."
+)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz.")
+@click.option("--datadir", type=INPUT, metavar="DIR", help="Where the images are, if not beside the table.")
+@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say.")
+@click.option("--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping.")
+@click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table.")
+@overwrite_option
+@device_option
+@threads_option
+@progress_option
+def predict(
+    particles: Path,
+    name: str,
+    out: Path,
+    datadir: Path | None,
+    pixel_size: float | None,
+    batch_size: int,
+    skip_bad: bool,
+    allow_outside: bool,
+    overwrite: bool,
+    device: str | None,
+    threads: int | None,
+    progress: bool | None,
+) -> None:
+    """Predict the poses of PARTICLES (.star, .cs or .mrcs) and write them with all else the table says.
+
+    Ctrl-C keeps what is finished beside OUT.
+    """
+    check_suffix(out)
+    check_output(out, overwrite=overwrite, inputs=[particles])
+    where = choose_device(device, threads)
+
+    from ...particles.stack import ParticleStack
+    from ..predict import PredictionStopped
+    from ..pretrained import load_pretrained
+
+    opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
+    stack = ParticleStack.open(particles, **opened)  # type: ignore[arg-type]
+    encoder = load_pretrained(name, device=where)
+    began = time.perf_counter()
+    try:
+        poses = encoder.predict(stack, batch_size=batch_size, progress=wants_progress(progress))
+    except PredictionStopped as stop:
+        if stop.done is not None:
+            kept = out.with_name(f"{out.stem}.partial{out.suffix}")
+            stop.done.save(kept, overwrite=True)
+            stop.args = (f"{stop}; they are in {kept}",)
+        raise
+    seconds = time.perf_counter() - began
+    poses.save(out, overwrite=overwrite)
+    click.echo(f"{len(poses):,} particles, {len(poses) / seconds:,.0f} images/s, poses in {out}")
+    click.echo(_frame(encoder))
+
+
+def _frame(encoder: PoseEncoder) -> str:
+    molecule = ((encoder.entry or {}).get("molecule") or {}).get("name")
+    of = molecule or "the molecule that the encoder was trained on"
+    return f"poses are in the frame of {of}; for another molecule they mean nothing"
