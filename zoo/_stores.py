@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..particles.errors import BadInput
 from ._encoder_config import CONFIG, MODEL
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfFileMetadata
 
 _TIMEOUT = 5.0
 """Seconds to wait for a server's answer."""
@@ -86,10 +83,13 @@ class HubRepository:
         self.revision = revision
         self.renewable = not local_files_only
         self._reached = False
-        if self.renewable and not re.fullmatch(r"[0-9a-f]{40}", revision):
-            with self._explained(CONFIG):
-                self.revision = self._ask(CONFIG).commit_hash or revision
+        if not self._pinned:
+            self.revision = self.get(CONFIG).parent.name  # the cache has a folder for each commit
         self.source = f"hf-hub:{repository}@{self.revision}"
+
+    @property
+    def _pinned(self) -> bool:
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
 
     def label(self, name: str) -> str:
         """Repository, commit and file."""
@@ -102,32 +102,25 @@ class HubRepository:
             HubError: the repository cannot be reached, does not exist, or wants a login.
             BadInput: the repository has no such file.
         """
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         def download(**how: Any) -> Path:
             return Path(hf_hub_download(self.repository, name, revision=self.revision, etag_timeout=_TIMEOUT, **how))
 
         with self._explained(name):
-            if not again:
-                try:
+            if not self.renewable:
+                return download(local_files_only=True)
+            if self._pinned and not again:
+                with suppress(LocalEntryNotFoundError):
                     return download(local_files_only=True)
-                except LocalEntryNotFoundError:
-                    if not self.renewable:
-                        raise
             if not self._reached:
                 # Where there is no server this fails at once; a download would go on trying for 20 seconds. An answer,
                 # even a bad one, is the download's to judge: it tries again when a server is busy.
                 with suppress(HfHubHTTPError):
-                    self._ask(name)
+                    get_hf_file_metadata(hf_hub_url(self.repository, name, revision=self.revision), timeout=_TIMEOUT)
+                self._reached = True
             return download(force_download=again)
-
-    def _ask(self, name: str) -> HfFileMetadata:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-        metadata = get_hf_file_metadata(hf_hub_url(self.repository, name, revision=self.revision), timeout=_TIMEOUT)
-        self._reached = True
-        return metadata
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -137,9 +130,11 @@ class HubRepository:
         label = self.label(name)
         try:
             yield
-        except errors.EntryNotFoundError as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
-                raise HubError(f"{label}: not in the local cache, and the server was not asked or not found") from None
+        except errors.LocalEntryNotFoundError as error:
+            if isinstance(answer := error.__cause__, errors.HfHubHTTPError):
+                raise HubError(f"{label}: the server answers with status {answer.response.status_code}") from None
+            raise HubError(f"{label}: not in the local cache, and the server was not asked or not found") from None
+        except errors.EntryNotFoundError:
             hint = _NO_PICKLES if name == MODEL else None
             raise BadInput(label, "no such file", expected="an encoder saved by cryozoo", hint=hint) from None
         except errors.GatedRepoError:

@@ -120,7 +120,7 @@ def _naturals(values: Any) -> bool:
 
 def _read(path: Path, label: str, size: int) -> bytes:
     # Buffered: one read of the system may bring less than what was asked for.
-    with open_regular(path) as raw, io.BufferedReader(raw) as file:  # type: ignore[arg-type]
+    with open_regular(path) as raw, io.BufferedReader(raw) as file:
         found = os.fstat(file.fileno()).st_size
         if found != size:
             raise Damaged(label, f"{found} bytes", expected=f"{size} bytes", hint="get it again")

@@ -214,9 +214,9 @@ def _build(config: Mapping[str, Any], label: str, tensors: int) -> PoseEncoder:
 def _at_most(parameters: int, tensors: int, label: str) -> Iterator[None]:
     """Refuse an encoder while it is built, as soon as it is clear that the weights are not its own.
 
-    Layers announce a parameter before they fill it, so memory that is too much was asked for but never touched. Twice as
-    much and a little more may come, because a part may replace layers of another that it is made from. (Building on the
-    meta device first would cost seconds, in which torch imports its decompositions, and not all parts can.)
+    Layers announce a parameter before they fill it, so too much memory was asked for but never touched. Twice as much
+    and a little more may come, because a part may replace layers of another that it is made from. (To build on the meta
+    device first would cost seconds, in which torch imports its decompositions, and not all parts can.)
     """
     most = 2 * parameters + 2**24
     sizes = [0]
@@ -298,7 +298,7 @@ def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) ->
     golden = _read(store, GOLDEN, config)
     n = len(golden["images"]) if "images" in golden and golden["images"].ndim else 0
     found = {name: _kind(tensor) for name, tensor in sorted(golden.items())}
-    expected = {name: _kind(torch.empty(max(n, 1), *shape)) for name, shape in sorted(shapes.items())}
+    expected = {name: f"float32 {[max(n, 1), *shape]}" for name, shape in sorted(shapes.items())}
     if found != expected:
         raise BadInput(label, short(found), expected=str(expected))
     try:
@@ -306,11 +306,11 @@ def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) ->
     except Exception as error:
         raise BadInput(store.label(CONFIG), f"builds an encoder that fails: {error}", where=_ARGUMENTS) from error
     for name in sorted(shapes.keys() - {"images"}):
-        error = (outputs[name] - golden[name]).abs().max() / golden[name].abs().max().clamp_min(1e-30)
-        if not error <= _TOLERANCE:  # NaN too
+        off = float((outputs[name] - golden[name]).abs().max() / golden[name].abs().max().clamp_min(1e-30))
+        if not off <= _TOLERANCE:  # NaN too
             raise BadInput(
                 label,
-                f"the encoder does not repeat what it computed when it was saved: off by {error:.2g} of the largest",
+                f"the encoder does not repeat what it computed when it was saved: off by {off:.2g} of the largest",
                 where=f"tensor {name!r}",
                 expected=f"at most {_TOLERANCE:g}",
                 hint="these are other weights, or this cryozoo or torch computes something else",

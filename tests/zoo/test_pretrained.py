@@ -1,0 +1,505 @@
+"""Saving and loading: what comes back is what was saved, and the folder says truly what it is."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub import ModelCard
+
+from cryozoo.particles.errors import BadInput
+from cryozoo.zoo import entries
+from cryozoo.zoo.encoder import create_encoder
+from cryozoo.zoo.entries import get_entry, list_encoders
+from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
+from cryozoo.zoo.recipe import Recipe
+from cryozoo.zoo.registry import UnknownName, list_combinations
+
+NAME = "test_vgg_gem-qcqp_bingham"
+FILES = {"config.json", "model.safetensors", "golden.safetensors", "README.md"}
+
+
+def make(name=NAME, *, seed=0, image_size=32, **args):
+    """An encoder whose batch normalisations have seen images."""
+    torch.manual_seed(seed)
+    try:
+        encoder = create_encoder(name, image_size=image_size, **args)
+    except ImportError as missing:
+        pytest.skip(str(missing))
+    encoder.train()(torch.randn(8, encoder.config["in_chans"], image_size, image_size))
+    return encoder.eval()
+
+
+def load(folder):
+    return load_pretrained(f"local-dir:{folder}")
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def assert_same(found, expected):
+    """Bit for bit: weights, and poses of images that neither has seen."""
+    torch.testing.assert_close(dict(found.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+    size = expected.preprocessing.image_size
+    images = torch.randn(3, expected.config["in_chans"], size, size, generator=torch.Generator().manual_seed(99))
+    with torch.no_grad():
+        poses = found(images), expected(images)
+    for field in fields(poses[0]):
+        a, b = (getattr(pose, field.name) for pose in poses)
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b), field.name
+
+
+@pytest.mark.parametrize("name", list_combinations("test_*"))
+def test_round_trip(name, tmp_path):
+    """Every head on every small backbone."""
+    encoder = make(name, pixel_size=3.5, head_args={"shift": True})
+    save_pretrained(encoder, tmp_path / "encoder", tag="toy")
+    loaded = load(tmp_path / "encoder")
+    assert_same(loaded, encoder)
+    assert not any(module.training for module in loaded.modules())
+    assert {path.name for path in (tmp_path / "encoder").iterdir()} == FILES
+    assert (loaded.name, loaded.preprocessing) == (name, encoder.preprocessing)
+    assert loaded.entry == {**config_of(tmp_path / "encoder"), "source": f"local-dir:{tmp_path / 'encoder'}"}
+    assert loaded.entry["tag"] == "toy"
+
+
+def test_round_trip_with_arguments(tmp_path):
+    args = {"backbone_args": {"width": 0.5, "pool": "avgmax", "stem": "none"}, "head_args": {"confidence": "max"}}
+    encoder = make(in_chans=2, image_size=25, **args)
+    save_pretrained(encoder, tmp_path)
+    assert_same(load(tmp_path), encoder)
+    assert config_of(tmp_path)["backbone_args"] == args["backbone_args"]
+
+
+def test_round_trip_with_another_head(tmp_path):
+    """with_head changes the configuration too: the folder rebuilds what was saved, not what it was made from."""
+    encoder = make().with_head("nined_svd", shift=True).eval()
+    save_pretrained(encoder, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.name == "test_vgg_gem-nined_svd"
+    assert_same(loaded, encoder)
+
+
+def test_a_second_trip_writes_the_same_bytes(tmp_path):
+    encoder = make()
+    save_pretrained(encoder, tmp_path / "a", metrics={"median_deg": 3.0})
+    save_pretrained(load(tmp_path / "a"), tmp_path / "b", metrics={"median_deg": 3.0})
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_nothing_else_is_touched(tmp_path):
+    """Neither the encoder's mode nor torch's random numbers, default type or gradients."""
+    encoder = make().train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    save_pretrained(encoder, tmp_path)
+    loaded = load(tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(module.training for module in encoder.modules())
+    torch.testing.assert_close(dict(encoder.state_dict()), before, rtol=0, atol=0)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_float64_is_saved_as_float32(tmp_path):
+    encoder = make()
+    save_pretrained(make().double(), tmp_path)
+    assert_same(load(tmp_path), encoder)
+
+
+def test_loads_in_float32_whatever_the_default(tmp_path):
+    encoder = make()
+    save_pretrained(encoder, tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = load(tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same(loaded, encoder)
+
+
+def test_a_device_can_be_chosen(tmp_path):
+    save_pretrained(make(), tmp_path)
+    assert load_pretrained(f"local-dir:{tmp_path}", device="meta").projection.weight.device.type == "meta"
+
+
+def test_what_cannot_be_loaded_is_not_saved(tmp_path):
+    broken = make()
+    with torch.no_grad():
+        broken.projection.bias[0] = float("nan")
+    with pytest.raises(BadInput, match=r"model\.safetensors, tensor 'projection\.bias': holds NaN"):
+        save_pretrained(broken, tmp_path / "nan")
+    changed = make()
+    changed.projection = torch.nn.Linear(32, 11)
+    with pytest.raises(BadInput, match="field parameters"):
+        save_pretrained(changed, tmp_path / "changed")
+    with pytest.raises(BadInput, match="field tag"):
+        save_pretrained(make(), tmp_path / "tag", tag="Toy 64")
+    assert not any(tmp_path.iterdir())
+
+
+# What the folder says of itself.
+
+RECIPE = {"encoder": NAME, "image_size": 32, "steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("data", "molecule"),
+    [
+        ({"volume": "phantom:3"}, {"name": "phantom:3", "source": "phantom:3", "symmetry": "C1"}),
+        ({"volume": "maps/5j0n.mrc"}, {"name": "5j0n", "source": "maps/5j0n.mrc", "symmetry": "C1"}),
+        (
+            {"particles": "/home/somebody/run_data.star", "symmetry": "D2"},
+            {"name": "run_data", "source": "run_data.star", "symmetry": "D2"},
+        ),
+    ],
+)
+def test_the_molecule_is_the_recipes(tmp_path, data, molecule):
+    recipe = Recipe(**RECIPE, data=data)
+    save_pretrained(make(), tmp_path, recipe=recipe)
+    config = config_of(tmp_path)
+    assert config["molecule"] == molecule
+    assert "somebody" not in "".join(path.read_text() for path in (tmp_path / "config.json", tmp_path / "README.md"))
+    assert {**config["trained_with"], "data": None} == {**recipe.to_dict(), "data": None}
+    assert load(tmp_path).entry["trained_with"] == config["trained_with"]
+
+
+def test_unknown_fields_are_kept(tmp_path):
+    save_pretrained(make(), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config_of(tmp_path), "doi": {"a": ["10.1", None]}}))
+    assert load(tmp_path).entry["doi"] == {"a": ["10.1", None]}
+
+
+METRICS = {
+    "n": 2048,
+    "median_deg": 3.0518437,
+    "mean_deg": 8.125,
+    "acc_5": 0.71484375,
+    "chance_median_deg": 126.9,
+    "auroc_5deg": float("nan"),
+    "steps": 1500,
+    "cpu_s": 361.2,
+    "seed": 7,
+    "cryozoo": "0.1.0",
+    "commit": "0123456789ab",
+    "hardware": "a | b",
+}
+MOLECULE = {"name": "tubulin_like", "source": "PDB 5J0N", "symmetry": "C1"}
+
+
+def test_the_card_says_what_was_measured(tmp_path):
+    save_pretrained(make(), tmp_path, metrics=METRICS, tag="toy", molecule=MOLECULE)
+    assert config_of(tmp_path)["metrics"] == {**METRICS, "auroc_5deg": None}  # JSON has no NaN
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "cryozoo"
+    assert card.data.license == "bsd-3-clause"
+    assert {"cryo-em", "test_vgg_gem", "qcqp_bingham"} <= set(card.data.tags)
+    assert card.data.model_name == f"{NAME}.toy"
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found == {name: METRICS[name] for name in ("median_deg", "mean_deg", "acc_5")}
+    assert {result.dataset_name for result in card.data.eval_results} == {"tubulin_like"}
+    rows = dict(
+        line.strip("| ").split(" | ", 1) for line in card.text.splitlines() if line.startswith("| ") and line != "| | |"
+    )
+    assert float(rows["median angular error (degrees)"]) == pytest.approx(METRICS["median_deg"], rel=1e-3)
+    assert float(rows["share within 5 degrees"]) == pytest.approx(METRICS["acc_5"], rel=1e-3)
+    assert float(rows["median of random guesses (degrees)"]) == METRICS["chance_median_deg"]
+    assert rows["seed"] == "7"
+    assert rows["hardware"] == r"a \| b"
+    assert "nan" not in card.text.lower()
+    assert r"**tubulin\_like** (PDB 5J0N, symmetry C1)" in card.text
+    assert "For images of another molecule they mean nothing" in card.text
+    parameters = sum(parameter.numel() for parameter in make().parameters())
+    assert f"{parameters:,} parameters" in card.text
+    assert config_of(tmp_path)["parameters"] == parameters
+
+
+def test_a_card_without_numbers(tmp_path):
+    save_pretrained(make(), tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None
+    assert "molecule it was trained on is not recorded" in card.text
+
+
+# The golden outputs.
+
+
+def restate(folder, name, tensors):
+    data = safetensors.torch.save(tensors)
+    (folder / name).write_bytes(data)
+    config = config_of(folder)
+    config["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("where", ["backbone.blocks.0.weight", "backbone.pool.gem.raw_p", "projection.bias"])
+def test_another_weight_under_a_right_checksum_is_found(tmp_path, where):
+    save_pretrained(make(), tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    tensors[where].view(-1)[0] += 1
+    restate(tmp_path, "model.safetensors", tensors)
+    with pytest.raises(BadInput, match=r"golden\.safetensors, tensor 'raw': the encoder does not repeat"):
+        load(tmp_path)
+
+
+def test_rounding_is_forgiven(tmp_path):
+    """As another processor would round."""
+    save_pretrained(make(), tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            tensor *= 1 + 1e-6
+    restate(tmp_path, "model.safetensors", tensors)
+    load(tmp_path)
+
+
+def test_golden_outputs_are_the_encoders(tmp_path):
+    encoder = make()
+    save_pretrained(encoder, tmp_path)
+    golden = safetensors.torch.load_file(tmp_path / "golden.safetensors")
+    with torch.no_grad():
+        pose = encoder(golden["images"])
+    assert torch.equal(golden["raw"], pose.raw)
+    assert torch.equal(golden["rotation"], pose.rotation)
+    assert len(golden["images"].unique(dim=0)) == len(golden["images"]) > 1
+
+
+# Writing: never half an encoder.
+
+
+def test_an_encoder_is_not_overwritten_by_chance(tmp_path):
+    save_pretrained(make(seed=1), tmp_path)
+    content = {name: (tmp_path / name).read_bytes() for name in FILES}
+    with pytest.raises(BadInput, match=r"exists already"):
+        save_pretrained(make(seed=2), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
+    save_pretrained(make(seed=2), tmp_path, overwrite=True)
+    assert_same(load(tmp_path), make(seed=2))
+
+
+def test_the_folder_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadInput, match="cannot be made"):
+            save_pretrained(make(), folder)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_kill_leaves_an_old_encoder_or_none(tmp_path, monkeypatch, step):
+    save_pretrained(make(seed=1), tmp_path)
+    new = make(seed=2)
+    done = []
+    replace = os.replace
+
+    def dies(*paths):
+        done.append(paths)
+        if len(done) > step:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            save_pretrained(new, tmp_path, overwrite=True)
+    assert len(done) > step
+    with pytest.raises(BadInput, match=r"has no config\.json"):
+        load(tmp_path)
+    save_pretrained(new, tmp_path, overwrite=True)  # and is no obstacle
+    assert_same(load(tmp_path), new)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_full_disk_leaves_the_old_encoder(tmp_path, monkeypatch, step):
+    save_pretrained(make(seed=1), tmp_path)
+    new = make(seed=2)
+    done = []
+
+    def full(handle):
+        done.append(handle)
+        if len(done) > step:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(BadInput, match="free some space"):
+            save_pretrained(new, tmp_path, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert_same(load(tmp_path), make(seed=1))
+
+
+# Names.
+
+
+def add_entry(weights, encoder, tag, source="embedded"):
+    """What is done to publish an encoder with the package."""
+    name = f"{encoder.name}.{tag}"
+    folder = weights.with_name(f"saved_{name}")
+    save_pretrained(encoder, folder, tag=tag)
+    if source == "embedded":
+        for end in ("safetensors", "golden.safetensors"):
+            shutil.copy(folder / ("model.safetensors" if end == "safetensors" else end), weights / f"{name}.{end}")
+    (weights / f"{name}.json").write_text(json.dumps({**config_of(folder), "source": source}))
+    return name
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(entries, "WEIGHTS", folder)
+    return folder
+
+
+def test_embedded_weights(weights):
+    encoder = make()
+    name = add_entry(weights, encoder, "toy_32")
+    add_entry(weights, make("test_siamese_cnn-sixd_svd"), "toy_32")
+    loaded = load_pretrained(name)
+    assert_same(loaded, encoder)
+    assert loaded.entry == get_entry(name)
+    assert loaded.entry["source"] == "embedded"
+    assert list_encoders(pretrained=True) == ["test_siamese_cnn-sixd_svd.toy_32", name]
+    assert list_encoders("*siamese*", pretrained=True) == ["test_siamese_cnn-sixd_svd.toy_32"]
+
+
+def test_a_damaged_embedded_file_is_named(weights):
+    name = add_entry(weights, make(), "toy")
+    (weights / f"{name}.golden.safetensors").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"toy\.golden\.safetensors: 0 bytes"):
+        load_pretrained(name)
+    (weights / f"{name}.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"has no test_vgg_gem-qcqp_bingham\.toy\.safetensors"):
+        load_pretrained(name)
+
+
+@pytest.mark.parametrize("source", [None, 3, "local-dir:/tmp", "https://example.org"])
+def test_an_entry_with_a_bad_source(weights, source):
+    name = add_entry(weights, make(), "toy", source)
+    with pytest.raises(BadInput, match="field source"):
+        load_pretrained(name)
+
+
+def test_an_entry_under_another_name(weights):
+    name = add_entry(weights, make(), "toy")
+    (weights / f"{name}.json").rename(weights / f"{NAME}.better.json")
+    with pytest.raises(BadInput, match=r"is the entry of 'test_vgg_gem-qcqp_bingham\.toy'"):
+        load_pretrained(f"{NAME}.better")
+
+
+@pytest.mark.parametrize("function", [load_pretrained, get_entry])
+def test_names_that_are_not_there(weights, function):
+    with pytest.raises(UnknownName, match=rf"no pretrained weights for '{NAME}'"):
+        function(NAME)
+    add_entry(weights, make(), "toy_32")
+    add_entry(weights, make(), "toy_64")
+    with pytest.raises(UnknownName, match=rf"'{NAME}' says not which weights: {NAME}\.toy_32, {NAME}\.toy_64$"):
+        function(NAME)
+    with pytest.raises(UnknownName, match=rf"no pretrained encoder '{NAME}\.toy_23'; did you mean {NAME}\.toy_32"):
+        function(f"{NAME}.toy_23")
+    with pytest.raises(UnknownName, match="unknown backbone 'test_vgg_gen'; did you mean test_vgg_gem"):
+        function("test_vgg_gen-qcqp_bingham")
+    with pytest.raises(UnknownName, match="'vgg' is not an encoder name"):
+        function("vgg")
+
+
+@pytest.mark.parametrize("name", ["/data/vgg", "./vgg", "owner/repo", "~/vgg", "..", "model.pt", "C:\\vgg", "here"])
+def test_a_path_needs_a_prefix(weights, monkeypatch, name):
+    monkeypatch.chdir(weights)
+    (weights / "here").mkdir()
+    with pytest.raises(UnknownName) as caught:
+        load_pretrained(name)
+    assert f"local-dir:{name}" in str(caught.value)
+    assert f"hf-hub:{name}@<commit>" in str(caught.value)
+
+
+def test_a_folder_of_the_same_name_hides_no_entry(weights, monkeypatch):
+    name = add_entry(weights, make(), "toy")
+    monkeypatch.chdir(weights)
+    (weights / name).mkdir()
+    assert load_pretrained(name).name == NAME
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "message"),
+    [
+        ("hf-hub:owner/repo", None, "name one commit"),
+        ("hf-hub:owner/repo@main", None, "revision='main'"),
+        ("hf-hub:owner/repo@0123456", None, "40 digits"),
+        (f"hf-hub:owner/repo@{COMMIT}", "main", "name one commit"),
+        (f"hf-hub:repo@{COMMIT}", None, "names no repository"),
+        (f"hf-hub:../repo@{COMMIT}", None, "names no repository"),
+        (f"hf-hub:owner/repo/file@{COMMIT}", None, "names no repository"),
+    ],
+)
+def test_a_repository_is_named_with_its_commit(name, revision, message):
+    with pytest.raises(UnknownName, match=message):
+        load_pretrained(name, revision=revision)
+
+
+def test_only_repositories_have_revisions(tmp_path):
+    with pytest.raises(ValueError, match="revision 'main' is for hf-hub"):
+        load_pretrained(f"local-dir:{tmp_path}", revision="main")
+
+
+# The entries that ship.
+
+SHIPPED = sorted(path.stem for path in entries.WEIGHTS.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_entry(name):
+    entry = get_entry(name)
+    assert entry["molecule"] is not None
+    assert (entries.WEIGHTS / f"{name}.md").exists()
+    if entry["source"] == "embedded":
+        assert load_pretrained(name).entry == entry
+
+
+def test_everything_shipped_belongs_to_an_entry():
+    ends = ("json", "safetensors", "golden.safetensors", "md")
+    found = {path.name for path in entries.WEIGHTS.iterdir() if path.suffix in (".safetensors", ".json", ".md")}
+    assert found - {"README.md"} <= {f"{name}.{end}" for name in SHIPPED for end in ends}
+
+
+# What is imported.
+
+
+def run(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_listing_imports_no_torch():
+    code = "import sys, cryozoo; names = cryozoo.list_encoders('test_*'); cryozoo.list_encoders(pretrained=True);"
+    code += "cryozoo.get_entry; print(*names, *sys.modules)"
+    printed = run(code)
+    assert NAME in printed
+    assert "cryozoo.zoo.entries" in printed
+    assert {"torch", "numpy"}.isdisjoint(printed)
+
+
+def test_loading_imports_only_what_it_needs(tmp_path):
+    save_pretrained(make(), tmp_path)
+    code = "import sys, cryozoo; print(cryozoo.load_pretrained('local-dir:' + sys.argv[1]).name, *sys.modules)"
+    printed = run(code, tmp_path)
+    assert printed[0] == NAME
+    assert {"timm", "torchvision", "escnn", "e3nn", "pandas", "huggingface_hub"}.isdisjoint(printed)
+    assert Path(entries.__file__).stem in [name.rpartition(".")[2] for name in printed]
