@@ -161,7 +161,7 @@ RECIPE = {"encoder": NAME, "image_size": 32, "steps": 10}
         ({"volume": "phantom:3"}, {"name": "phantom:3", "source": "phantom:3", "symmetry": "C1"}),
         ({"volume": "maps/5j0n.mrc"}, {"name": "5j0n", "source": "maps/5j0n.mrc", "symmetry": "C1"}),
         (
-            {"particles": "/home/somebody/run_data.star", "symmetry": "D2"},
+            {"particles": "/data/somebody/run_data.star", "symmetry": "D2"},
             {"name": "run_data", "source": "run_data.star", "symmetry": "D2"},
         ),
     ],
