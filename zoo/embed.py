@@ -1,0 +1,61 @@
+"""Put a trained encoder into the package: python -m cryozoo.zoo.embed FOLDER TAG, for maintainers of a checkout."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from ..particles.errors import BadInput
+from ..particles.files import atomic_write
+from ._encoder_config import CARD, CONFIG, GOLDEN, MODEL
+from .entries import WEIGHTS
+from .pretrained import load_pretrained, save_pretrained
+from .recipe import Recipe
+
+LARGEST = 2_000_000
+"""Bytes: what every installation carries must stay small; larger weights belong on the Hub."""
+
+
+def embed(folder: str | Path, tag: str) -> str:
+    """Copy a saved encoder into ``weights/`` under ``<backbone>-<head>.<tag>`` and return that name.
+
+    Raises:
+        BadInput: the encoder is damaged, too large, or the name is taken (a tag is immutable: choose a new one).
+    """
+    encoder = load_pretrained(f"local-dir:{folder}")
+    entry = encoder.entry or {}
+    name = f"{encoder.name}.{tag}"
+    recipe = Recipe.from_dict(entry["trained_with"]) if entry.get("trained_with") else None
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / "model"
+        save_pretrained(
+            encoder, saved, metrics=entry["metrics"], recipe=recipe, tag=tag, molecule=entry.get("molecule")
+        )
+        if (size := (saved / MODEL).stat().st_size) > LARGEST:
+            raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
+        config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}
+        contents = {
+            f"{name}.safetensors": (saved / MODEL).read_bytes(),
+            f"{name}.golden.safetensors": (saved / GOLDEN).read_bytes(),
+            f"{name}.md": (saved / CARD).read_bytes(),
+            f"{name}.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+        }
+        for file, data in contents.items():
+            with atomic_write(WEIGHTS / file) as handle:
+                handle.write(data)
+    return name
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.argument("tag")
+def main(folder: str, tag: str) -> None:
+    """Embed the encoder in FOLDER under TAG."""
+    click.echo(embed(folder, tag))
+
+
+if __name__ == "__main__":
+    main()
