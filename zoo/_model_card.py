@@ -48,9 +48,9 @@ def model_card(config: Mapping[str, Any]) -> str:
     if measured := _table({**_LABELS, **_BASELINES}, metrics):
         parts.append(f"## Accuracy on the test set\n\n{measured}")
     if made := _table(_PROVENANCE, metrics):
-        parts.append(
-            f"## Where the numbers come from\n\n{made}\n\nThe recipe is in `config.json`, under `trained_with`."
-        )
+        parts.append(f"## Where the numbers come from\n\n{made}")
+    if config.get("trained_with"):
+        parts.append("The training recipe is `trained_with` in `config.json`.")
     return "\n\n".join(parts) + "\n"
 
 
