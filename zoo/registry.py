@@ -21,6 +21,7 @@ Kind = Literal["backbone", "head", "loss"]
 T = TypeVar("T", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TAG = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
 class UnknownName(KeyError):
@@ -162,7 +163,7 @@ def list_combinations(pattern: str = "*") -> list[str]:
 
 def split_name(name: str) -> tuple[str, str, str | None]:
     """``"vgg_gem-sixd_svd.toy_64"`` -> ``("vgg_gem", "sixd_svd", "toy_64")``; the tag may be missing."""
-    match = re.fullmatch(rf"({_NAME.pattern})-({_NAME.pattern})(?:\.({_NAME.pattern}))?", name)
+    match = re.fullmatch(rf"({_NAME.pattern})-({_NAME.pattern})(?:\.({_TAG.pattern}))?", name)
     if match is None:
         raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>")
     backbone, head, tag = match.groups()
