@@ -59,7 +59,6 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
     shift = _field(fields, path, _SHIFT, (2,))
     if shift is not None:
         unit = _field(fields, path, _PIXEL)
-        unit = pixel_size if unit is None else unit
         scale = 1.0 if unit is None else unit[:, None]
         table = replace(table, shift=-shift * scale, shift_in_pixels=unit is None)
     return table

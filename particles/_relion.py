@@ -40,7 +40,6 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
     name = _particle_block(star)
     columns = _Columns(star, name)
     n = len(star[name])
-    pixel_size = columns.pixel_size()
     image_size = columns.get("rlnImageSize")
     table = replace(
         table,
@@ -48,7 +47,7 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
         origin=star,
         block=name,
         image_size=None if image_size is None else int(one_value(image_size, star.source, "rlnImageSize")),
-        pixel_size=pixel_size,
+        pixel_size=columns.pixel_size(),
         ctf=columns.ctf(),
         confidence=columns.get(_CONFIDENCE),
     )
@@ -58,7 +57,7 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
     if all(angle is not None for angle in euler):
         angles = torch.from_numpy(np.deg2rad(np.stack(euler, axis=1)))  # type: ignore[arg-type]
         table = replace(table, rotation=euler_to_matrix(angles).numpy())
-    return replace(table, **columns.shift(pixel_size))
+    return replace(table, **columns.shift())
 
 
 def missing_angles(table: ParticleTable) -> str:
@@ -227,12 +226,11 @@ class _Columns:
             phase_shift=zero if phase is None else phase,
         )
 
-    def shift(self, pixel_size: float | None) -> dict[str, Any]:
-        for labels, unit in ((_ORIGIN_ANGSTROM, 1.0), (_ORIGIN_PIXELS, pixel_size)):
+    def shift(self) -> dict[str, Any]:
+        for labels in (_ORIGIN_ANGSTROM, _ORIGIN_PIXELS):
             x, y = (self._numbers.get(label) for label in labels)
             if x is not None and y is not None:
-                shift = -np.stack([x, y], axis=1) * (unit or 1.0)
-                return {"shift": shift, "shift_in_pixels": unit is None}
+                return {"shift": -np.stack([x, y], axis=1), "shift_in_pixels": labels is _ORIGIN_PIXELS}
         return {}
 
 

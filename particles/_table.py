@@ -61,8 +61,8 @@ class ParticleTable:
         pixel_size: Angstrom.
         ctf: CTF parameters.
         rotation: (N, 3, 3) in our convention.
-        shift: (N, 2), where the content has moved; in Angstrom, or in pixels where ``shift_in_pixels``.
-        shift_in_pixels: the table gives pixels and no pixel size.
+        shift: (N, 2), where the content has moved; in Angstrom, or in pixels of ``pixel_size``.
+        shift_in_pixels: which of the two.
         confidence: (N,).
     """
 

@@ -347,15 +347,16 @@ class _Statistics:
             values = block.astype(np.float64)
             self._count += values.size
             self._low, self._high = min(self._low, values.min()), max(self._high, values.max())
-            self._sum += values.sum()
-            self._squares += np.square(values).sum()
+            self._sum += float(values.sum())
+            self._squares += float(np.square(values).sum())
 
     def fields(self) -> dict[str, float]:
         # The standard's way to say "not known" is max < min, mean below both, negative deviation.
         if not self._count:
             return {"dmin": 0, "dmax": -1, "dmean": -2, "rms": -1}
-        mean = self._sum / self._count
-        deviation = np.sqrt(max(self._squares / self._count - mean**2, 0.0))
+        mean = np.float64(self._sum / self._count)
+        with np.errstate(invalid="ignore"):  # infinite values have no deviation
+            deviation = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0.0))
         return {"dmin": self._low, "dmax": self._high, "dmean": mean, "rms": deviation}
 
 

@@ -48,9 +48,6 @@ class ParticleStack:
         self.pixel_size = pixel_size
         self.table = replace(table, image_size=image_size, pixel_size=pixel_size)
         self._stacks = stacks
-        # Pixels of the size that was settled on; a table that gives none may still have shifts in pixels.
-        if table.shift is not None and table.shift_in_pixels:
-            self.table = replace(self.table, shift=table.shift * pixel_size, shift_in_pixels=False)
 
     @classmethod
     def open(
@@ -225,7 +222,7 @@ class ParticleStack:
 
 def _faults(images: Image) -> dict[str, NDArray[np.int64]]:
     """What is wrong with which of the images; minimum and maximum tell, as NaN passes through both."""
-    pixels = images.reshape(len(images), -1)
+    pixels = images.reshape(len(images), images.shape[1] * images.shape[2])
     low, high = pixels.min(axis=1), pixels.max(axis=1)
     largest = np.maximum(-low, high)
     finite = np.isfinite(largest)
