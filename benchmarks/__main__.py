@@ -1,4 +1,4 @@
-"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE | readme``."""
+"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE | uncertainty RUN | readme``."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ def table(suite: str) -> None:
     text = training_table(suite)
     _write(RESULTS / f"{suite}.md", text)
     click.echo(text)
+
+
+@main.command()
+@click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def uncertainty(run_folder: Path) -> None:
+    """Print what the confidence of a finished run is worth, and draw results/SUITE-RUN.png."""
+    from .uncertainty import write
+
+    for name, value in write(run_folder, RESULTS / f"{run_folder.parent.name}-{run_folder.name}.png").items():
+        click.echo(f"{name:20} {value:.4f}")
 
 
 @main.command()

@@ -79,7 +79,7 @@ def demo_figure(
     right = figure.add_gridspec(1, panels, left=0.675, right=0.985, top=0.855, bottom=0.13, wspace=0.36)
     _cumulative(figure.add_subplot(right[0]), error_deg, chance_deg)
     if confidence is not None:
-        _against_confidence(figure.add_subplot(right[1]), error_deg, confidence)
+        draw_against_confidence(figure.add_subplot(right[1]), error_deg, confidence)
     return figure
 
 
@@ -95,16 +95,18 @@ def _cumulative(axes: Any, error_deg: NDArray[np.float64], chance_deg: NDArray[n
     median, chance = float(np.median(error_deg)), float(np.quantile(chance_deg, 0.2))
     axes.plot([0, median, median], [0.5, 0.5, 0], color=BLUE, linewidth=0.9, linestyle=":")
     beside = {"textcoords": "offset points", "fontsize": 11}
-    axes.annotate(f"median {median:.1f}\N{DEGREE SIGN}", (median, 0.5), (8, -4), color=BLUE, **beside)
+    place = {"xytext": (8, -4)} if median < 90 else {"xytext": (-8, 6), "ha": "right"}
+    axes.annotate(f"median {median:.1f}\N{DEGREE SIGN}", (median, 0.5), color=BLUE, **place, **beside)
     axes.annotate("a random\nguess", (chance, 0.2), (-8, -4), color=MUTED, ha="right", **beside)
     axes.set(xlim=(0, 180), ylim=(0, 1.01), xticks=(0, 45, 90, 135, 180), yticks=(0, 0.25, 0.5, 0.75, 1))
     axes.set_xlabel("error (degrees)")
     axes.set_title("share of particles within", loc="left", fontsize=11, color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    _tidy(axes)
+    tidy(axes)
 
 
-def _against_confidence(axes: Any, error_deg: NDArray[np.float64], confidence: NDArray[np.float64]) -> None:
+def draw_against_confidence(axes: Any, error_deg: NDArray[np.float64], confidence: NDArray[np.float64]) -> None:
+    """Scatter errors over the rank of their confidence, with the median of each tenth."""
     rank = np.argsort(np.argsort(confidence)) / max(1, len(confidence) - 1)
     axes.scatter(rank, np.maximum(error_deg, 0.1), s=7, color=BLUE, alpha=0.35, linewidths=0)
     edges = np.linspace(0, 1, 11)
@@ -118,10 +120,11 @@ def _against_confidence(axes: Any, error_deg: NDArray[np.float64], confidence: N
     axes.yaxis.set_minor_locator(pyplot().NullLocator())
     axes.set_xlabel("confidence (rank)")
     axes.set_title("error, and its median", loc="left", fontsize=11, color=INK)
-    _tidy(axes)
+    tidy(axes)
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """Two spines, quiet colours."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=INK, labelsize=10)
