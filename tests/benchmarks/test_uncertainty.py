@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from cryozoo.benchmarks.uncertainty import expected_error_deg
 from cryozoo.heads.qcqp_bingham import bingham_matrix
 
