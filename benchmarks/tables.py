@@ -39,13 +39,14 @@ def training_table(suite: str) -> str:
                 column("shift_rmse_A"),
                 column("spearman"),
                 column("auroc_5deg"),
+                column("mean_deg_kept_75"),
                 column("cpu_s", 0),
                 str(metrics[0]["steps"]),
                 ", ".join(str(m["seed"]) for m in metrics),
             ]
         )
     header = ["encoder", "loss", "SNR", "median deg", "mean deg", "% <= 5", "% <= 10", "% <= 15", "bound", "chance"]
-    header += ["shift A", "Spearman", "AUROC 5", "CPU s", "steps", "seeds"]
+    header += ["shift A", "Spearman", "AUROC 5", "mean of surest 75 %", "CPU s", "steps", "seeds"]
     return markdown_table(header, rows) + "\n" + _footer(load_results(suite))
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-
 # A machine that decides what lands must answer the same twice; everybody else's runs keep looking for new cases.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
