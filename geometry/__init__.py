@@ -6,6 +6,7 @@ from .distances import chordal_distance, geodesic_distance, quaternion_distance
 from .grids import healpix_directions, so3_grid
 from .point_groups import ChanceLevel, chance_level, closest_mate, point_group, restrict, symmetric_distance
 from .rotations import (
+    davenport_matrix,
     euler_to_matrix,
     gram_schmidt,
     matrix_to_euler,
@@ -27,6 +28,7 @@ __all__ = [
     "chance_level",
     "chordal_distance",
     "closest_mate",
+    "davenport_matrix",
     "euler_to_matrix",
     "geodesic_distance",
     "gram_schmidt",

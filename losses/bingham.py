@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry.rotations import matrix_to_quaternion
+from ..geometry.rotations import davenport_matrix, matrix_to_quaternion
 from ..heads import Pose
 from ..heads._eigenvector import lowest_eigenpair
 from ..heads.qcqp_bingham import bingham_matrix
@@ -43,7 +43,11 @@ def bingham_log_normaliser(dispersions: Tensor) -> Tensor:
 
 
 class BinghamNLL(Loss):
-    """Mean negative log likelihood of the true quaternion q under exp(-q^T A q) / C(A), for the QCQP-Bingham head.
+    """Mean negative log likelihood of the true quaternion q under exp(-q^T A q) / C(A).
+
+    A is that of the QCQP-Bingham head. With the 9D head it is Davenport's -K(M), and the loss is the negative log
+    likelihood of the matrix-Fisher density exp(tr(M^T R)) (Mohlin et al. 2020, arXiv:2006.09740), whose mode is the
+    rotation that the head returns.
 
     The density is relative to the uniform one: 0 is what knowing nothing scores, and ``exp(-loss)`` is how many times
     likelier than that the truth was. The loss sees the scale of A, so the head's confidence becomes calibrated
@@ -52,15 +56,21 @@ class BinghamNLL(Loss):
 
     def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
         """Part "nll": mean negative log likelihood."""
-        raw = pose.rotation_raw
-        if raw is None or raw.shape[1] != 10:
-            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
-            raise ValueError(f"{self._name}: needs the 10 numbers of the QCQPBingham head, the prediction has {found}")
+        matrix = self._matrix(pose.rotation_raw)
         if len(self.group) > 1:
             target = self.mate(self.predicted_rotation(pose), target)
-        matrix = bingham_matrix(raw)
         values, _ = lowest_eigenpair(matrix)
         quaternion = matrix_to_quaternion(target.to(matrix.dtype))
         energy = torch.einsum("bi,bij,bj->b", quaternion, matrix, quaternion) - values[:, 0]
         nll = (energy + bingham_log_normaliser(values[:, :1] - values[:, 1:])).mean()
         return LossOutput(nll, {"nll": nll})
+
+    def _matrix(self, raw: Tensor | None) -> Tensor:
+        """A (B, 4, 4) of the density exp(-q^T A q) that a raw vector describes."""
+        if raw is not None and raw.shape[1] == 10:
+            return bingham_matrix(raw)
+        if raw is not None and raw.shape[1] == 9:
+            return -davenport_matrix(raw.unflatten(-1, (3, 3)).mT)
+        found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
+        expected = "the 10 numbers of the QCQPBingham head or the 9 of NineDSVD"
+        raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")

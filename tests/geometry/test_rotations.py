@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryozoo.geometry import (
+    davenport_matrix,
     euler_to_matrix,
     geodesic_distance,
     gram_schmidt,
@@ -74,6 +75,30 @@ def test_euler_against_scipy(angles: tuple[float, float, float]) -> None:
     assert 0 <= tilt <= PI
     assert -PI < rot <= PI
     assert -PI < psi <= PI
+
+
+@pytest.mark.parametrize("angle", [PI, -PI, 3 * PI, 11.0 - 4 * PI, np.nextafter(PI, 4), np.nextafter(-PI, 0)])
+def test_euler_angles_stay_in_range_at_its_ends(angle: float) -> None:
+    for euler in ([angle, 1.0, 0.3], [0.3, 1.0, angle], [2.220446049250313e-16, 4.0, 11.0]):
+        rot, tilt, psi = matrix_to_euler(euler_to_matrix(torch.tensor(euler, dtype=torch.float64)))
+        assert 0 <= tilt <= PI
+        assert -PI < rot <= PI
+        assert -PI < psi <= PI
+
+
+def test_davenport_matrix_is_the_quadratic_form_of_the_trace() -> None:
+    rng = np.random.default_rng(0)
+    matrix = torch.from_numpy(rng.normal(size=(50, 3, 3)))
+    rotation = Rotation.random(50, random_state=1)
+    x, y, z, w = rotation.as_quat().T
+    q = np.stack([w, x, y, z], -1)
+    k = davenport_matrix(matrix).numpy()
+    expected = np.trace(matrix.numpy().transpose(0, 2, 1) @ rotation.as_matrix(), axis1=1, axis2=2)
+    assert np.abs(np.einsum("bi,bij,bj->b", q, k, q) - expected).max() < 1e-13
+    assert np.abs(k - k.transpose(0, 2, 1)).max() == 0
+    assert np.abs(np.trace(k, axis1=1, axis2=2)).max() < 1e-14
+    nearest = torch.from_numpy(np.linalg.eigh(k)[1][..., -1].copy())
+    assert (quaternion_to_matrix(nearest) - special_procrustes(matrix)).abs().max() < 1e-9
 
 
 def test_euler_values_away_from_the_poles() -> None:

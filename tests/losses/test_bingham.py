@@ -8,9 +8,11 @@ import torch
 from scipy import integrate, special
 from scipy.spatial.transform import Rotation
 
+from cryozoo.geometry.grids import so3_grid
 from cryozoo.geometry.point_groups import point_group
 from cryozoo.heads import Pose
 from cryozoo.heads.embedding import Embedding
+from cryozoo.heads.nined_svd import NineDSVD
 from cryozoo.heads.qcqp_bingham import QCQPBingham, bingham_matrix
 from cryozoo.losses.bingham import BinghamNLL, bingham_log_normaliser
 
@@ -180,9 +182,23 @@ def test_gradients_are_finite_at_any_scale(scale: float, batch: Callable) -> Non
     assert raw.grad.isfinite().all()
 
 
+def test_matrix_fisher_of_the_9d_head_against_a_grid() -> None:
+    """exp(tr(M^T R)) over its mean on a fine SO(3) grid, at the true rotation."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    target = torch.from_numpy(Rotation.random(4, random_state=3).as_matrix())
+    pose = NineDSVD()(raw)
+    nll = BinghamNLL()(pose, Pose(rotation=target)).total
+    grid = so3_grid(3).double().flatten(1)
+    columns = raw.unflatten(-1, (3, 3)).mT
+    log_mean = torch.logsumexp(grid @ columns.flatten(1).T, 0) - math.log(len(grid))
+    expected = (log_mean - (columns * target).sum((1, 2))).mean()
+    assert nll.item() == pytest.approx(expected.item(), abs=2e-3)
+
+
 def test_other_heads_are_refused(batch: Callable) -> None:
     _, target = batch()
-    with pytest.raises(ValueError, match="10 numbers of the QCQPBingham head, the prediction has a raw vector of 8"):
+    with pytest.raises(ValueError, match="10 numbers of the QCQPBingham head or the 9 of NineDSVD, the prediction has a raw vector of 8"):
         BinghamNLL()(Embedding(dim=8, shift=True)(torch.zeros(7, 10)), target)
     with pytest.raises(ValueError, match="has no raw vector"):
         BinghamNLL()(Pose(rotation=target.rotation), target)
