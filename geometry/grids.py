@@ -24,11 +24,9 @@ def _healpix_angles(order: int) -> tuple[Tensor, Tensor]:
     ring = ((row + 2) * n_side - x - y - 1).double()  # 1 to 4 n_side - 1 from north to south
     width = torch.minimum(ring, 4 * n_side - ring).clamp(max=n_side)  # a quarter of the pixels in the ring
     azimuth = torch.pi / 4 * ((2 * column + (row != 1)) * width + (x - y)) / width
-    # In the polar caps 1 - |z| is kept instead of z, which has lost half its digits where sin(tilt) is small.
-    cap = width**2 / (3 * n_side**2)
-    z = torch.where(width < n_side, (1 - cap).copysign(2 * n_side - ring), 4 / 3 - ring / (1.5 * n_side))
-    sine = torch.where(width < n_side, cap * (2 - cap), 1 - z**2).sqrt()
-    return torch.atan2(sine, z).flatten(), azimuth.flatten()
+    cap = (1 - width**2 / (3 * n_side**2)).copysign(2 * n_side - ring)
+    z = torch.where(width < n_side, cap, 4 / 3 - ring / (1.5 * n_side))
+    return torch.arccos(z).flatten(), azimuth.flatten()
 
 
 def healpix_directions(order: int) -> Tensor:
