@@ -9,15 +9,17 @@ from .runs import bound_median_deg, load_results, markdown_table, spread
 
 
 def training_table(suite: str) -> str:
-    """One row per setting (encoder, loss, SNR), seeds pooled: accuracy, chance, bound, confidence, cost, provenance."""
+    """One row per setting (encoder, loss, SNR, steps), seeds pooled: accuracy, chance, bound, confidence, cost, provenance."""
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in load_results(suite):
         recipe = record["recipe"]
-        key = (recipe["encoder"], recipe["loss"], recipe["data"].get("snr"))
+        key = (recipe["encoder"], recipe["loss"], recipe["data"].get("snr"), recipe["steps"])
         settings.setdefault(key, []).append(record)
     bounds: dict[Any, tuple[float, float]] = {}
     rows = []
-    for (encoder, loss, snr), records in sorted(settings.items(), key=lambda item: (-item[0][2], _median(item[1]))):
+    for (encoder, loss, snr, steps), records in sorted(
+        settings.items(), key=lambda item: (-item[0][2], _median(item[1]))
+    ):
         if snr not in bounds:
             bounds[snr] = bound_median_deg(records[0]["recipe"])
         metrics = [record["metrics"] for record in records]
@@ -41,7 +43,7 @@ def training_table(suite: str) -> str:
                 column("auroc_5deg"),
                 column("mean_deg_kept_75"),
                 column("cpu_s", 0),
-                str(metrics[0]["steps"]),
+                str(steps),
                 ", ".join(str(m["seed"]) for m in metrics),
             ]
         )
