@@ -9,7 +9,7 @@ from .runs import bound_median_deg, load_results, markdown_table, spread
 
 
 def training_table(suite: str) -> str:
-    """One row per setting (encoder, loss, SNR, steps), seeds pooled: accuracy, chance, bound, confidence, cost, provenance."""
+    """One row per setting (encoder, loss, SNR, steps), seeds pooled: accuracy, bound, confidence, cost, provenance."""
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in load_results(suite):
         recipe = record["recipe"]

@@ -45,7 +45,11 @@ def test_unknown_names_suggest_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("vgg_gem-sixd_svd", ("vgg_gem", "sixd_svd", None)), ("a1-b.80s_128", ("a1", "b", "80s_128")), ("d4_cnn-q.s80", ("d4_cnn", "q", "s80"))],
+    [
+        ("vgg_gem-sixd_svd", ("vgg_gem", "sixd_svd", None)),
+        ("a1-b.80s_128", ("a1", "b", "80s_128")),
+        ("d4_cnn-q.s80", ("d4_cnn", "q", "s80")),
+    ],
 )
 def test_names_are_parsed(name: str, parts: tuple[str, str, str | None]) -> None:
     assert split_name(name) == parts
