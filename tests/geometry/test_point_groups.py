@@ -71,7 +71,7 @@ def test_rotation_angles(name: str, angles: dict[float, int]) -> None:
 
 
 # The axes of RELION, given in its own source with these digits; for I they are redundant (three generators).
-RELION_AXES = {
+RELION_AXES: dict[str, list[tuple[int, list[float]]]] = {
     "C5": [(5, [0, 0, 1])],
     "D7": [(7, [0, 0, 1]), (2, [1, 0, 0])],
     "T": [(3, [0, 0, 1]), (2, [0, 0.816496, 0.577350])],

@@ -5,6 +5,7 @@ import pickle
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -27,7 +28,7 @@ EULER = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 
 def write_star(path: Path, names: list[str], **columns) -> Path:
     """A small RELION 3.1 file."""
-    optics = {
+    optics: dict[str, Any] = {
         "rlnOpticsGroup": np.array([1]),
         "rlnOpticsGroupName": ["one"],
         "rlnVoltage": np.array([300.0]),
@@ -36,7 +37,7 @@ def write_star(path: Path, names: list[str], **columns) -> Path:
         "rlnImagePixelSize": np.array([1.5]),
         "rlnImageSize": np.array([16]),
     }
-    particles = {"rlnImageName": names, "rlnOpticsGroup": np.ones(len(names), dtype=int), **columns}
+    particles: dict[str, Any] = {"rlnImageName": names, "rlnOpticsGroup": np.ones(len(names), dtype=int), **columns}
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = [StarBlock.from_columns("optics", optics), StarBlock.from_columns("particles", particles)]
     StarFile(blocks).write(path, overwrite=True)
