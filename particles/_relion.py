@@ -30,6 +30,10 @@ _NUMBERS = (
     *("rlnImagePixelSize", "rlnImageSize", "rlnDetectorPixelSize", "rlnMagnification"),
 )
 
+# RELION opens no data_optics without voltage, spherical aberration and amplitude contrast. Without a defocus beside the
+# particles nobody, ``read_relion`` included, makes a CTF of them.
+_UNKNOWN_MICROSCOPE = (300.0, 2.7, 0.1)
+
 
 def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
     """Fill ``table`` (path and nothing else) with what the file says.
@@ -109,37 +113,38 @@ def new_star(table: ParticleTable, rotation: Floats, shift: Floats, confidence: 
     if table.file is not None and table.index is not None:
         pairs = zip(table.index.tolist(), table.file.tolist(), strict=True)
         particles["rlnImageName"] = [f"{index + 1:06d}@{table.files[file]}" for index, file in pairs]
-    settings: dict[str, Floats] = {}
+    particles |= pose_columns(rotation, shift, confidence, angstrom=True, pixels=None)
     if (ctf := table.ctf) is not None:
-        settings = {
-            "rlnVoltage": ctf.voltage,
-            "rlnSphericalAberration": ctf.spherical_aberration,
-            "rlnAmplitudeContrast": ctf.amplitude_contrast,
-        }
         particles |= {
             "rlnDefocusU": ctf.defocus_u,
             "rlnDefocusV": ctf.defocus_v,
             "rlnDefocusAngle": ctf.defocus_angle,
             "rlnPhaseShift": ctf.phase_shift,
         }
-    particles |= pose_columns(rotation, shift, confidence, angstrom=True, pixels=None)
+        microscope = np.stack([ctf.voltage, ctf.spherical_aberration, ctf.amplitude_contrast], axis=1)
+        comment = ""
+    else:
+        microscope = np.tile(_UNKNOWN_MICROSCOPE, (n, 1))
+        comment = "the microscope is not known: RELION wants numbers here, and they mean nothing"
     if table.pixel_size is None:
         return StarFile([StarBlock.from_columns("particles", particles)])
-    # Microscope settings that occur together are an optics group.
-    rows = np.round(np.stack([*settings.values()], axis=1), 6) if settings else np.zeros((n, 0))
-    groups, group = np.unique(rows, axis=0, return_inverse=True) if settings else (rows[:1], np.zeros(n, dtype=int))
+    # Settings that occur together are an optics group.
+    groups, group = np.unique(np.round(microscope, 6), axis=0, return_inverse=True)
     particles["rlnOpticsGroup"] = group.reshape(-1) + 1
     count = len(groups)
     optics: dict[str, Column] = {
         "rlnOpticsGroup": np.arange(1, count + 1),
         "rlnOpticsGroupName": [f"opticsGroup{k}" for k in range(1, count + 1)],
-        **{label: groups[:, k] for k, label in enumerate(settings)},
+        "rlnVoltage": groups[:, 0],
+        "rlnSphericalAberration": groups[:, 1],
+        "rlnAmplitudeContrast": groups[:, 2],
         "rlnImagePixelSize": np.full(count, table.pixel_size),
     }
     if table.image_size is not None:
         optics["rlnImageSize"] = np.full(count, table.image_size)
     optics["rlnImageDimensionality"] = np.full(count, 2)
-    return StarFile([StarBlock.from_columns("optics", optics), StarBlock.from_columns("particles", particles)])
+    blocks = [StarBlock.from_columns("optics", optics, comment=comment), StarBlock.from_columns("particles", particles)]
+    return StarFile(blocks)
 
 
 def _particle_block(star: StarFile) -> str:

@@ -26,6 +26,7 @@ from .files import atomic_write, looks_like, open_regular
 _MAX_LINE = 1 << 16
 _MAX_COLUMNS = 2000
 _CHUNK = 1 << 20
+_NEW = "a new STAR table"
 # A quoted value ends at a quote before white space; "#" starts a comment only where a value could start.
 _CELL = re.compile(rb"""\s*('(?:[^']|'(?=\S))*'(?=\s|$)|"(?:[^"]|"(?=\S))*"(?=\s|$)|#.*|\S+)""")
 _NEEDS_QUOTES = re.compile(rb"""\s|^['"#_]|^$|^(?:data_|loop_$)""")
@@ -57,15 +58,15 @@ class StarBlock:
     _line: int | None  # number of the line at _start; None when the rows are not those of a file
 
     @classmethod
-    def from_columns(cls, name: str, columns: Mapping[str, Column], *, source: str = "a new STAR table") -> StarBlock:
-        """Make a loop from columns of equal length, as ``StarFile.with_columns`` takes them."""
+    def from_columns(cls, name: str, columns: Mapping[str, Column], *, comment: str = "") -> StarBlock:
+        """Make a loop from columns of equal length, as ``StarFile.with_columns`` takes them, below a comment."""
         cells = [_format(_checked(label, values)) for label, values in columns.items()]
         rows = b"".join(b" ".join(row) + b"\n" for row in zip(*cells, strict=True))
         labels = tuple(columns)
-        preamble = b"\n# version 30001\n\n"
+        preamble = b"\n# version 30001\n" + (f"# {comment}\n".encode() if comment else b"") + b"\n"
         header = _loop_header(name, labels)
         n = len(cells[0]) if cells else 0
-        return cls(name, labels, True, source, preamble, header, rows, 0, len(rows), n, None)
+        return cls(name, labels, True, _NEW, preamble, header, rows, 0, len(rows), n, None)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -207,7 +208,7 @@ class StarFile:
         blocks: name without ``data_`` -> block.
     """
 
-    def __init__(self, blocks: Sequence[StarBlock], *, source: str = "a new STAR table", tail: bytes = b"") -> None:
+    def __init__(self, blocks: Sequence[StarBlock], *, source: str = _NEW, tail: bytes = b"") -> None:
         self.source = source
         self.blocks = {block.name: block for block in blocks}
         self._tail = tail

@@ -3,9 +3,12 @@
 import json
 import os
 import pickle
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import starfile
@@ -328,6 +331,18 @@ def test_new_cs_table_from_a_star_file(data, tmp_path):
     assert np.allclose(table["alignments3D/shift"][:, 0] * 3.54, particles["rlnOriginXAngst"], atol=1e-5)
 
 
+def test_unknown_microscope(tmp_path):
+    """RELION opens no data_optics without these columns; the file says that they mean nothing."""
+    PoseTable(ROTATION, SHIFT, pixel_size=1.5).save(tmp_path / "a.star")
+    assert {"rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"} <= set(
+        read_star(tmp_path / "a.star")["optics"]
+    )
+    assert "# the microscope is not known" in (tmp_path / "a.star").read_text()
+    poses = PoseTable.load(tmp_path / "a.star")
+    assert poses.particles.ctf is None
+    assert poses.pixel_size == 1.5
+
+
 def test_star_without_names_or_box(tmp_path):
     PoseTable(ROTATION).save(tmp_path / "a.star")
     star = read_star(tmp_path / "a.star")
@@ -447,3 +462,28 @@ def test_damaged_npz(tmp_path):
             assert len(PoseTable.load(path)) == 1
         except BadInput as error:
             assert str(error).startswith(str(path))  # noqa: PT017 either outcome is right
+
+
+@pytest.mark.referee
+@pytest.mark.skipif(shutil.which("relion_project") is None, reason="RELION is not installed")
+@pytest.mark.parametrize("way", ["star", "new star", "cs", "pkl", "npz"])
+def test_relion_projects_the_same_after_any_way_through(data, tmp_path, way):
+    """Angles and origins that went through our files give RELION's own projections again."""
+    folder = data("particles")
+    path = folder / "simplecryoem_relion_project24/relion_proj_batch.star"
+    poses = PoseTable.load(path)
+    if way != "star":
+        suffix = way.split()[-1]
+        PoseTable(poses.rotation, poses.shift, image_size=64, pixel_size=3.54).save(tmp_path / f"way.{suffix}")
+        poses = PoseTable.load(tmp_path / f"way.{suffix}", image_size=64, pixel_size=3.54)
+        poses = PoseTable(poses.rotation, poses.shift, pixel_size=3.54)
+    poses.save(tmp_path / "ours.star")
+    images = []
+    for name, table in (("theirs", path), ("ours", tmp_path / "ours.star")):
+        command = ["relion_project", "--i", folder / "cryodrgn_hand100/hand-vol.mrc", "--o", tmp_path / name]
+        subprocess.run([*command, "--ang", table, "--angpix", "3.54"], check=True, capture_output=True, cwd=tmp_path)
+        images.append(mrcfile.read(tmp_path / f"{name}.mrcs"))
+    assert images[0].shape == (24, 64, 64)
+    assert images[0].std() > 0.01
+    # Float32 in a .cs table moves voxels across the edge of the sphere that RELION projects: 3e-4.
+    assert np.abs(images[0] - images[1]).max() < 1e-3 * np.abs(images[0]).max()
