@@ -111,6 +111,8 @@ class MrcStack:
         """Read image ``indices[i]`` into ``out[rows[i]]``, where ``out`` is (n, L, L) float32 in C order."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"{self.path}: image {indices.min()} to {indices.max()} of {len(self)}")
+        if not (out.flags.c_contiguous and out.dtype == np.float32 and out.shape[1:] == self.shape[1:]):
+            raise ValueError(f"{out.dtype} {out.shape} cannot take images of {self.shape[1:]} as float32 in C order")
         order = np.argsort(indices, kind="stable")
         with open_regular(self.path) as handle:
             if _fingerprint(handle.fileno()) != self._header.fingerprint:

@@ -97,6 +97,16 @@ def test_index_outside(tmp_path, images, index):
         MrcStack(write_by_mrcfile(tmp_path / "a.mrcs", images)).read([0, index])
 
 
+def test_reads_into_what_is_there(tmp_path, images):
+    stack = MrcStack(write_by_mrcfile(tmp_path / "a.mrcs", images))
+    out = np.zeros((5, 16, 16), dtype=np.float32)
+    stack.read_into(out, np.array([4, 0]), np.array([7, 30]))
+    assert np.array_equal(out, [images[30], *np.zeros((3, 16, 16)), images[7]])
+    for wrong in (out[:, :8], out.astype(float), out.transpose(0, 2, 1)):
+        with pytest.raises(ValueError, match="cannot take images"):
+            stack.read_into(wrong, np.array([0]), np.array([0]))
+
+
 def test_one_image_is_a_stack_of_one(tmp_path, images):
     with mrcfile.new(tmp_path / "one.mrc") as out:
         out.set_data(images[0])
