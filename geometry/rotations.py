@@ -100,19 +100,9 @@ def davenport_matrix(matrix: Tensor) -> Tensor:
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     """(..., 3, 3) -> unit (w, x, y, z) with w >= 0, (..., 4). At w = 0 (angle pi) either sign may come out."""
-    _require(matrix, 3, 3)
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
-    # The rows of 4 q q^T. Each is a multiple of q; the one with the largest diagonal is longer than 1, hence exact.
-    wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
-    rows = torch.stack(
-        [
-            torch.stack([1 + a + e + i, wx, wy, wz], dim=-1),
-            torch.stack([wx, 1 + a - e - i, xy, xz], dim=-1),
-            torch.stack([wy, xy, 1 - a + e - i, yz], dim=-1),
-            torch.stack([wz, xz, yz, 1 - a - e + i], dim=-1),
-        ],
-        dim=-2,
-    )
+    # K of a rotation is 4 q q^T - 1. Every row of 4 q q^T is a multiple of q, and the one with the largest diagonal is
+    # longer than 1, hence exact.
+    rows = davenport_matrix(matrix) + torch.eye(4, dtype=matrix.dtype, device=matrix.device)
     best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
     row = rows.gather(-2, best.expand(*best.shape[:-1], 4)).squeeze(-2)
     row = torch.where(row[..., :1] < 0, -row, row)
