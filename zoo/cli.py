@@ -31,7 +31,17 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
+class _Interrupted(Exception):
+    """Carries a KeyboardInterrupt past click, which would print an empty line and forget what it says."""
+
+
 class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of a first visit, not of the alphabet
 
@@ -62,9 +72,8 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        # click turns KeyboardInterrupt into Abort.
-        cause = error.__cause__ if isinstance(error, click.Abort) and error.__cause__ else error
+    except (_Interrupted, click.Abort) as error:
+        cause = error.__cause__ or error
         _explain(settings, str(cause) or "stopped", cause)
         return 128 + int(getattr(cause, "signum", None) or signal.SIGINT)
     except Exception as error:

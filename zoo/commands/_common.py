@@ -136,7 +136,7 @@ def choose_device(name: str | None, threads: int | None = None) -> torch.device:
 
 def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
     """Columns of text with two blanks between them, the last one ragged."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(indent + line.rstrip() for line in cells)
 

@@ -118,10 +118,11 @@ class _Run:
         guesses = random_rotations(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         predicted = torch.from_numpy(self.poses.rotation)
         shown = slice(_SHOWN)
-        shift = self.particles.shift[shown]
         with torch.no_grad():
-            at_true = self.simulator.projector(self.particles.rotation[shown], shift)
-            at_predicted = self.simulator.projector(predicted[shown].float(), shift)
+            at_true = self.simulator.projector(self.particles.rotation[shown], self.particles.shift[shown])
+            at_predicted = self.simulator.projector(
+                predicted[shown].float(), torch.from_numpy(self.poses.shift[shown]).float()
+            )
         noise = "without noise" if self.snr is None else f"signal to noise {self.snr:g}"
         figure = demo_figure(
             self.particles.images[shown, 0].numpy(),
@@ -147,10 +148,8 @@ def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float |
             name, "was not trained on a phantom", hint="cryozoo simulate and cryozoo predict take any volume"
         )
     size, pixel_size = encoder.preprocessing.image_size, encoder.preprocessing.pixel_size
-    given: dict[str, Any] = {f.name: spec[f.name] for f in fields(Imaging) if f.name in spec}
-    if "defocus" in given:
-        given["defocus"] = tuple(given["defocus"])
-    imaging = Imaging(**given)
+    known = {f.name for f in fields(Imaging)}
+    imaging = Imaging.from_dict({key: value for key, value in spec.items() if key in known})
     made = Simulator(load_volume(volume, image_size=size, pixel_size=pixel_size), imaging)
     return made, spec.get("symmetry", "C1"), imaging.snr
 

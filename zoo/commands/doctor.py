@@ -52,7 +52,8 @@ def _report_packages() -> bool:
         broken |= not (works or extra)
         hint = f"; pip install 'cryozoo[{extra}]'" if extra and process is None else ""
         rows.append((extra or "core", name, state + hint))
-    click.echo(format_table(rows, indent="  "))
+    if rows:
+        click.echo(format_table(rows, indent="  "))
     return broken
 
 

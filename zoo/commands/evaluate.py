@@ -51,15 +51,15 @@ def evaluate(
         raise click.UsageError("--align does not know symmetry: mates of a pose would pull the frame apart")
     guess, true = (PoseTable.load(path, image_size=image_size, pixel_size=pixel_size) for path in (predicted, truth))
     true = _matched(guess, true, predicted, truth)
-    rotation, target = torch.from_numpy(guess.rotation), torch.from_numpy(true.rotation)
+    rotation, target = torch.tensor(guess.rotation), torch.tensor(true.rotation)
     found = {}
     if align:
         alignment = align_frames(rotation, target)
         rotation = alignment.aligned
         found = {"mirrored": alignment.mirrored, "mse": alignment.mse, "medse": alignment.medse}
-    confidence = None if guess.confidence is None else torch.from_numpy(guess.confidence)
-    pose = Pose(rotation, torch.from_numpy(guess.shift), confidence)
-    metrics = pose_metrics(pose, Pose(target, torch.from_numpy(true.shift)), symmetry=symmetry)
+    confidence = None if guess.confidence is None else torch.tensor(guess.confidence)
+    pose = Pose(rotation, torch.tensor(guess.shift), confidence)
+    metrics = pose_metrics(pose, Pose(target, torch.tensor(true.shift)), symmetry=symmetry)
     if as_json:
         click.echo(to_json({**metrics, **found}))
         return

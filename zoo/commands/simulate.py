@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="The stack; its .star is put beside it."
 )
 @click.option("-n", "count", type=click.IntRange(1, 100_000_000), metavar="N", help="How many, at random orientations.")
-@click.option("--poses", type=INPUT, metavar="FILE", help="Take angles and shifts from a .star, .cs or .npz instead.")
+@click.option("--poses", type=INPUT, metavar="FILE", help="Take angles and shifts from a table instead.")
 @click.option("--ctf", is_flag=True, help="Take the CTF from the file of the poses too.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of all random numbers.")
 @click.option(
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--defocus", type=Number(0, most=1e6), nargs=2, metavar="LOW HIGH", help="Random defocus, in Angstrom.")
 @click.option("--size", type=click.IntRange(8, 4096), metavar="L", help="Box of the images.  [default: of the map]")
 @click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Of the images.  [default: of the map]")
+@click.option("--voxel-size", type=PIXEL_SIZE, metavar="A", help="Of the map, when its header does not say.")
 @overwrite_option
 @threads_option
 @progress_option
@@ -58,6 +59,7 @@ def simulate(
     defocus: tuple[float, float] | None,
     size: int | None,
     pixel_size: float | None,
+    voxel_size: float | None,
     overwrite: bool,
     threads: int | None,
     progress: bool | None,
@@ -89,30 +91,32 @@ def simulate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    given = None if poses is None else PoseTable.load(poses)
+    source = _volume(volume, size, pixel_size, voxel_size)
+    box, pixel = size or source.size, pixel_size or source.pixel_size
+    imaging = Imaging(snr=snr, shift_sigma=shift_sigma or 0.0, defocus=defocus)
+    simulator = Simulator(source, imaging, image_size=box, pixel_size=pixel)
+    # The box is for cryoDRGN's .pkl, which has shifts in fractions of it.
+    given = None if poses is None else PoseTable.load(poses, image_size=box, pixel_size=pixel)
     optics = _ctf(given, str(poses)) if given is not None and ctf else None
     n = len(given) if given is not None else count or 0
-    simulator = Simulator(
-        _volume(volume, size, pixel_size),
-        Imaging(snr=snr, shift_sigma=shift_sigma or 0.0, defocus=defocus),
-        image_size=size,
-        pixel_size=pixel_size,
-    )
-    exact = None if given is None else (torch.from_numpy(given.rotation), torch.from_numpy(given.shift))
+    exact = None if given is None else (torch.tensor(given.rotation), torch.tensor(given.shift))
     with tqdm(total=n, desc="simulate", unit="image", disable=not wants_progress(progress)) as bar:
         write_simulated_stack(
             out, simulator, n, poses=exact, ctf=optics, seed=seed, overwrite=overwrite, on_chunk=bar.update
         )
-    box, pixel = simulator.projector.image_size, simulator.projector.pixel_size
     click.echo(f"{n:,} images of {box} x {box} pixels of {pixel:g} A in {out}")
     click.echo(f"their poses and optics in {out.with_suffix('.star')}")
 
 
-def _volume(name: str, size: int | None, pixel_size: float | None) -> Volume:
-    from ..data import load_volume
+def _volume(name: str, size: int | None, pixel_size: float | None, voxel_size: float | None) -> Volume:
+    from ...particles.volumes import Volume
+    from ..data import find_data, load_volume
 
     try:
-        volume = load_volume(name, image_size=size or 64, pixel_size=pixel_size)
+        if voxel_size is not None:
+            volume = Volume.load(find_data(name), pixel_size=voxel_size)
+        else:
+            volume = load_volume(name, image_size=size or 64, pixel_size=pixel_size)
     except BadInput:
         raise
     except ValueError as error:
@@ -132,4 +136,4 @@ def _ctf(poses: PoseTable, name: str) -> CTF:
         raise BadInput(
             name, "no CTF", expected="defocus, voltage, spherical aberration and amplitude contrast for --ctf"
         )
-    return make_ctf(len(found), **{f.name: torch.from_numpy(getattr(found, f.name)) for f in fields(found)})
+    return make_ctf(len(found), **{f.name: torch.tensor(getattr(found, f.name)) for f in fields(found)})

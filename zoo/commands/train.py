@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ...particles.errors import BadInput
 from ._common import (
     INPUT,
     choose_device,
@@ -52,7 +53,13 @@ def train(
                 raise click.BadParameter(f"{field} has no fields of its own", param_hint="--set")
             values[field][key] = value
         what = Recipe.from_dict(values, source=recipe)
-    result = run(what, out, device=choose_device(device, threads), progress=wants_progress(progress), restart=restart)
+    where = choose_device(device, threads)
+    try:
+        result = run(what, out, device=where, progress=wants_progress(progress), restart=restart)
+    except BadInput:
+        raise
+    except ValueError as error:  # an argument of a part, of the imaging or of the data that cannot be
+        raise BadInput(recipe, str(error)) from error
     click.echo(metrics_table(result.metrics))
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
 
