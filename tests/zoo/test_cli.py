@@ -529,7 +529,7 @@ class TestDoctor:
         )
         assert done.code == 3
         for text in (
-            "23 particles, poses, shifts, CTF, confidences missing",
+            "23 particles: poses, shifts, CTF, no confidences",
             "23 images",
             "23 poses",
             "a saved encoder",

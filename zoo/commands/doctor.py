@@ -115,43 +115,46 @@ def _report_data() -> None:
 def _report_file(path: Path) -> bool:
     """Print what a file is; False when it cannot be used."""
     try:
-        click.echo(f"{path}: {_describe(path)}")
+        for line in _describe(path):
+            click.echo(f"{path}: {line}")
     except BadInput as error:
         click.echo(f"refused: {error}")
         return False
     return True
 
 
-def _describe(path: Path) -> str:
+def _describe(path: Path) -> Iterator[str]:
     suffix = path.suffix.lower()
     if path.is_dir():
         from ..pretrained import load_pretrained
 
         entry = load_pretrained(f"local-dir:{path}").entry or {}
-        return f"a saved encoder, {entry['name']}, {entry['parameters']:,} parameters, whole"
-    if suffix in (".star", ".cs"):
-        return _describe_table(path)
-    if suffix in (".pkl", ".npz"):
+        yield f"a saved encoder, {entry['name']}, {entry['parameters']:,} parameters, whole"
+    elif suffix in (".star", ".cs"):
+        yield from _describe_table(path)
+    elif suffix in (".pkl", ".npz"):
         from ...particles.poses import PoseTable
 
         # The box is not known; any will do to look at the rotations.
-        return f"{len(PoseTable.load(path, image_size=1, pixel_size=1.0)):,} poses"
-    from ...particles.mrc import MrcStack
+        yield f"{len(PoseTable.load(path, image_size=1, pixel_size=1.0)):,} poses"
+    else:
+        from ...particles.mrc import MrcStack
 
-    stack = MrcStack(path)
-    pixel = "of unknown size" if stack.pixel_size is None else f"of {stack.pixel_size:g} A"
-    return f"an MRC file, {len(stack):,} images or sections of {stack.shape[1]} x {stack.shape[2]} pixels {pixel}"
+        notes: list[str] = []
+        stack = MrcStack(path, report=notes.append)
+        pixel = "of unknown size" if stack.pixel_size is None else f"of {stack.pixel_size:g} A"
+        yield f"an MRC file, {len(stack):,} images or sections of {stack.shape[1]} x {stack.shape[2]} pixels {pixel}"
+        yield from notes
 
 
-def _describe_table(path: Path) -> str:
+def _describe_table(path: Path) -> Iterator[str]:
     from ...particles.poses import load_table
     from ...particles.stack import ParticleStack
 
     table = load_table(path)
     has = {"poses": table.rotation, "shifts": table.shift, "CTF": table.ctf, "confidences": table.confidence}
-    facts = [f"{table.size:,} particles", *(f"{name}{'' if has[name] is not None else ' missing'}" for name in has)]
-    if table.file is None:
-        return f"a table without images: {', '.join(facts)}"
-    stack = ParticleStack.open(path)
-    size = f"{stack.image_size} x {stack.image_size} pixels of {stack.pixel_size:g} A"
-    return f"particles whose images are there: {', '.join(facts)}; {size}"
+    facts = [name if column is not None else f"no {name}" for name, column in has.items()]
+    yield f"a table of {table.size:,} particles: {', '.join(facts)}"
+    if table.file is not None:
+        stack = ParticleStack.open(path)
+        yield f"its images are there, {stack.image_size} x {stack.image_size} pixels of {stack.pixel_size:g} A"
