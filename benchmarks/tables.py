@@ -13,7 +13,8 @@ def training_table(suite: str) -> str:
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in load_results(suite):
         recipe = record["recipe"]
-        key = (recipe["encoder"], recipe["loss"], recipe["data"].get("snr"), recipe["steps"])
+        loss = " ".join([recipe["loss"], *(str(v) for v in recipe["loss_args"].values())])
+        key = (recipe["encoder"], loss, recipe["data"].get("snr"), recipe["steps"])
         settings.setdefault(key, []).append(record)
     bounds: dict[Any, tuple[float, float]] = {}
     rows = []
