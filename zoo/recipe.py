@@ -72,7 +72,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every"):
-            if not 0 < getattr(self, name) < 10**9:
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 < value < 10**9:
                 raise ValueError(
                     f"recipe: {name} must be a positive number of at most 9 digits, got {getattr(self, name)}"
                 )
@@ -112,7 +113,9 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise BadInput(source, f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
         try:
-            return cls(**{**values, "betas": tuple(values.get("betas", cls.betas))})
+            # YAML reads 1e-3 as text (it wants 1.0e-3).
+            numbers = {f.name: float(values[f.name]) for f in fields(cls) if f.type == "float" and f.name in values}
+            return cls(**{**values, **numbers, "betas": tuple(values.get("betas", cls.betas))})
         except (TypeError, ValueError) as error:
             raise BadInput(source, str(error).removeprefix("recipe: ")) from error
 

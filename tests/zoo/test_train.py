@@ -168,6 +168,8 @@ def test_schedules() -> None:
         ({"optimiser": "adam"}, "unknown field 'optimiser'"),
         ({"steps": 0}, "steps"),
         ({"lr": float("nan")}, "lr"),
+        ({"lr": "fast"}, "fast"),
+        ({"steps": "many"}, "steps"),
         ({"schedule": "linear"}, "schedule 'linear'"),
         ({"batch_size": 1}, "batch_size"),
     ],
@@ -175,6 +177,13 @@ def test_schedules() -> None:
 def test_bad_recipes_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         Recipe.from_dict({**TINY.to_dict(), **change}, source="recipe.yaml")
+
+
+def test_exponents_in_yaml_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**TINY.to_dict(), "lr": "1e-3"}).replace("'1e-3'", "1e-3"))
+    assert "lr: 1e-3\n" in path.read_text()
+    assert Recipe.load(path).lr == 1e-3
 
 
 def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
