@@ -74,9 +74,7 @@ class Recipe:
         for name in ("steps", "batch_size", "validate_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or not 0 < value < 10**9:
-                raise ValueError(
-                    f"recipe: {name} must be a positive number of at most 9 digits, got {getattr(self, name)}"
-                )
+                raise ValueError(f"recipe: {name} must be a positive number of at most 9 digits, got {value}")
         if not 0 < self.lr < 10:
             raise ValueError(f"recipe: lr must be above 0 and below 10, got {self.lr}")
         if not 0 <= self.ema < 1:
