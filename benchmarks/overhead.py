@@ -8,7 +8,6 @@ turns.
 
 from __future__ import annotations
 
-import json
 import resource
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..particles.files import atomic_write
+from ..particles.files import write_json
 from ..zoo.entries import list_encoders
 from ..zoo.provenance import provenance
 from .runs import RESULTS, markdown_table
@@ -103,8 +102,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else list_encoders(pretrained=True)[0]
     figures = measure(name)
     RESULTS.mkdir(exist_ok=True)
-    with atomic_write(RESULTS / "overhead.json", overwrite=True) as file:
-        file.write((json.dumps(figures, indent=1) + "\n").encode())
+    write_json(RESULTS / "overhead.json", figures, overwrite=True)
     rows = [[key, f"{value:.3f}" if isinstance(value, float) else str(value)] for key, value in figures.items()]
     print(markdown_table(["figure", "value"], rows))
 

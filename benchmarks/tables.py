@@ -1,4 +1,4 @@
-"""Tables and plots of the suites, made from their result files alone."""
+"""Tables of the suites, made from their result files alone."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ def training_table(suite: str) -> str:
         loss = " ".join([recipe["loss"], *(str(v) for v in recipe["loss_args"].values())])
         key = (recipe["encoder"], loss, recipe["data"].get("snr"), recipe["steps"])
         settings.setdefault(key, []).append(record)
-    bounds: dict[Any, tuple[float, float]] = {}
+    bounds: dict[str, float] = {}
     rows = []
     for (encoder, loss, snr, steps), records in sorted(
-        settings.items(), key=lambda item: (-item[0][2], _median(item[1]))
+        settings.items(), key=lambda item: (-item[0][2], _best_median(item[1]))
     ):
-        if snr not in bounds:
-            bounds[snr] = bound_median_deg(records[0]["recipe"])
+        task = str([records[0]["recipe"][name] for name in ("data", "image_size", "pixel_size")])
+        if task not in bounds:
+            bounds[task] = bound_median_deg(records[0]["recipe"])
         metrics = [record["metrics"] for record in records]
 
         def column(name: str, digits: int = 2, scale: float = 1.0, metrics: list[dict[str, Any]] = metrics) -> str:
-            values = [m[name] * scale for m in metrics if name in m]
+            values = [m[name] * scale for m in metrics if m.get(name) is not None]
             return spread(values, digits) if values else ""
 
         rows.append(
@@ -37,7 +38,7 @@ def training_table(suite: str) -> str:
                 column("median_deg"),
                 column("mean_deg"),
                 *(column(f"acc_{d}", 1, 100) for d in (5, 10, 15)),
-                f"{bounds[snr][0]:.2f}",
+                f"{bounds[task]:.2f}",
                 column("chance_median_deg", 0),
                 column("shift_rmse_A"),
                 column("spearman"),
@@ -53,7 +54,7 @@ def training_table(suite: str) -> str:
     return markdown_table(header, rows) + "\n" + _footer(load_results(suite))
 
 
-def _median(records: list[dict[str, Any]]) -> float:
+def _best_median(records: list[dict[str, Any]]) -> float:
     return min(record["metrics"]["median_deg"] for record in records)
 
 

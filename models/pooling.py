@@ -25,7 +25,9 @@ class GeM(nn.Module):
         super().__init__()
         if p <= 1:
             raise ValueError(f"the exponent must be above 1, got {p}")
-        self.raw_p = nn.Parameter(torch.full((channels or 1,), p - 1).expm1().log())
+        above_one = torch.full((channels or 1,), p - 1)
+        # The inverse of softplus, y + log(1 - exp(-y)), does not overflow.
+        self.raw_p = nn.Parameter(above_one + torch.log(-torch.expm1(-above_one)))
 
     @property
     def p(self) -> Tensor:

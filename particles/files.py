@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import json
 import os
 import stat
 import uuid
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .errors import BadInput, BadInputWarning
 
@@ -148,6 +149,14 @@ def _remove_abandoned(orphan: Path) -> None:
     with suppress(OSError), open(orphan, "rb") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         orphan.unlink()
+
+
+def write_json(path: str | Path, value: Any, *, overwrite: bool = False) -> None:
+    """Write plain data as JSON, atomically; what is not finite becomes null, because JSON has no NaN."""
+    text = json.dumps(value)
+    finite = json.loads(text, parse_constant=lambda _: None)
+    with atomic_write(path, overwrite=overwrite) as file:
+        file.write((json.dumps(finite, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 class Tally:

@@ -1,4 +1,4 @@
-"""Simulated particle images with known poses: batches on the fly, or a stack on disk."""
+"""Simulated particle images with known poses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class Imaging:
         if unknown := sorted(set(values) - set(known)):
             raise BadInput("imaging", f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(known)}")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise BadInput("imaging", f"a value of the wrong kind: {error}", expected="numbers") from None
 
     def __post_init__(self) -> None:
         if self.snr is not None and not self.snr > 0:

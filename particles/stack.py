@@ -123,6 +123,12 @@ class ParticleStack:
         """The STAR file, with the rows of this stack; None for other formats."""
         return self.table.origin if isinstance(self.table.origin, StarFile) else None
 
+    @property
+    def image_ids(self) -> NDArray[np.int64]:
+        """(N,) integers, the same for rows that name the same image of the same file."""
+        file, index = _image_of(self.table)
+        return file * (index.max(initial=0) + 1) + index
+
     @cached_property
     def poses(self) -> PoseTable | None:
         """The poses in the table, or None where it has none."""

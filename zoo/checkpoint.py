@@ -26,11 +26,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], sta
         file.write(data)
 
 
-def load_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read what :func:`save_checkpoint` wrote."""
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read what :func:`save_checkpoint` wrote, to the CPU: what belongs on a device is moved by who takes it."""
     groups: dict[str, dict[str, Tensor]] = {}
     try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise BadInput(path, f"format {metadata.get('format')!r}", expected=FORMAT)

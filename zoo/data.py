@@ -16,10 +16,13 @@ from ..particles.errors import BadInput
 from ..particles.simulate import Imaging, Simulator
 from ..particles.volumes import Volume
 from .augment import augment_d4, augment_rotate
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, standardise
 
 VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
-"""Seeds of the held-out and fixed simulated sets; a training step's seed stays below 2^40."""
+"""Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
+
+_FIXED_FIELDS = {"symmetry", "split"}
+_SIMULATED_FIELDS = {"volume", "images", "held_out"}
 
 
 @dataclass(frozen=True)
@@ -50,22 +53,23 @@ class OnTheFly:
     def __init__(self, simulator: Simulator, preprocessing: Preprocessing, *, held_out: int = 2048) -> None:
         self.simulator = simulator
         self.preprocessing = preprocessing
-        self.validation = self._draw(held_out, VALIDATION_SEED)
-        self.test = self._draw(held_out, TEST_SEED)
+        self.validation = draw(simulator, preprocessing, held_out, VALIDATION_SEED)
+        self.test = draw(simulator, preprocessing, held_out, TEST_SEED)
 
     def batch(self, step: int, size: int) -> Batch:
         """The particles of a step, drawn from torch's global generator."""
-        return self._draw(size)
+        return draw(self.simulator, self.preprocessing, size)
 
-    def _draw(self, n: int, seed: int | None = None) -> Batch:
-        device = self.simulator.projector.frequency.device
-        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-        chunks = []
-        for start in range(0, n, 256):
-            particles = self.simulator(min(256, n - start), generator)
-            images = self.preprocessing(particles.images, self.simulator.projector.pixel_size)
-            chunks.append(Batch(images, Pose(particles.rotation, particles.shift)))
-        return _join(chunks)
+
+def draw(simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None) -> Batch:
+    """``n`` preprocessed particles from a generator with this seed, or from torch's global one."""
+    generator = None if seed is None else torch.Generator(simulator.projector.frequency.device).manual_seed(seed)
+    chunks = []
+    for start in range(0, n, 256):
+        particles = simulator(min(256, n - start), generator)
+        images = preprocessing(particles.images, simulator.projector.pixel_size)
+        chunks.append(Batch(images, Pose(particles.rotation, particles.shift)))
+    return _join(chunks)
 
 
 class FixedSet:
@@ -75,19 +79,31 @@ class FixedSet:
         particles: all images and poses.
         split: shares of training and validation; the rest is the test.
         augment: ``none``, ``d4`` or ``rotate``, on training images only.
+        image_ids: (N,) integers; rows with the same one show the same image (a symmetry-expanded table) and stay
+            together.
     """
 
-    def __init__(self, particles: Batch, *, split: tuple[float, float] = (0.5, 0.17), augment: str = "none") -> None:
-        n = len(particles)
+    def __init__(
+        self,
+        particles: Batch,
+        *,
+        split: tuple[float, float] = (0.5, 0.17),
+        augment: str = "none",
+        image_ids: Tensor | None = None,
+    ) -> None:
+        ids = torch.arange(len(particles)) if image_ids is None else image_ids.unique(return_inverse=True)[1]
+        n = int(ids.max()) + 1
         train, validation = round(split[0] * n), round(split[1] * n)
         if min(train, validation, n - train - validation) < 1:
-            raise ValueError(f"{n} particles split {split} leave an empty set; give more particles or other shares")
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-        self.train = particles[order[:train]]
-        self.validation = particles[order[train : train + validation]]
-        self.test = particles[order[train + validation :]]
+            raise BadInput(
+                "data", f"{n} images split {split} leave an empty set", hint="give more images or other shares"
+            )
+        place = torch.randperm(n, generator=torch.Generator().manual_seed(0))[ids]
+        self.train = particles[(place < train).nonzero()[:, 0]]
+        self.validation = particles[((place >= train) & (place < train + validation)).nonzero()[:, 0]]
+        self.test = particles[(place >= train + validation).nonzero()[:, 0]]
         self.augment = augment
-        self._epoch = (-1, order)
+        self._epoch = (-1, place)
 
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step; the last incomplete one of an epoch is filled from the next permutation's start."""
@@ -97,9 +113,12 @@ class FixedSet:
             [self._permutation(int(e))[position[position // n == e] % n] for e in (position // n).unique()]
         )
         batch = self.train[index]
-        if self.augment == "none":
-            return batch
-        return Batch(*(augment_d4 if self.augment == "d4" else augment_rotate)(batch.images, batch.target))
+        if self.augment == "d4":
+            return Batch(*augment_d4(batch.images, batch.target))
+        if self.augment == "rotate":
+            images, target = augment_rotate(batch.images, batch.target)
+            return Batch(standardise(images), target)  # interpolation took some of the variance
+        return batch
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._epoch[0] != epoch:
@@ -136,26 +155,29 @@ def open_data(
     spec: Mapping[str, Any], *, image_size: int, pixel_size: float | None, augment: str, device: torch.device
 ) -> tuple[TrainingData, Preprocessing]:
     """Make the training data of a recipe and the preprocessing that goes with it."""
-    spec = dict(spec)
-    spec.pop("symmetry", None)
-    split = tuple(spec.pop("split", (0.5, 0.17)))
+    split = tuple(spec.get("split", (0.5, 0.17)))
     if "particles" in spec:
         return _open_particles(spec, image_size, pixel_size, split, augment, device)
-    name, images, held_out = spec.pop("volume", None), spec.pop("images", None), spec.pop("held_out", 2048)
-    if name is None:
+    simulator = open_simulator(spec, image_size=image_size, pixel_size=pixel_size).to(device)
+    preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
+    if (images := spec.get("images")) is not None:
+        return FixedSet(draw(simulator, preprocessing, images, FIXED_SEED), split=split, augment=augment), preprocessing
+    if augment != "none":
+        raise BadInput("recipe", f"augment {augment!r} without a fixed set", hint="give data images, or augment none")
+    return OnTheFly(simulator, preprocessing, held_out=spec.get("held_out", 2048)), preprocessing
+
+
+def open_simulator(spec: Mapping[str, Any], *, image_size: int, pixel_size: float | None) -> Simulator:
+    """The simulator of a recipe's ``data``: its volume, imaged as the other fields say."""
+    if "volume" not in spec:
         raise BadInput("recipe", "data names neither 'volume' nor 'particles'")
-    volume = load_volume(name, image_size=image_size, pixel_size=pixel_size)
-    pixel_size = pixel_size or volume.pixel_size
-    simulator = Simulator(volume, Imaging.from_dict(spec), image_size=image_size, pixel_size=pixel_size).to(device)
-    preprocessing = Preprocessing(image_size, pixel_size)
-    if images is None:
-        return OnTheFly(simulator, preprocessing, held_out=held_out), preprocessing
-    drawn = OnTheFly(simulator, preprocessing, held_out=1)._draw(images, FIXED_SEED)
-    return FixedSet(drawn, split=split, augment=augment), preprocessing
+    volume = load_volume(spec["volume"], image_size=image_size, pixel_size=pixel_size)
+    imaging = Imaging.from_dict({k: v for k, v in spec.items() if k not in _FIXED_FIELDS | _SIMULATED_FIELDS})
+    return Simulator(volume, imaging, image_size=image_size, pixel_size=pixel_size or volume.pixel_size)
 
 
 def _open_particles(
-    spec: dict[str, Any],
+    spec: Mapping[str, Any],
     image_size: int,
     pixel_size: float | None,
     split: tuple[float, float],
@@ -164,20 +186,27 @@ def _open_particles(
 ) -> tuple[FixedSet, Preprocessing]:
     from ..particles.stack import ParticleStack
 
-    path = find_data(spec.pop("particles"))
-    stack = ParticleStack.open(path, **spec)
+    known = {"particles", "datadir", "allow_outside", "skip_bad", *_FIXED_FIELDS}
+    if unknown := sorted(set(spec) - known):
+        raise BadInput(
+            "recipe", f"unknown field {unknown[0]!r}", where="data", expected=f"one of {', '.join(sorted(known))}"
+        )
+    path = find_data(spec["particles"])
+    options = {k: spec[k] for k in ("allow_outside", "skip_bad") if k in spec}
+    datadir = find_data(spec["datadir"]) if "datadir" in spec else None
+    stack = ParticleStack.open(path, datadir=datadir, **options)
     poses = stack.poses
     if poses is None:
         raise BadInput(path, "no poses", expected="angles to train on")
     preprocessing = Preprocessing(image_size, pixel_size or stack.pixel_size)
-    chunks = []
-    for start in range(0, len(stack), 1024):
-        rows = range(start, min(start + 1024, len(stack)))
-        images = torch.from_numpy(stack.images(rows)).to(device)
-        rotation = torch.from_numpy(poses.rotation[start : rows.stop]).float().to(device)
-        shift = torch.from_numpy(poses.shift[start : rows.stop]).float().to(device)
-        chunks.append(Batch(preprocessing(images, stack.pixel_size), Pose(rotation, shift)))
-    return FixedSet(_join(chunks), split=split, augment=augment), preprocessing
+    chunk = max(1, 2**24 // stack.image_size**2)  # 64 MB of pixels at a time
+    images = torch.empty(len(stack), 1, image_size, image_size, device=device)
+    for start in range(0, len(stack), chunk):
+        rows = range(start, min(start + chunk, len(stack)))
+        images[start : rows.stop] = preprocessing(torch.from_numpy(stack.images(rows)).to(device), stack.pixel_size)
+    target = Pose(*(torch.from_numpy(values).float().to(device) for values in (poses.rotation, poses.shift)))
+    ids = torch.from_numpy(stack.image_ids)
+    return FixedSet(Batch(images, target), split=split, augment=augment, image_ids=ids), preprocessing
 
 
 def _join(chunks: list[Batch]) -> Batch:

@@ -58,11 +58,13 @@ class PoseEncoder(nn.Module):
             return self.head(self.projection(features.to(self.projection.weight.dtype)))
 
     def with_head(self, name: str, **head_args: Any) -> PoseEncoder:
-        """The same backbone (shared weights) with a fresh last layer and another head."""
+        """The same backbone (shared weights) with a fresh last layer and another head, shifts as before."""
         backbone_name, _, _ = split_name(self.name)
+        head_args = {"shift": self.head.has_shift, **head_args}
         config = {**self.config, "name": f"{backbone_name}-{name}", "head_args": head_args}
         head = _create_head(name, head_args, self.preprocessing)
-        return PoseEncoder(config["name"], self.backbone, head, self.preprocessing, config)
+        other = PoseEncoder(config["name"], self.backbone, head, self.preprocessing, config)
+        return other.to(self.projection.weight.device).train(self.training)
 
     def predict(
         self,

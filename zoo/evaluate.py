@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..geometry.point_groups import chance_level, point_group, symmetric_distance
 from ..heads.base import Pose
+from ..losses.pairs import all_pairs, pair_distance
+from ..losses.siamese import SiameseDistance
 from .data import Batch
 from .encoder import PoseEncoder
 
@@ -73,6 +75,28 @@ def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict
     if predicted.confidence is not None:
         metrics |= confidence_metrics(predicted.confidence.double().cpu().numpy(), error)
     return metrics
+
+
+def distance_metrics(loss: SiameseDistance, predicted: Pose, target: Pose) -> dict[str, Any]:
+    """What an encoder that learns distances is judged by: the distances of all pairs of up to 512 images.
+
+    Distances fix poses up to a common frame only, so angles between predicted and true poses mean nothing here.
+
+    Returns:
+        ``n``, ``distance_mae_deg``, and ``chance_distance_mae_deg`` of always guessing the median distance.
+    """
+    if target.rotation is None:
+        raise ValueError("distance_metrics needs true rotations")
+    n = min(512, len(target.rotation))
+    first = Pose(*(None if v is None else v[:n] for v in (predicted.rotation, None, None, predicted.raw)))
+    pairs = all_pairs(n, device=target.rotation.device)
+    true = pair_distance(target.rotation[:n], pairs, loss.group.to(target.rotation))
+    error = loss.distance_error(first, target.rotation[:n], pairs)
+    return {
+        "n": n,
+        "distance_mae_deg": float(torch.rad2deg(error)),
+        "chance_distance_mae_deg": float(torch.rad2deg((true - true.median()).abs().mean())),
+    }
 
 
 def confidence_metrics(confidence: NDArray[np.floating], error_deg: NDArray[np.floating]) -> dict[str, float]:

@@ -168,9 +168,9 @@ def _predict(
                 if on_batch is not None:
                     on_batch(done[-1])
     except KeyboardInterrupt as stop:
-        finished = _joined(source, done) if done else None
+        finished = _joined(source, done, encoder.head.has_shift) if done else None
         raise PredictionStopped(finished, len(source), getattr(stop, "signum", None)) from None
-    return _joined(source, done)
+    return _joined(source, done, encoder.head.has_shift)
 
 
 def _poses(source: ParticleStack | _Images, rows: range, pose: Pose) -> PoseTable:
@@ -185,9 +185,12 @@ def _poses(source: ParticleStack | _Images, rows: range, pose: Pose) -> PoseTabl
     )
 
 
-def _joined(source: ParticleStack | _Images, done: list[PoseTable]) -> PoseTable:
+def _joined(source: ParticleStack | _Images, done: list[PoseTable], shifts_predicted: bool) -> PoseTable:
     rotation = np.concatenate([poses.rotation for poses in done])
     shift = np.concatenate([poses.shift for poses in done])
+    known = source.poses if isinstance(source, ParticleStack) else None
+    if not shifts_predicted and known is not None:
+        shift = known.shift[: len(rotation)]
     surest = [poses.confidence for poses in done if poses.confidence is not None]
     confidence = np.concatenate(surest) if surest else None
     if isinstance(source, ParticleStack):

@@ -54,11 +54,18 @@ class Preprocessing:
         scale = 1.0 if pixel_size is None else pixel_size / self.pixel_size
         images = fourier_resize(images, max(1, round(size * scale)))
         images = crop_or_pad(images, self.image_size)
-        circle = inscribed_circle(self.image_size).to(images.device)
-        inside = images[..., circle]
-        mean = inside.mean(-1)[..., None, None]
-        std = inside.std(-1)[..., None, None]
-        return (images - mean) / std.clamp_min(1e-20) * circle
+        return standardise(images)
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Mean 0 and variance 1 within the inscribed circle of (..., L, L) images, 0 outside; a constant becomes 0."""
+    circle = inscribed_circle(images.shape[-1]).to(images.device)
+    inside = images[..., circle]
+    mean = inside.mean(-1)[..., None, None]
+    std = inside.std(-1)[..., None, None]
+    # What rounding leaves of a constant image is not a signal.
+    varies = std > 1e-5 * inside.abs().amax(-1)[..., None, None]
+    return torch.where(varies, (images - mean) / std, 0) * circle
 
 
 def fourier_resize(images: Tensor, size: int) -> Tensor:

@@ -10,15 +10,15 @@ from typing import Any
 from .. import __version__
 
 
-def provenance() -> dict[str, Any]:
-    """Version, git commit (with ``+`` when the tree has changes; None outside a checkout), torch and hardware."""
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Version, git commit (with ``+`` when the tree has changes; None outside a checkout), torch, and what computes."""
     import torch
 
     return {
         "cryozoo": __version__,
         "commit": _commit(),
         "torch": torch.__version__,
-        "hardware": _hardware(),
+        "hardware": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "threads": torch.get_num_threads(),
     }
 
@@ -38,11 +38,7 @@ def _commit() -> str | None:
         return None
 
 
-def _hardware() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -28,20 +29,23 @@ class Recipe:
             atomic model, or ``phantom:SEED``) and the fields of :class:`~cryozoo.particles.simulate.Imaging`.
             ``images: N`` simulates a fixed set of N instead of new ones at every step. ``split`` gives the shares of
             training and validation of a fixed set, the rest is the test. ``symmetry`` names the point group.
-        augment: ``none``, ``d4`` (quarter turns and flips, exact) or ``rotate`` (any angle, and flips).
+        augment: of a fixed set, ``none``, ``d4`` (quarter turns and flips, exact) or ``rotate`` (any angle, and
+            flips; the interpolation blurs, so the noise of training images is less white than that of the others).
         steps: optimiser steps.
         batch_size: images per step.
         optimizer: ``adamw``, ``adam`` or ``rmsprop``.
         lr: peak learning rate.
         weight_decay: decoupled for AdamW, else L2.
         betas: of Adam and AdamW.
-        schedule: ``cosine`` (warm-up, then cosine to 0) or ``onecycle`` (30 % up from lr / 25, cosine down to lr /
-        10^4). warmup: share of the steps for the cosine schedule's warm-up.
+        schedule: ``cosine`` (warm-up, then cosine to 0) or ``onecycle`` (30 % up from lr / 25, cosine down
+            to lr / 10^4).
+        warmup: share of the steps for the cosine schedule's warm-up.
         ema: decay of the exponential moving average of the weights that is evaluated and kept; 0 keeps the plain ones.
         grad_clip: largest gradient norm; 0 does not clip.
         precision: ``auto`` is bf16 autocast on a GPU and fp32 on the CPU.
         validate_every: steps between validations (also between checkpoints).
-        patience: validations without a better median error before stopping; 0 never stops early.
+        patience: validations without a better error before stopping; 0 never stops early. The error is the median
+            angle, or with loss ``siamese_distance`` the mean error of distances.
         seed: of the weights and of every random number of the training.
     """
 
@@ -75,10 +79,19 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or not 0 < value < 10**9:
                 raise ValueError(f"recipe: {name} must be a positive number of at most 9 digits, got {value}")
+        for name in ("lr", "weight_decay", "warmup", "ema", "grad_clip"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ValueError(f"recipe: {name} must be a number, got {getattr(self, name)!r}")
         if not 0 < self.lr < 10:
             raise ValueError(f"recipe: lr must be above 0 and below 10, got {self.lr}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"recipe: ema is a decay between 0 and 1, got {self.ema}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 256:
+            raise ValueError(f"recipe: seed must be a whole number from 0 to 255, got {self.seed}")
+        if unwanted := {"shift", "shift_scale"} & set(self.head_args):
+            raise ValueError(
+                f"recipe: head_args {min(unwanted)} is not set here; the field shift says whether there is one"
+            )
         if self.batch_size < 2:
             raise ValueError("recipe: batch_size 1 leaves nothing to normalise over; use 2 or more")
         for name, allowed in (
@@ -97,7 +110,7 @@ class Recipe:
 
         try:
             text = Path(path).read_text(encoding="utf-8")
-            values = yaml.safe_load(text)
+            values = yaml.load(text, Loader=_loader())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise BadInput(path, f"not readable as YAML or JSON: {error}", expected="a training recipe") from error
         if not isinstance(values, dict):
@@ -111,12 +124,23 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise BadInput(source, f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
         try:
-            # YAML reads 1e-3 as text (it wants 1.0e-3).
-            numbers = {f.name: float(values[f.name]) for f in fields(cls) if f.type == "float" and f.name in values}
-            return cls(**{**values, **numbers, "betas": tuple(values.get("betas", cls.betas))})
+            return cls(**{**values, "betas": tuple(values.get("betas", cls.betas))})
         except (TypeError, ValueError) as error:
             raise BadInput(source, str(error).removeprefix("recipe: ")) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-serialisable."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def _loader() -> type[Any]:
+    """PyYAML's safe loader, which also reads 1e-3 as a number (YAML 1.1 wants 1.0e-3)."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
+    return Loader

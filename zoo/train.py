@@ -5,7 +5,6 @@ so a resumed run repeats what the undisturbed one would have done, bit for bit o
 from __future__ import annotations
 
 import csv
-import json
 import math
 import signal
 import time
@@ -21,17 +20,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..losses.base import Loss
+from ..losses.siamese import SiameseDistance
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write
+from ..particles.files import atomic_write, write_json
 from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from .data import open_data
+from .data import Batch, open_data
 from .encoder import PoseEncoder, create_encoder
-from .evaluate import evaluate
+from .evaluate import distance_metrics, evaluate, predict_batches
 from .provenance import provenance
 from .recipe import Recipe
 from .registry import get_part
 
-_LOG_COLUMNS = ("step", "loss", "lr", "median_deg", "mean_deg", "acc_5", "acc_10", "cpu_s", "images_per_s")
+_LOGGED = ("median_deg", "mean_deg", "acc_5", "acc_10", "distance_mae_deg")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def train(
         and,
             at the end, ``model/`` (see :func:`save_pretrained`). A checkpoint of the same recipe there is resumed.
         device: default a GPU where there is one.
-        progress: show a bar with the time left, the loss and the last median error.
+        progress: show a bar with the time left, the loss and the last validation error.
         restart: begin anew although ``out`` has a checkpoint.
 
     Raises:
@@ -132,11 +132,19 @@ class _Trainer:
         self.optimizer = self._make_optimizer()
         self.averaged = _copy_state(self.encoder) if recipe.ema else None
         self.best: dict[str, Tensor] = {}
-        self.best_median = math.inf
+        self.best_error = math.inf
+        # Distances fix poses up to a common frame only.
+        self.criterion = "distance_mae_deg" if type(self.loss) is SiameseDistance else "median_deg"
+        if self.criterion == "median_deg" and not self.encoder.head.has_rotation:
+            raise BadInput(
+                "recipe", f"{recipe.encoder} gives no rotation", hint="loss siamese_distance learns distances"
+            )
         self.stale = 0
         self.step = 0
         self.cpu_seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self.provenance = provenance(str(self.device))
+        self.commits = [self.provenance["commit"]]
         if self.out is not None:
             self._open_folder(self.out, restart)
 
@@ -161,7 +169,7 @@ class _Trainer:
                     self._validate(loss, writer)
                     self._save()
                     began = time.process_time()  # validation is not training
-                    bar.set_postfix_str(f"loss {loss:.3f}, median {self.history[-1]['median_deg']:.2f} deg")
+                    bar.set_postfix_str(f"loss {loss:.3f}, {self.history[-1][self.criterion]:.2f} deg")
                 if received:
                     self._count_cpu(began)
                     self._save()
@@ -200,19 +208,19 @@ class _Trainer:
         state = self.averaged or _copy_state(self.encoder)
         current = _copy_state(self.encoder)
         self.encoder.load_state_dict(state)
-        metrics = evaluate(self.encoder, self.data.validation, symmetry=self.symmetry)
+        metrics = self._evaluate(self.data.validation)
         self.encoder.load_state_dict(current)
         row = {
             "step": self.step,
             "loss": loss,
             "lr": learning_rate(self.recipe, self.step - 1),
-            **{name: metrics[name] for name in ("median_deg", "mean_deg", "acc_5", "acc_10")},
+            **{name: metrics[name] for name in _LOGGED if name in metrics},
             "cpu_s": self.cpu_seconds,
-            "images_per_s": self.step * self.recipe.batch_size / max(self.cpu_seconds, 1e-9),
+            "images_per_cpu_s": self.step * self.recipe.batch_size / max(self.cpu_seconds, 1e-9),
         }
         self.history.append(row)
-        if row["median_deg"] < self.best_median:
-            self.best_median, self.stale = row["median_deg"], 0
+        if row[self.criterion] < self.best_error:
+            self.best_error, self.stale = row[self.criterion], 0
             self.best = {name: tensor.clone() for name, tensor in state.items()}
         else:
             self.stale += 1
@@ -224,20 +232,26 @@ class _Trainer:
         self.encoder.load_state_dict(self.best)
         self.encoder.eval()
         metrics = {
-            **evaluate(self.encoder, self.data.test, symmetry=self.symmetry),
+            **self._evaluate(self.data.test),
             "encoder": self.recipe.encoder,
             "steps": self.step,
             "cpu_s": round(self.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in self.encoder.parameters()),
             "seed": self.recipe.seed,
-            **provenance(),
+            **self.provenance,
+            "commit": ", ".join(str(commit) for commit in self.commits),
         }
         if self.out is not None:
             from .pretrained import save_pretrained
 
             save_pretrained(self.encoder, self.out / "model", metrics=metrics, recipe=self.recipe, overwrite=True)
-            _write_json(self.out / "result.json", {"recipe": self.recipe.to_dict(), "metrics": metrics})
+            write_json(self.out / "result.json", {"recipe": self.recipe.to_dict(), "metrics": metrics}, overwrite=True)
         return TrainingResult(self.encoder, metrics, self.history)
+
+    def _evaluate(self, data: Batch) -> dict[str, Any]:
+        if type(self.loss) is not SiameseDistance:
+            return evaluate(self.encoder, data, symmetry=self.symmetry)
+        return distance_metrics(self.loss, predict_batches(self.encoder, data.images), data.target)
 
     def _stop_early(self) -> bool:
         return bool(self.recipe.patience) and self.stale >= self.recipe.patience
@@ -271,12 +285,15 @@ class _Trainer:
     def _open_folder(self, out: Path, restart: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         checkpoint = out / "checkpoint.safetensors"
-        if checkpoint.exists() and not restart:
+        if restart:
+            for stale in (checkpoint, *out.glob("events.out.tfevents.*")):
+                stale.unlink(missing_ok=True)
+        elif checkpoint.exists():
             self._resume(checkpoint)
-        _write_json(out / "recipe.json", self.recipe.to_dict())
+        write_json(out / "recipe.json", self.recipe.to_dict(), overwrite=True)
 
     def _resume(self, path: Path) -> None:
-        tensors, state = load_checkpoint(path, self.device)
+        tensors, state = load_checkpoint(path)
         if state["recipe"] != self.recipe.to_dict():
             ours, theirs = self.recipe.to_dict(), state["recipe"]
             changed = ", ".join(sorted(k for k in ours if ours[k] != theirs.get(k)))
@@ -286,9 +303,10 @@ class _Trainer:
         self.encoder.load_state_dict(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.averaged is not None:
-            self.averaged = tensors["averaged"]
+            self.averaged = {name: tensor.to(self.device) for name, tensor in tensors["averaged"].items()}
         self.best = tensors.get("best", {})
-        self.best_median, self.stale = state["best_median"], state["stale"]
+        self.best_error, self.stale = state["best_error"], state["stale"]
+        self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
         self.step, self.cpu_seconds, self.history = state["step"], state["cpu_s"], state["history"]
 
     def _save(self) -> None:
@@ -303,7 +321,8 @@ class _Trainer:
         state = {
             "recipe": self.recipe.to_dict(),
             "step": self.step,
-            "best_median": self.best_median,
+            "best_error": self.best_error,
+            "commits": self.commits,
             "stale": self.stale,
             "cpu_s": self.cpu_seconds,
             "history": self.history,
@@ -311,7 +330,7 @@ class _Trainer:
         save_checkpoint(self.out / "checkpoint.safetensors", groups, state)
         with atomic_write(self.out / "log.csv", overwrite=True) as file:
             lines = _CsvLines(file.write)
-            table = csv.DictWriter(lines, _LOG_COLUMNS)
+            table = csv.DictWriter(lines, list(self.history[0]) if self.history else [])
             table.writeheader()
             table.writerows(self.history)
 
@@ -346,11 +365,6 @@ def _average(averaged: dict[str, Tensor], encoder: nn.Module, decay: float) -> N
             averaged[name].lerp_(tensor, 1 - decay)
         else:
             averaged[name].copy_(tensor)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_write(path, overwrite=True) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 @contextmanager

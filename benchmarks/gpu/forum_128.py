@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import torch
 
-from ...particles.files import atomic_write
+from ...particles.files import atomic_write, write_json
 from ...zoo.recipe import Recipe
 from ...zoo.train import TrainingResult, train
 
@@ -43,12 +43,15 @@ def recipe(head: str, augment: str, batch_size: int = 256) -> Recipe:
 
 
 def fit_to_time(wanted: Recipe, seconds: float) -> Recipe:
-    """The recipe with as many steps as fit, from the speed of a short run after a warm-up; never more than wanted."""
-    probe = dataclasses.replace(wanted, steps=20, validate_every=20)
-    train(probe)
-    began = time.perf_counter()
-    train(dataclasses.replace(probe, steps=120, validate_every=120))
-    per_step = (time.perf_counter() - began) / 120
+    """The recipe with as many steps as fit, by the time that 300 more steps take; never more than wanted."""
+
+    def run(steps: int) -> float:
+        began = time.perf_counter()
+        train(dataclasses.replace(wanted, steps=steps, validate_every=steps))
+        return time.perf_counter() - began
+
+    run(20)  # the first calls on a GPU are slow
+    per_step = (run(350) - run(50)) / 300
     return dataclasses.replace(wanted, steps=min(wanted.steps, int(seconds / per_step)))
 
 
@@ -96,7 +99,7 @@ def main(out: Path, head: str, augment: str, minutes: float) -> None:
         "share_of_protocol": fitted.steps / wanted.steps,
         "wall_s": time.perf_counter() - began,
     }
-    (out / "result.json").write_text(json.dumps(record, indent=1))
+    write_json(out / "result.json", record, overwrite=True)
     save_shards(result, out)
     click.echo(json.dumps(record["metrics"], indent=1))
 

@@ -64,7 +64,9 @@ def test_other_pixel_sizes_reach_the_trained_one() -> None:
 
 def test_constant_images_become_zero_and_shapes_are_checked() -> None:
     preprocessing = Preprocessing(32, 2.0)
-    assert not preprocessing(torch.full((1, 32, 32), 5.0)).any()
+    for constant in (0.0, 5.0, 7.3, -0.1):
+        assert not preprocessing(torch.full((1, 32, 32), constant)).any()
+        assert not preprocessing(torch.full((1, 40, 40), constant), 1.7).any()
     with pytest.raises(ValueError, match="expected"):
         preprocessing(torch.zeros(2, 3, 32, 32))
     for bad in (0.0, -1.0, float("nan")):

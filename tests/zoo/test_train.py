@@ -14,8 +14,12 @@ import safetensors.torch
 import torch
 import yaml
 
+from cryozoo.heads.base import Pose
 from cryozoo.particles.errors import BadInput
-from cryozoo.zoo.data import FixedSet, open_data
+from cryozoo.particles.simulate import Imaging, Simulator
+from cryozoo.particles.simulate_files import write_simulated_stack
+from cryozoo.particles.volumes import Volume
+from cryozoo.zoo.data import Batch, FixedSet, open_data
 from cryozoo.zoo.recipe import Recipe
 from cryozoo.zoo.train import Interrupted, _Trainer, learning_rate, train
 
@@ -144,6 +148,55 @@ def test_fixed_set_is_split_without_overlap_and_augmented() -> None:
     seen = torch.cat([data.batch(step, 16).images for step in range(45)]).flatten(1)
     assert len(seen.unique(dim=0)) == 45, "16 epochs must show every training image and nothing else"
     assert train(recipe).metrics["n"] == 30
+
+
+def test_rows_that_show_one_image_stay_together() -> None:
+    """A symmetry-expanded table names every image several times; none may be in training and test."""
+    batch = Batch(torch.arange(90.0).reshape(90, 1, 1, 1), Pose(torch.eye(3).expand(90, 3, 3), torch.zeros(90, 2)))
+    data = FixedSet(batch, image_ids=torch.arange(90) % 30)
+    parts = [set((part.images.flatten() % 30).tolist()) for part in (data.train, data.validation, data.test)]
+    assert [len(part) for part in parts] == [15, 5, 10]
+    assert len(set.union(*parts)) == 30
+    assert len(data.train) == 45
+
+
+def test_particles_on_disk_with_symmetry_and_other_options(tmp_path: Path) -> None:
+    simulator = Simulator(Volume.phantom(size=40, pixel_size=6.0), Imaging(snr=2.0, shift_sigma=6.0))
+    write_simulated_stack(tmp_path / "stack.mrcs", simulator, 60)
+    recipe = dataclasses.replace(
+        TINY,
+        data={"particles": str(tmp_path / "stack.star"), "symmetry": "C2"},
+        augment="rotate",
+        optimizer="rmsprop",
+        schedule="onecycle",
+        patience=1,
+        steps=40,
+        validate_every=2,
+    )
+    result = train(recipe)
+    assert result.metrics["n"] == 20
+    assert result.metrics["steps"] < 40, "patience did not stop it"
+    assert result.metrics["chance_mean_deg"] < 110
+    with pytest.raises(BadInput, match="unknown field 'snr'"):
+        train(dataclasses.replace(recipe, data={**recipe.data, "snr": 1.0}))
+
+
+def test_distances_alone_are_judged_by_distances() -> None:
+    """They fix poses up to a common frame, so no angle of a single image means anything."""
+    recipe = dataclasses.replace(
+        TINY, encoder="test_siamese_cnn-embedding", backbone_args={}, shift=False, loss="siamese_distance", loss_args={}
+    )
+    result = train(recipe)
+    assert 0 < result.metrics["distance_mae_deg"] < 180
+    assert 15 < result.metrics["chance_distance_mae_deg"] < 40
+    assert "median_deg" not in result.metrics
+    with pytest.raises(BadInput, match="gives no rotation"):
+        train(dataclasses.replace(recipe, loss="geodesic"))
+
+
+def test_augmentation_of_new_particles_is_refused() -> None:
+    with pytest.raises(BadInput, match="without a fixed set"):
+        train(dataclasses.replace(TINY, augment="d4"))
 
 
 def test_schedules() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +137,7 @@ class _Run:
 
 def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float | None]:
     """The simulator of an encoder's recipe, its symmetry and its noise."""
-    from ...particles.simulate import Imaging, Simulator
-    from ..data import load_volume
+    from ..data import open_simulator
 
     spec: Mapping[str, Any] = ((encoder.entry or {}).get("trained_with") or {}).get("data", {})
     volume = spec.get("volume", "")
@@ -147,11 +145,9 @@ def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float |
         raise BadInput(
             name, "was not trained on a phantom", hint="cryozoo simulate and cryozoo predict take any volume"
         )
-    size, pixel_size = encoder.preprocessing.image_size, encoder.preprocessing.pixel_size
-    known = {f.name for f in fields(Imaging)}
-    imaging = Imaging.from_dict({key: value for key, value in spec.items() if key in known})
-    made = Simulator(load_volume(volume, image_size=size, pixel_size=pixel_size), imaging)
-    return made, spec.get("symmetry", "C1"), imaging.snr
+    trained = encoder.preprocessing
+    made = open_simulator(spec, image_size=trained.image_size, pixel_size=trained.pixel_size)
+    return made, spec.get("symmetry", "C1"), made.imaging.snr
 
 
 def _prepare(folder: Path) -> Path:

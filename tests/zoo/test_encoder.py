@@ -1,0 +1,62 @@
+"""Encoders put together from parts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryozoo.particles.poses import PoseTable
+from cryozoo.particles.simulate import Imaging, Simulator
+from cryozoo.particles.simulate_files import write_simulated_stack
+from cryozoo.particles.volumes import Volume
+from cryozoo.zoo.encoder import create_encoder
+from cryozoo.zoo.predict import predict
+from cryozoo.zoo.registry import list_combinations
+
+
+@pytest.mark.parametrize("name", list_combinations("test_*"))
+def test_every_combination_runs_forward_and_backward(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder(name, image_size=32, pixel_size=4.0, head_args={"shift": True})
+    pose = encoder(torch.randn(3, 1, 32, 32))
+    assert pose.shift is not None
+    assert pose.raw is not None
+    assert pose.shift.shape == (3, 2)
+    if encoder.head.has_rotation:
+        assert pose.rotation is not None
+        torch.testing.assert_close(pose.rotation @ pose.rotation.mT, torch.eye(3).expand(3, 3, 3), atol=1e-5, rtol=0)
+    pose.raw.square().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_with_head_shares_the_backbone_and_keeps_mode_and_shift() -> None:
+    encoder = create_encoder("test_vgg_gem-quaternion", image_size=32, head_args={"shift": True}).eval()
+    other = encoder.with_head("nined_svd")
+    assert other.name == "test_vgg_gem-nined_svd"
+    assert other.backbone is encoder.backbone
+    assert other.head.has_shift
+    assert not other.training
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(other.features(images), encoder.features(images))
+    assert not encoder.with_head("nined_svd", shift=False).head.has_shift
+
+
+def test_wrong_images_and_names_are_refused() -> None:
+    encoder = create_encoder("test_vgg_gem-quaternion", image_size=32)
+    with pytest.raises(ValueError, match="expected"):
+        encoder(torch.zeros(1, 1, 31, 31))
+    with pytest.raises(ValueError, match="load_pretrained"):
+        create_encoder("test_vgg_gem-quaternion.tag", image_size=32)
+
+
+def test_an_encoder_without_shifts_leaves_those_of_the_table(tmp_path: Path) -> None:
+    encoder = create_encoder("test_vgg_gem-sixd_gs", image_size=32, pixel_size=6.0)
+    assert not predict(encoder, torch.randn(3, 32, 32)).shift.any()
+    simulator = Simulator(Volume.phantom(size=32, pixel_size=6.0), Imaging(snr=1.0, shift_sigma=9.0))
+    write_simulated_stack(tmp_path / "stack.mrcs", simulator, 20)
+    known = PoseTable.load(tmp_path / "stack.star")
+    predicted = predict(encoder, tmp_path / "stack.star")
+    np.testing.assert_allclose(predicted.shift, known.shift, atol=1e-9)
+    assert np.abs(known.shift).max() > 5
+    assert np.abs(predicted.rotation - known.rotation).max() > 0.1
