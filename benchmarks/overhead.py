@@ -2,7 +2,7 @@
 
     python -m cryozoo.benchmarks.overhead [ENCODER]
 
-Prints one table and writes it to ``results/overhead.json``. All figures are from one run; the ratio's two sides take
+Prints one table and writes it to ``results/overhead.json`` and ``.md``. All figures are from one run; the ratio's two sides take
 turns.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..particles.files import write_json
+from ..particles.files import atomic_write, write_json
 from ..zoo.entries import list_encoders
 from ..zoo.provenance import provenance
 from .runs import RESULTS, markdown_table
@@ -104,7 +104,10 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / "overhead.json", figures, overwrite=True)
     rows = [[key, f"{value:.3f}" if isinstance(value, float) else str(value)] for key, value in figures.items()]
-    print(markdown_table(["figure", "value"], rows))
+    table = markdown_table(["figure", "value"], rows)
+    with atomic_write(RESULTS / "overhead.md", overwrite=True) as file:
+        file.write(table.encode())
+    print(table)
 
 
 if __name__ == "__main__":
