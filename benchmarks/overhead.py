@@ -2,8 +2,8 @@
 
     python -m cryozoo.benchmarks.overhead [ENCODER]
 
-Prints one table and writes it to ``results/overhead.json`` and ``.md``. All figures are from one run; the ratio's two sides take
-turns.
+Prints one table and writes it to ``results/overhead.json`` and ``.md``. All figures are from one run; the ratio's two
+sides take turns.
 """
 
 from __future__ import annotations
