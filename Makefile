@@ -9,6 +9,9 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
+# The tensors of the tests are small: a second thread would mostly spin, and on busy cores multiply the CPU time.
+test slow referee: export OMP_NUM_THREADS ?= 1
+
 .PHONY: help demo test slow referee clean
 
 help: ## this list
