@@ -151,12 +151,15 @@ def _remove_abandoned(orphan: Path) -> None:
         orphan.unlink()
 
 
+def plain_json(value: Any) -> Any:
+    """Plain data as JSON can hold it: lists for tuples, None for numbers that are not finite."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
 def write_json(path: str | Path, value: Any, *, overwrite: bool = False) -> None:
-    """Write plain data as JSON, atomically; what is not finite becomes null, because JSON has no NaN."""
-    text = json.dumps(value)
-    finite = json.loads(text, parse_constant=lambda _: None)
+    """Write plain data as JSON (see :func:`plain_json`), atomically."""
     with atomic_write(path, overwrite=overwrite) as file:
-        file.write((json.dumps(finite, indent=1, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(plain_json(value), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 class Tally:

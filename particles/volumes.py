@@ -132,13 +132,6 @@ class Volume:
         coordinates *= radius / np.linalg.norm(coordinates, axis=1).max()
         return cls.from_atoms(coordinates, np.ones(len(coordinates)), size=size, pixel_size=pixel_size)
 
-    def lowpass(self, resolution: float) -> Volume:
-        """The same map with a Gaussian low-pass exp(-(k resolution)^2), ``resolution`` in Angstrom."""
-        k = torch.fft.fftfreq(self.size, self.pixel_size)
-        kernel = torch.exp(-((k * resolution) ** 2))
-        spectrum = torch.fft.fftn(self.data) * kernel[:, None, None] * kernel[:, None] * kernel
-        return Volume(torch.fft.ifftn(spectrum).real.contiguous(), self.pixel_size)
-
 
 def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coordinates (N, 3) in Angstrom, centred on the mass, and atomic numbers (N,) of a model.

@@ -81,6 +81,7 @@ class FixedSet:
         augment: ``none``, ``d4`` or ``rotate``, on training images only.
         image_ids: (N,) integers; rows with the same one show the same image (a symmetry-expanded table) and stay
             together.
+        seed: of the permutations, below 256.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class FixedSet:
         split: tuple[float, float] = (0.5, 0.17),
         augment: str = "none",
         image_ids: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         ids = torch.arange(len(particles)) if image_ids is None else image_ids.unique(return_inverse=True)[1]
         n = int(ids.max()) + 1
@@ -103,6 +105,7 @@ class FixedSet:
         self.validation = particles[((place >= train) & (place < train + validation)).nonzero()[:, 0]]
         self.test = particles[(place >= train + validation).nonzero()[:, 0]]
         self.augment = augment
+        self.seed = seed
         self._epoch = (-1, place)
 
     def batch(self, step: int, size: int) -> Batch:
@@ -122,7 +125,7 @@ class FixedSet:
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._epoch[0] != epoch:
-            generator = torch.Generator().manual_seed(FIXED_SEED + epoch)
+            generator = torch.Generator().manual_seed(FIXED_SEED + (self.seed << 32) + epoch)
             self._epoch = (epoch, torch.randperm(len(self.train), generator=generator))
         return self._epoch[1]
 
@@ -152,16 +155,24 @@ def _is_atomic(name: str) -> bool:
 
 
 def open_data(
-    spec: Mapping[str, Any], *, image_size: int, pixel_size: float | None, augment: str, device: torch.device
+    spec: Mapping[str, Any],
+    *,
+    image_size: int,
+    pixel_size: float | None,
+    augment: str,
+    device: torch.device,
+    seed: int = 0,
 ) -> tuple[TrainingData, Preprocessing]:
     """Make the training data of a recipe and the preprocessing that goes with it."""
     split = tuple(spec.get("split", (0.5, 0.17)))
     if "particles" in spec:
-        return _open_particles(spec, image_size, pixel_size, split, augment, device)
+        return _open_particles(spec, image_size, pixel_size, split, augment, device, seed)
     simulator = open_simulator(spec, image_size=image_size, pixel_size=pixel_size).to(device)
     preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
     if (images := spec.get("images")) is not None:
-        return FixedSet(draw(simulator, preprocessing, images, FIXED_SEED), split=split, augment=augment), preprocessing
+        return FixedSet(
+            draw(simulator, preprocessing, images, FIXED_SEED), split=split, augment=augment, seed=seed
+        ), preprocessing
     if augment != "none":
         raise BadInput("recipe", f"augment {augment!r} without a fixed set", hint="give data images, or augment none")
     return OnTheFly(simulator, preprocessing, held_out=spec.get("held_out", 2048)), preprocessing
@@ -183,6 +194,7 @@ def _open_particles(
     split: tuple[float, float],
     augment: str,
     device: torch.device,
+    seed: int,
 ) -> tuple[FixedSet, Preprocessing]:
     from ..particles.stack import ParticleStack
 
@@ -206,7 +218,7 @@ def _open_particles(
         images[start : rows.stop] = preprocessing(torch.from_numpy(stack.images(rows)).to(device), stack.pixel_size)
     target = Pose(*(torch.from_numpy(values).float().to(device) for values in (poses.rotation, poses.shift)))
     ids = torch.from_numpy(stack.image_ids)
-    return FixedSet(Batch(images, target), split=split, augment=augment, image_ids=ids), preprocessing
+    return FixedSet(Batch(images, target), split=split, augment=augment, image_ids=ids, seed=seed), preprocessing
 
 
 def _join(chunks: list[Batch]) -> Batch:

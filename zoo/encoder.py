@@ -35,7 +35,7 @@ class PoseEncoder(nn.Module):
     ):
         super().__init__()
         self.name = name
-        # Convolutions are 1.3 to 2 times as fast with the channels last, on CPU and GPU alike.
+        # Convolutions are faster with the channels last, on CPU and GPU alike.
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.projection = nn.Linear(int(backbone.num_features), head.raw_dim)  # type: ignore[arg-type]
         self.head = head

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write
+from ..particles.files import atomic_write, plain_json
 from . import entries
 from ._encoder_config import CARD, CONFIG, FORMAT, GOLDEN, MODEL, check_config, read_config
 from ._model_card import model_card
@@ -83,8 +83,7 @@ def save_pretrained(
         "metrics": dict(metrics or {}),
         "trained_with": trained_with,
     }
-    # JSON has no NaN: a metric that is not defined becomes null.
-    config = json.loads(json.dumps(config), parse_constant=lambda _: None)
+    config = plain_json(config)
     rebuilt = _build(config, label, len(state))
     _load_state(rebuilt, state, label)
     files = {MODEL: _serialise(state, str(folder / MODEL)), GOLDEN: _serialise(_golden(rebuilt), str(folder / GOLDEN))}

@@ -118,6 +118,7 @@ class _Trainer:
             pixel_size=recipe.pixel_size,
             augment=recipe.augment,
             device=self.device,
+            seed=recipe.seed,
         )
         torch.manual_seed(recipe.seed)
         head_args = {**recipe.head_args, "shift": True} if recipe.shift else dict(recipe.head_args)
@@ -205,9 +206,10 @@ class _Trainer:
         return value
 
     def _validate(self, loss: float, writer: Any) -> None:
-        state = self.averaged or _copy_state(self.encoder)
-        current = _copy_state(self.encoder)
-        self.encoder.load_state_dict(state)
+        state = current = _copy_state(self.encoder)
+        if self.averaged is not None:
+            state = self.averaged
+            self.encoder.load_state_dict(state)
         metrics = self._evaluate(self.data.validation)
         self.encoder.load_state_dict(current)
         row = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import tempfile
@@ -173,16 +172,3 @@ def metrics_table(metrics: Mapping[str, Any], *, indent: str = "") -> str:
 
 def _is_known(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def to_json(value: Any) -> str:
-    """JSON, where a number that is not finite becomes null."""
-
-    def clean(item: Any) -> Any:
-        if isinstance(item, Mapping):
-            return {key: clean(inner) for key, inner in item.items()}
-        if isinstance(item, list | tuple):
-            return [clean(inner) for inner in item]
-        return None if isinstance(item, float) and not math.isfinite(item) else item
-
-    return json.dumps(clean(value), indent=2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ...particles.errors import BadInput
-from ._common import INPUT, image_size_option, metrics_table, pixel_size_option, to_json, verb
+from ...particles.files import plain_json
+from ._common import INPUT, image_size_option, metrics_table, pixel_size_option, verb
 
 if TYPE_CHECKING:
     from ...particles.poses import PoseTable
@@ -61,7 +63,7 @@ def evaluate(
     pose = Pose(rotation, torch.tensor(guess.shift), confidence)
     metrics = pose_metrics(pose, Pose(target, torch.tensor(true.shift)), symmetry=symmetry)
     if as_json:
-        click.echo(to_json({**metrics, **found}))
+        click.echo(json.dumps(plain_json({**metrics, **found}), indent=2))
         return
     click.echo(metrics_table(metrics))
     if align:
