@@ -63,7 +63,7 @@ def heads_70s() -> Mapping[str, Recipe]:
 
 
 def forum_70s() -> Mapping[str, Recipe]:
-    """Cryo-forum's protocol, scaled to 1,800 CPU seconds: does its ordering of heads and losses hold?
+    """Cryo-forum's protocol, scaled to 1,500 CPU seconds: does its ordering of heads and losses hold?
 
     5,000 fixed images without shifts at SNR 0.1, half of them for training, dropout 0.3, Adam with L2, one-cycle;
     theirs is 128 px with 20 M parameters and 63,101 pairs in each of 50 epochs (benchmarks/gpu).
@@ -82,7 +82,7 @@ def forum_70s() -> Mapping[str, Recipe]:
             weight_decay=1e-3,
             schedule="onecycle",
             lr=1e-3,
-            steps=13_000,
+            steps=8_000,
             precision="bf16",
             validate_every=1000,
         )
