@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,7 @@ class Head(nn.Module):
     """Base of the heads. A subclass sets the class attributes and implements :meth:`rotation`.
 
     The last linear layer belongs to the encoder, not to the head, so that an equivariant backbone can use an
-    equivariant one: ``phi_copies`` says of how many copies of phi(g) the rotation part of the raw vector consists,
-    where phi(g) is the 3x3 matrix that multiplies the rotation on the left when g acts on the image (Rz(t) for an
-    in-plane rotation by t). The copies are contiguous: raw[:, 0:3] is the first.
+    equivariant one, whose weights :meth:`representation` determines.
 
     Args:
         shift: append two numbers to the raw vector that become the shift.
@@ -47,7 +46,8 @@ class Head(nn.Module):
     rotation_dim: int
     has_rotation: ClassVar[bool] = True
     has_confidence: ClassVar[bool] = False
-    phi_copies: ClassVar[int | None] = None
+    equivariant_args: ClassVar[Mapping[str, Any]] = {}
+    """Arguments with which the head has a representation, where it has none without them."""
 
     def __init__(self, *, shift: bool = False, shift_scale: float = 1.0) -> None:
         super().__init__()
@@ -57,12 +57,23 @@ class Head(nn.Module):
     @property
     def equivariant(self) -> bool:
         """Whether an equivariant last layer exists for this head."""
-        return self.phi_copies is not None
+        return self.representation(torch.eye(3)[None]) is not None
 
     @property
     def raw_dim(self) -> int:
         """Length of the raw vector, shift included (the last two numbers)."""
         return self.rotation_dim + 2 * self.has_shift
+
+    def representation(self, phi: Tensor) -> list[tuple[int, Tensor]] | None:
+        """How the rotation part of the raw vector transforms when phi (n, 3, 3) multiplies the rotation on the left.
+
+        phi(g) is what g, acting on the image, does to the pose: Rz(t) for an in-plane rotation by t.
+
+        Returns:
+            Blocks (copies, matrices (n, d, d)) in the order of the raw vector; the copies of a block are contiguous, so
+            that raw[:, 0:d] is the first. None: it carries no representation (the default).
+        """
+        return None
 
     def rotation(self, raw: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Finite (B, rotation_dim), float32 or float64 -> rotation (B, 3, 3) or None, confidence (B,) or None."""

@@ -13,7 +13,10 @@ class NineDSVD(Head):
     """Three columns -> nearest rotation by SVD (Levinson et al. 2020, arXiv:2006.14616)."""
 
     rotation_dim = 9
-    phi_copies = 3
+
+    def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:
+        """Three columns, each multiplied by phi."""
+        return [(3, phi)]
 
     def rotation(self, raw: Tensor) -> tuple[Tensor, None]:
         """(B, 9) -> (B, 3, 3), no confidence. raw[:, 0:3] is the first column."""

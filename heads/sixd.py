@@ -14,7 +14,10 @@ class SixDGramSchmidt(Head):
     """Two columns -> rotation by Gram-Schmidt: the first keeps its direction (Zhou et al. 2019, arXiv:1812.07035)."""
 
     rotation_dim = 6
-    phi_copies = 2
+
+    def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:
+        """Two columns, each multiplied by phi."""
+        return [(2, phi)]
 
     def rotation(self, raw: Tensor) -> tuple[Tensor, None]:
         """(B, 6) -> (B, 3, 3), no confidence. Columns that are 0 or parallel get no gradient."""
@@ -30,7 +33,10 @@ class SixDSVD(Head):
     """
 
     rotation_dim = 6
-    phi_copies = 2
+
+    def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:
+        """Two columns, each multiplied by phi."""
+        return [(2, phi)]
 
     def rotation(self, raw: Tensor) -> tuple[Tensor, None]:
         """(B, 6) -> (B, 3, 3), no confidence."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry.rotations import davenport_matrix, matrix_to_quaternion
+from ..geometry.rotations import matrix_to_quaternion
 from ..heads import Pose
 from ..heads._eigenvector import lowest_eigenpair
 from ..heads.qcqp_bingham import bingham_matrix
@@ -56,7 +56,12 @@ class BinghamNLL(Loss):
 
     def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
         """Part "nll": mean negative log likelihood."""
-        matrix = self._matrix(pose.rotation_raw)
+        raw = pose.rotation_raw
+        if raw is None or raw.shape[1] not in (9, 10):
+            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
+            expected = "the 10 or 9 numbers of the QCQPBingham head or the 9 of NineDSVD"
+            raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")
+        matrix = bingham_matrix(raw)
         if len(self.group) > 1:
             target = self.mate(self.predicted_rotation(pose), target)
         values, _ = lowest_eigenpair(matrix)
@@ -64,13 +69,3 @@ class BinghamNLL(Loss):
         energy = torch.einsum("bi,bij,bj->b", quaternion, matrix, quaternion) - values[:, 0]
         nll = (energy + bingham_log_normaliser(values[:, :1] - values[:, 1:])).mean()
         return LossOutput(nll, {"nll": nll})
-
-    def _matrix(self, raw: Tensor | None) -> Tensor:
-        """A (B, 4, 4) of the density exp(-q^T A q) that a raw vector describes."""
-        if raw is not None and raw.shape[1] == 10:
-            return bingham_matrix(raw)
-        if raw is not None and raw.shape[1] == 9:
-            return -davenport_matrix(raw.unflatten(-1, (3, 3)).mT)
-        found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
-        expected = "the 10 numbers of the QCQPBingham head or the 9 of NineDSVD"
-        raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")

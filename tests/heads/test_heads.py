@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryozoo.heads import Head
 from cryozoo.heads.embedding import Embedding
@@ -14,11 +16,19 @@ from cryozoo.heads.qcqp_bingham import QCQPBingham
 from cryozoo.heads.quaternion import Quaternion
 from cryozoo.heads.sixd import SixDGramSchmidt, SixDSVD
 
-ROTATION_HEADS: list[Callable[..., Head]] = [Quaternion, SixDGramSchmidt, SixDSVD, NineDSVD, QCQPBingham]
+
+def davenport(**args: Any) -> QCQPBingham:
+    """The form of QCQPBingham that equivariant backbones use."""
+    return QCQPBingham(form="davenport", **args)
+
+
+ROTATION_HEADS: list[Callable[..., Head]] = [Quaternion, SixDGramSchmidt, SixDSVD, NineDSVD, QCQPBingham, davenport]
 ALL_HEADS = [*ROTATION_HEADS, Embedding]
 DTYPES = [torch.float32, torch.float64]
 
-rotation_heads = pytest.mark.parametrize("head", [h() for h in ROTATION_HEADS], ids=lambda h: type(h).__name__)
+rotation_heads = pytest.mark.parametrize(
+    "head", [h() for h in ROTATION_HEADS], ids=[h.__name__ for h in ROTATION_HEADS]
+)
 all_heads = pytest.mark.parametrize("make", ALL_HEADS, ids=lambda h: h.__name__)
 
 
@@ -145,7 +155,6 @@ def test_declarations_are_true(make: Callable[..., Head]) -> None:
     pose = head(raw_vectors(head))
     assert head.has_rotation == (pose.rotation is not None)
     assert head.has_confidence == (pose.confidence is not None)
-    assert head.equivariant == (head.phi_copies is not None)
     assert not list(head.parameters())
     if pose.confidence is not None:
         assert pose.confidence.shape == (64,)
@@ -166,34 +175,40 @@ def d4() -> list[np.ndarray]:
     return [turn @ flip for turn, flip in itertools.product(turns, [np.eye(3), np.diag([1, -1, -1])])]
 
 
-def equivariance_error(head: Head, copies: int) -> list[float]:
-    """Largest entry of rotation(blockdiag(1, phi) raw) - phi rotation(raw), for the elements of D4 but the identity."""
+def equivariance_error(head: Head, blocks: list[tuple[int, torch.Tensor]], phi: np.ndarray) -> float:
+    """Largest entry of rotation(rho(phi) raw) - phi rotation(raw); what the blocks leave over at the front stays."""
     raw = raw_vectors(head, dtype=torch.float64)
-    errors = []
+    acting = torch.block_diag(*(matrices[0] for copies, matrices in blocks for _ in range(copies)))
+    first = head.raw_dim - len(acting)
+    moved = torch.cat([raw[:, :first], raw[:, first:] @ acting.T], dim=1)
+    return (head(moved).rotation - torch.from_numpy(phi) @ head(raw).rotation).abs().max().item()
+
+
+@rotation_heads
+def test_a_head_with_a_representation_is_equivariant(head: Head) -> None:
+    for phi in [*d4()[1:], Rotation.from_euler("z", 0.3).as_matrix()]:
+        blocks = head.representation(torch.from_numpy(phi)[None])
+        if blocks is not None:
+            assert sum(copies * matrices.shape[-1] for copies, matrices in blocks) == head.rotation_dim
+            assert equivariance_error(head, blocks, phi) < 1e-12
+
+
+def test_a_head_without_one_is_not_equivariant_to_copies_of_phi() -> None:
+    assert [type(head) for head in (h() for h in ALL_HEADS) if not head.equivariant] == [
+        Quaternion,
+        QCQPBingham,
+        Embedding,
+    ]
     for phi in d4()[1:]:
-        first = head.raw_dim - 3 * copies
-        acting = torch.from_numpy(np.kron(np.eye(copies), phi))
-        moved = torch.cat([raw[:, :first], raw[:, first:] @ acting.T], dim=1)
-        error = head(moved).rotation - torch.from_numpy(phi) @ head(raw).rotation
-        errors.append(error.abs().max().item())
-    return errors
-
-
-def test_heads_made_of_copies_of_phi_are_equivariant() -> None:
-    declared = {head: head.phi_copies for head in (h() for h in ALL_HEADS) if head.phi_copies is not None}
-    assert {type(head) for head in declared} == {SixDGramSchmidt, SixDSVD, NineDSVD}
-    for head, copies in declared.items():
-        assert 3 * copies == head.raw_dim
-        assert max(equivariance_error(head, copies)) < 1e-12
-
-
-def test_a_head_that_declares_no_copies_of_phi_is_not() -> None:
-    assert min(equivariance_error(Quaternion(), 1)) > 0.5
-    assert min(equivariance_error(QCQPBingham(), 3)) > 0.5
+        block = torch.from_numpy(phi)[None]
+        assert equivariance_error(Quaternion(), [(1, block)], phi) > 0.5
+        assert equivariance_error(QCQPBingham(), [(3, block)], phi) > 0.5
 
 
 @pytest.mark.parametrize("degrees", [17.0, 90.0, -143.0])
-@pytest.mark.parametrize("head", [SixDGramSchmidt(), SixDSVD(), NineDSVD()], ids=lambda h: type(h).__name__)
+@pytest.mark.parametrize(
+    "head", [SixDGramSchmidt(), SixDSVD(), NineDSVD(), davenport()], ids=lambda h: type(h).__name__
+)
 def test_any_in_plane_rotation_acts_on_the_left(head: Head, degrees: float) -> None:
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     phi = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryozoo.heads.nined_svd import NineDSVD
 from cryozoo.heads.qcqp_bingham import QCQPBingham, bingham_matrix
 
 
@@ -83,5 +84,24 @@ def test_unknown_confidence_is_refused() -> None:
 
 
 def test_matrix_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(3, 12\), expected \(\.\.\., 10\)"):
+    with pytest.raises(ValueError, match=r"\(3, 12\), expected the 10 numbers"):
         bingham_matrix(torch.zeros(3, 12))
+
+
+def test_davenports_form_agrees_with_the_nearest_rotation() -> None:
+    raw = torch.from_numpy(np.random.default_rng(1).standard_normal((50, 9)))
+    head = QCQPBingham(form="davenport")
+    # the rotation that maximises tr(M^T R), by another road
+    torch.testing.assert_close(head(raw).rotation, NineDSVD()(raw).rotation, rtol=0, atol=1e-12)
+    for vector, statistics in zip(raw.numpy(), zip(*head.statistics(raw), strict=True), strict=True):
+        # eigenvalues of K are +-s1 +-s2 +-s3 with the sign of the determinant (Horn 1987)
+        s = np.linalg.svd(vector.reshape(3, 3).T, compute_uv=False)
+        s[2] *= np.sign(np.linalg.det(vector.reshape(3, 3).T))
+        gaps = 2 * np.array([s[1] + s[2], s[0] + s[2], s[0] + s[1]])
+        np.testing.assert_allclose([x.item() for x in statistics], [-gaps.sum(), -gaps.min()], atol=1e-12)
+    torch.testing.assert_close(head(3 * raw).confidence, 3 * head(raw).confidence)
+
+
+def test_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="form 'lu', expected 'cholesky' or 'davenport'"):
+        QCQPBingham(form="lu")  # type: ignore[arg-type]

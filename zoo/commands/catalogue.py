@@ -93,9 +93,9 @@ def _facts(part: Part, made: Any) -> list[tuple[str, str]]:
     if part.defaults:
         rows.append(("as", ", ".join(f"{key}={value}" for key, value in part.defaults.items())))
     if hasattr(made, "has_confidence"):
-        copies = f"{made.phi_copies} copies of phi" if made.phi_copies else "no equivariant last layer"
         confidence = "with a confidence" if made.has_confidence else "no confidence"
-        rows.append(("head", f"{confidence}, {copies}"))
+        layer = "an" if made(**made.equivariant_args).equivariant else "no"
+        rows.append(("head", f"{confidence}, {layer} equivariant last layer"))
     return rows
 
 
