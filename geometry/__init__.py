@@ -4,6 +4,7 @@ from .. import __version__ as __version__  # fails loudly when this folder is im
 from .alignment import FrameAlignment, O4Alignment, align_frames, align_o4
 from .distances import chordal_distance, geodesic_distance, quaternion_distance
 from .grids import healpix_directions, so3_grid
+from .plane_groups import PlaneGroup
 from .point_groups import ChanceLevel, chance_level, closest_mate, point_group, restrict, symmetric_distance
 from .rotations import (
     davenport_matrix,
@@ -23,6 +24,7 @@ __all__ = [
     "ChanceLevel",
     "FrameAlignment",
     "O4Alignment",
+    "PlaneGroup",
     "align_frames",
     "align_o4",
     "chance_level",

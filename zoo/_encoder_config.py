@@ -112,6 +112,8 @@ class _Check:
         for key, value in self.mapping(field).items():
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,60}", key):
                 self.refuse(field, key, "names of arguments")
+            if key == "pretrained":
+                self.refuse(f"{field}.{key}", value, f"no weights but those of {MODEL}")
             values = value if isinstance(value, list) else [value]
             if len(values) > _LONGEST_LIST or not all(map(_is_plain, values)):
                 expected = (

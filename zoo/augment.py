@@ -1,8 +1,7 @@
 """In-plane rotations and flips of images together with their poses: exact label algebra.
 
-With the image I(x, y) = integral V(R^T (x, y, z)) dz, turning the image by t turns the pose to Rz(t) R, and
-mirroring it in y (I'(x, y) = I(x, -y)) makes it diag(1, -1, -1) R: the integral over z does not see z -> -z, so a
-mirrored image is another view of the same hand. Both act on shifts by their upper-left 2 x 2 block.
+``geometry/plane_groups.py`` says what a rotation or flip of the image does to the pose, and why; its upper-left 2 x 2
+block acts on the shift.
 
 All transforms keep the origin at pixel L // 2. On an even grid an array flip moves it to L // 2 - 1 and a roll by
 one pixel brings it back; the row and column at -L / 2, which have no partner at +L / 2, stay where they are.
@@ -14,21 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..geometry.plane_groups import PlaneGroup, phi
 from ..heads.base import Pose
 
-_D4 = torch.tensor(
-    [[[c, -s], [s, c]] for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-    + [[[c, s], [s, -c]] for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))],
-    dtype=torch.float32,
-)
-
-
-def phi(plane: Tensor) -> Tensor:
-    """The action on poses, diag(A, det A), of an orthogonal map A of the image plane: (..., 2, 2) -> (..., 3, 3)."""
-    out = plane.new_zeros(*plane.shape[:-2], 3, 3)
-    out[..., :2, :2] = plane
-    out[..., 2, 2] = torch.linalg.det(plane)
-    return out
+_D4 = PlaneGroup("D4").matrices.float()
 
 
 def transform_pose(pose: Pose, plane: Tensor) -> Pose:
@@ -39,7 +27,7 @@ def transform_pose(pose: Pose, plane: Tensor) -> Pose:
 
 
 def transform_d4(images: Tensor, element: int) -> Tensor:
-    """Move the content of (..., L, L) images by element 0..7 of :func:`d4_planes`, about pixel L // 2, exactly."""
+    """Move the content of (..., L, L) images by element 0..7 of ``PlaneGroup("D4")``, about pixel L // 2, exactly."""
     (a, b), (c, d) = _D4[element].long().tolist()
     # Content at (x, y) moves to A (x, y), so the new image reads I(A^T (x, y)): first swap the axes, then flip them.
     if a == 0:
@@ -51,11 +39,6 @@ def transform_d4(images: Tensor, element: int) -> Tensor:
         if images.shape[-1] % 2 == 0:
             images = images.roll([1] * len(dims), dims)
     return images
-
-
-def d4_planes() -> Tensor:
-    """(8, 2, 2): rotations by 0, 90, 180, 270 degrees, then the reflections diag(1, -1) followed by them."""
-    return _D4.clone()
 
 
 def augment_d4(images: Tensor, pose: Pose) -> tuple[Tensor, Pose]:

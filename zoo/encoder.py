@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..geometry.plane_groups import PlaneGroup
 from ..heads.base import Head, Pose
+from ..models.steerable import EquivariantLinear
 from .preprocessing import Preprocessing
 from .registry import get_part, split_name
 
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 class PoseEncoder(nn.Module):
     """Backbone + linear layer + rotation head, and the preprocessing that its weights expect.
 
-    Made by :func:`create_encoder` or :func:`load_pretrained`.
+    Made by :func:`create_encoder` or :func:`load_pretrained`. Where the backbone is equivariant to a group of the plane
+    and the head has a representation, the linear layer is equivariant too: moving the image by g multiplies the
+    rotation by phi(g) on the left, moves the shift along and leaves the confidence alone.
 
     Attributes:
         name: ``<backbone>-<head>``.
+        group: name of the group to which poses are equivariant, or None.
         config: the arguments of :func:`create_encoder` that rebuild it.
         preprocessing: what :meth:`predict` does to images first.
         entry: the registry entry of its pretrained weights, or None.
@@ -37,7 +42,8 @@ class PoseEncoder(nn.Module):
         self.name = name
         # Convolutions are faster with the channels last, on CPU and GPU alike.
         self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.projection = nn.Linear(int(backbone.num_features), head.raw_dim)  # type: ignore[arg-type]
+        self.projection = _make_projection(backbone, head)
+        self.group = backbone.group if isinstance(self.projection, EquivariantLinear) else None
         self.head = head
         self.preprocessing = preprocessing
         self.config = config
@@ -55,16 +61,16 @@ class PoseEncoder(nn.Module):
         features = self.features(images)
         with torch.autocast(features.device.type, enabled=False):
             # The last layer stays in float32: bfloat16 keeps 3 digits, 0.4 % of a rotation entry.
-            return self.head(self.projection(features.to(self.projection.weight.dtype)))
+            return self.head(self.projection(features.to(next(self.projection.parameters()).dtype)))
 
     def with_head(self, name: str, **head_args: Any) -> PoseEncoder:
         """The same backbone (shared weights) with a fresh last layer and another head, shifts as before."""
         backbone_name, _, _ = split_name(self.name)
         head_args = {"shift": self.head.has_shift, **head_args}
         config = {**self.config, "name": f"{backbone_name}-{name}", "head_args": head_args}
-        head = _create_head(name, head_args, self.preprocessing)
+        head = _create_head(name, head_args, self.preprocessing, self.backbone.group is not None)
         other = PoseEncoder(config["name"], self.backbone, head, self.preprocessing, config)
-        return other.to(self.projection.weight.device).train(self.training)
+        return other.to(next(self.projection.parameters()).device).train(self.training)
 
     def predict(
         self,
@@ -122,15 +128,30 @@ def create_encoder(
         "image_size": image_size,
         "in_chans": in_chans,
         "pixel_size": pixel_size,
-        "backbone_args": backbone_args,
+        # Weights to begin with do not rebuild it, and loading must not fetch them again.
+        "backbone_args": {key: value for key, value in backbone_args.items() if key != "pretrained"},
         "head_args": head_args,
     }
     preprocessing = Preprocessing(image_size, pixel_size)
     backbone = get_part("backbone", backbone_name).load()(image_size, in_chans, **backbone_args)
-    return PoseEncoder(name, backbone, _create_head(head_name, head_args, preprocessing), preprocessing, config)
+    head = _create_head(head_name, head_args, preprocessing, backbone.group is not None)
+    return PoseEncoder(name, backbone, head, preprocessing, config)
 
 
-def _create_head(name: str, args: Mapping[str, Any], preprocessing: Preprocessing) -> Head:
+def _create_head(name: str, args: Mapping[str, Any], preprocessing: Preprocessing, equivariant: bool) -> Head:
     # One unit of the raw shift is a twentieth of the box, about the size of real shifts.
     scale = preprocessing.image_size * preprocessing.pixel_size / 20
-    return get_part("head", name).load()(shift_scale=scale, **args)
+    make = get_part("head", name).load()
+    defaults = getattr(make, "equivariant_args", {}) if equivariant else {}
+    return make(shift_scale=scale, **{**defaults, **args})
+
+
+def _make_projection(backbone: nn.Module, head: Head) -> nn.Linear | EquivariantLinear:
+    features = int(backbone.num_features)  # type: ignore[arg-type]
+    if backbone.group is not None:
+        group = PlaneGroup(str(backbone.group))
+        blocks = head.representation(group.phi)
+        if blocks is not None:
+            shift = [(1, group.matrices)] if head.has_shift else []
+            return EquivariantLinear(group, features // len(group), [*blocks, *shift])
+    return nn.Linear(features, head.raw_dim)

@@ -12,7 +12,7 @@ import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
@@ -39,21 +39,31 @@ class Part:
         target: ``"module:attribute"``, or the object itself.
         summary: one line of facts.
         defaults: arguments that make this a variant of its target.
+        member: for a family of parts, which of its target's ``names()``; the target's first argument.
     """
 
     target: str | Callable[..., Any]
     summary: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    member: str | None = None
 
     def load(self) -> Callable[..., Any]:
-        """Import the part; its defaults are bound."""
-        target = self.target
+        """Import the part; its defaults are bound. A family that has no such member raises UnknownName."""
+        target: Any = self.target
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
             target = getattr(importlib.import_module(module), attribute)
+        if self.member is not None:
+            names = target.names()
+            if self.member not in names:
+                close = ", ".join(difflib.get_close_matches(self.member, names, n=3, cutoff=0))
+                raise UnknownName(f"{self.member!r} is not {self.summary}; the nearest are {close}")
+            target = partial(target, self.member)
         return partial(target, **self.defaults) if self.defaults else target
 
 
+_TINY_C4 = {"group": "C4", "fields": (2, 4, 8), "depths": (1, 1, 1), "kernels": (5, 3, 3), "connected": (8,)}
+_TINY_D4 = {**_TINY_C4, "group": "D4", "fields": (1, 2, 4), "connected": (4,)}
 _TINY = {"channels": (8, 16, 32), "kernels": (5, 3, 3)}
 
 _PARTS: dict[Kind, dict[str, Part]] = {
@@ -64,12 +74,49 @@ _PARTS: dict[Kind, dict[str, Part]] = {
         "siamese_cnn": Part(
             "cryozoo.models.vgg:siamese_cnn", "seven plain convolutions, 512 features (Banjac et al. 2021)"
         ),
+        "cryoai_cnn": Part(
+            "cryozoo.models.cryoai:CryoAICNN",
+            "cryoAI's VGG16-like encoder with Gaussian stem, 256 features (Levy et al. 2022)",
+        ),
         "test_vgg_gem": Part(
             "cryozoo.models.vgg:vgg_gem",
             "vgg_gem for tests, 32 features",
             {**_TINY, "depths": (1, 1, 1), "dropout": 0.0},
         ),
+        "c4_cnn": Part(
+            "cryozoo.models.steerable_cnn:steerable_cnn", "cryoai_cnn, equivariant to quarter turns", {"group": "C4"}
+        ),
+        "d4_cnn": Part(
+            "cryozoo.models.steerable_cnn:steerable_cnn",
+            "cryoai_cnn, equivariant to quarter turns and flips",
+            {"group": "D4"},
+        ),
+        "c8_cnn": Part(
+            "cryozoo.models.steerable_cnn:steerable_cnn",
+            "cryoai_cnn, equivariant to eighths of a turn as far as the grid allows",
+            {"group": "C8"},
+        ),
+        "d8_cnn": Part(
+            "cryozoo.models.steerable_cnn:steerable_cnn",
+            "cryoai_cnn, equivariant to eighths of a turn, as far as the grid allows, and flips",
+            {"group": "D8"},
+        ),
+        "c4_vgg_gem": Part(
+            "cryozoo.models.steerable_cnn:steerable_vgg_gem", "vgg_gem, equivariant to quarter turns", {"group": "C4"}
+        ),
+        "d4_vgg_gem": Part(
+            "cryozoo.models.steerable_cnn:steerable_vgg_gem",
+            "vgg_gem, equivariant to quarter turns and flips",
+            {"group": "D4"},
+        ),
+        "test_c4_cnn": Part("cryozoo.models.steerable_cnn:steerable_cnn", "c4_cnn for tests", _TINY_C4),
+        "test_d4_cnn": Part("cryozoo.models.steerable_cnn:steerable_cnn", "d4_cnn for tests", _TINY_D4),
         "test_siamese_cnn": Part("cryozoo.models.vgg:siamese_cnn", "siamese_cnn for tests, 32 features", _TINY),
+        "test_cryoai_cnn": Part(
+            "cryozoo.models.cryoai:CryoAICNN",
+            "cryoai_cnn for tests, 32 features",
+            {"channels": (8, 16, 32), "depths": (1, 1, 1), "connected": (32,)},
+        ),
     },
     "head": {
         "quaternion": Part("cryozoo.heads.quaternion:Quaternion", "4 numbers, normalised"),
@@ -94,6 +141,11 @@ _PARTS: dict[Kind, dict[str, Part]] = {
         "forum": Part("cryozoo.losses.forum:Forum", "pairwise distance and regression with a curriculum (Chung 2023)"),
     },
 }
+
+_FAMILIES: dict[Kind, dict[str, Part]] = {
+    "backbone": {"timm_": Part("cryozoo.models.timm_backbone:TimmBackbone", "an architecture of the timm library")},
+}
+"""Parts of other libraries by prefix: ``timm_resnet18``. They are not listed, which would import the library."""
 
 
 @cache
@@ -127,7 +179,8 @@ def _register_part(kind: Kind, name: str, target: str | T | None, summary: str) 
 def register_backbone(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
     """Add a backbone: a callable ``(image_size, in_chans, **args) -> nn.Module`` or its ``"module:attribute"``.
 
-    Without ``target`` it is a decorator. A name that exists raises ValueError.
+    Without ``target`` it is a decorator. A name that exists raises ValueError. An argument ``pretrained`` chooses the
+    weights to begin with: it is not saved with an encoder, which has its own.
     """
     return _register_part("backbone", name, target, summary)
 
@@ -148,11 +201,14 @@ def list_parts(kind: Kind, pattern: str = "*") -> list[str]:
 
 
 def get_part(kind: Kind, name: str) -> Part:
-    """The table's entry of one part; an unknown name raises UnknownName with the nearest ones."""
+    """The table's entry of one part, or one of a family; an unknown name raises UnknownName with the nearest ones."""
     table = _table(kind)
-    if name not in table:
-        raise UnknownName(f"unknown {kind} {name!r}{nearest(name, table)}")
-    return table[name]
+    if name in table:
+        return table[name]
+    for prefix, family in _FAMILIES.get(kind, {}).items():
+        if name.startswith(prefix) and re.fullmatch(r"[a-z0-9_]+", name.removeprefix(prefix)):
+            return replace(family, member=name.removeprefix(prefix))
+    raise UnknownName(f"unknown {kind} {name!r}{nearest(name, table)}")
 
 
 def list_combinations(pattern: str = "*") -> list[str]:

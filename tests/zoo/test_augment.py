@@ -5,11 +5,12 @@ import roma
 import torch
 from torch import Tensor
 
+from cryozoo.geometry.plane_groups import PlaneGroup, phi
 from cryozoo.heads.base import Pose
 from cryozoo.particles.projector import Projector
 from cryozoo.particles.simulate import inscribed_circle
 from cryozoo.particles.volumes import Volume
-from cryozoo.zoo.augment import augment_d4, augment_rotate, d4_planes, phi, transform_d4, transform_pose
+from cryozoo.zoo.augment import augment_d4, augment_rotate, transform_d4, transform_pose
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def scene(size: int, n: int) -> tuple[Projector, Pose, Tensor, Tensor]:
 @pytest.mark.parametrize("element", range(8))
 def test_d4_elements_are_projections_at_transformed_poses(size: int, element: int) -> None:
     projector, pose, images, _ = scene(size, 6)
-    moved = transform_pose(pose, d4_planes()[element].expand(6, 2, 2))
+    moved = transform_pose(pose, PlaneGroup("D4").matrices.float()[element].expand(6, 2, 2))
     expected = projector(moved.rotation, moved.shift)
     torch.testing.assert_close(transform_d4(images, element), expected, atol=2e-3 * float(images.max()), rtol=0)
 
@@ -47,7 +48,7 @@ def test_seed_papers_flip_is_off_by_half_a_turn(size: int) -> None:
 
 
 def test_phi_is_a_homomorphism_into_rotations() -> None:
-    planes = d4_planes()
+    planes = PlaneGroup("D4").matrices.float()
     for a in planes:
         torch.testing.assert_close(torch.linalg.det(phi(a)), torch.tensor(1.0))
         for b in planes:

@@ -1,0 +1,276 @@
+"""Layers that know that turning or flipping the image turns their output: group convolutions over C_n and D_n.
+
+A feature map has fields of the regular representation: one channel per field and group element, in the order
+``element * fields + field``. When the image is moved by h, the map becomes x'[g](p) = x[h^-1 g](h^-1 p). The linear
+maps that commute with this are convolutions with W[u, v](p) = psi[u^-1 v](u^-1 p) (Cohen and Welling 2016,
+arXiv:1602.07576; Weiler and Cesa 2019, arXiv:1911.08251), so a filter is a fixed basis times free coefficients, one
+matrix product.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..geometry.plane_groups import PlaneGroup
+
+
+@cache
+def filter_basis(group: str, kernel_size: int, lift: bool) -> Tensor:
+    """The filters between two regular fields, or from a scalar field to a regular one (``lift``), float32.
+
+    (n, u, v, k, k): n functions psi, and for each the filter from channel v to channel u (one v when lifting). Groups
+    that map the pixels to themselves (C4, D4) have one psi per pixel and element. The others have circular harmonics on
+    rings one pixel apart, with angular frequencies up to three times the radius.
+    """
+    plane_group = PlaneGroup(group)
+    inverse = plane_group.matrices[plane_group.inverse]
+    half = kernel_size // 2
+    axis = torch.arange(-half, half + 1, dtype=torch.float64)
+    x, y = torch.meshgrid(axis, axis, indexing="xy")
+    # (u, k, k, 2): u^-1 p for every pixel p
+    moved = torch.einsum("uij,yxj->uyxi", inverse, torch.stack([x, y], -1))
+    profiles = _pixels(moved, half) if plane_group.exact else _harmonics(moved, half)
+    if lift:
+        return profiles[:, :, None].float()
+    # psi of element w contributes to channels (u, v) with u^-1 v = w
+    relative = plane_group.table[plane_group.inverse]
+    chosen = (relative == torch.arange(len(plane_group))[:, None, None]).double()
+    return torch.einsum("wuv,nuyx->wnuvyx", chosen, profiles).flatten(0, 1).float()
+
+
+def _pixels(points: Tensor, half: int) -> Tensor:
+    """(u, k, k, 2) -> (n, u, k, k): one function per pixel, 1 there and 0 elsewhere."""
+    size = 2 * half + 1
+    column, row = (points.round().long() + half).unbind(-1)
+    return F.one_hot(row * size + column, size * size).permute(3, 0, 1, 2).double()
+
+
+def _harmonics(points: Tensor, half: int) -> Tensor:
+    """(u, k, k, 2) -> (n, u, k, k): Gaussian rings times cosines and sines of multiples of the angle."""
+    radius, angle = points.norm(dim=-1), torch.atan2(points[..., 1], points[..., 0])
+    functions = []
+    for ring in range(half + 1):
+        width = 0.4 if ring == half else 0.6
+        profile = torch.exp(-(((radius - ring) / width) ** 2) / 2)
+        for frequency in range(3 * ring + 1):
+            # A harmonic has no value at the centre, where the angle is not defined.
+            masked = profile if frequency == 0 else torch.where(radius > 1e-9, profile, 0)
+            functions.append(masked * torch.cos(frequency * angle))
+            if frequency:
+                functions.append(masked * torch.sin(frequency * angle))
+    stacked = torch.stack(functions)
+    return stacked / stacked[:, :1].flatten(1).norm(dim=1)[:, None, None, None]
+
+
+class SteerableConv2d(nn.Module):
+    """Convolution between fields of the regular representation, without bias; equivariant about the map's centre.
+
+    Args:
+        group: of rotations and flips.
+        in_fields: fields of the input; with ``lift``, its channels.
+        out_fields: fields of the output.
+        kernel_size: odd.
+        lift: the input channels are scalars, such as images.
+        padding: zeros around the map; by default what keeps its size.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self,
+        group: PlaneGroup,
+        in_fields: int,
+        out_fields: int,
+        kernel_size: int,
+        *,
+        lift: bool = False,
+        padding: int | None = None,
+    ) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel size {kernel_size}, expected an odd one, which has a centre")
+        basis = filter_basis(group.name, kernel_size, lift)
+        # Made from the group's name, so it is no part of a checkpoint.
+        self.register_buffer("basis", basis.flatten(1), persistent=False)
+        self.elements = basis.shape[1:3]
+        self.kernel_size = kernel_size
+        self.padding = kernel_size // 2 if padding is None else padding
+        self.weight = nn.Parameter(torch.empty(out_fields, in_fields, len(basis)))
+        # He et al. 2015 for the entries of the filter: their mean square is that of the coefficients times `energy`.
+        energy = float(basis.square().sum(0).mean())
+        fan_in = in_fields * self.elements[1] * kernel_size**2
+        nn.init.normal_(self.weight, std=(2 / fan_in / energy) ** 0.5)
+
+    def filter(self) -> Tensor:
+        """The weight (u * out_fields, v * in_fields, k, k) of the plain convolution that this one is."""
+        out_fields, in_fields, _ = self.weight.shape
+        u, v = self.elements
+        filters = (self.weight.flatten(0, 1) @ self.basis).view(out_fields, in_fields, u, v, *(self.kernel_size,) * 2)
+        # Channels last in memory, from which the map of the next layer takes its layout.
+        return filters.permute(2, 0, 4, 5, 3, 1).flatten(4, 5).flatten(0, 1).permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, v * in_fields, H, W) -> (B, u * out_fields, H', W')."""
+        return F.conv2d(x, self.filter(), padding=self.padding)
+
+    def folded(self) -> nn.Conv2d:
+        """The plain convolution."""
+        weight = self.filter().detach()
+        plain = nn.Conv2d(weight.shape[1], weight.shape[0], self.kernel_size, padding=self.padding, bias=False)
+        plain.weight = nn.Parameter(weight.contiguous())
+        return plain
+
+
+class _FieldNormalisation(torch.autograd.Function):
+    """Batch normalisation with statistics pooled over the elements of a group, made of torch's kernels for channels.
+
+    Viewing the elements as columns of the map would need one plain batch normalisation only, but of few channels, for
+    which its kernels are several times slower than the convolutions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        elements = x.shape[1] // len(weight)
+        scale, offset = weight.repeat(elements), bias.repeat(elements)
+        _, means, inverse = torch.native_batch_norm(x, scale, offset, None, None, True, 0.0, eps)
+        means, variances = means.view(elements, -1), (inverse**-2 - eps).view(elements, -1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean) ** 2).mean(0)
+        statistics = mean.repeat(elements), variance.repeat(elements)
+        ctx.save_for_backward(x, scale, *statistics)
+        ctx.eps, ctx.elements = eps, elements
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.native_batch_norm(x, scale, offset, *statistics, False, 0.0, eps)[0], mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, scale, mean, variance = ctx.saved_tensors
+        # With the statistics held fixed; then what their own dependence on x takes away.
+        grad_x, grad_scale, grad_offset = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        grad_weight, grad_bias = (g.view(ctx.elements, -1).sum(0) for g in (grad_scale, grad_offset))
+        inverse, count = (variance + ctx.eps).rsqrt(), x.numel() / len(grad_weight)
+        slope = inverse**2 * scale * grad_weight.repeat(ctx.elements) / count
+        constant = inverse * scale * grad_bias.repeat(ctx.elements) / count
+        # slope * (x - mean) + constant, by the kernel that takes a half-precision map and single-precision numbers
+        ones = torch.ones_like(mean)
+        grad_x -= torch.native_batch_norm(x, slope, constant, mean, ones, False, 0.0, 0.0)[0]
+        return grad_x, grad_weight, grad_bias, None
+
+
+class InnerBatchNorm2d(nn.Module):
+    """Batch normalisation with statistics and weights per field, shared by the elements of the group.
+
+    Args:
+        group: of rotations and flips.
+        fields: number of fields.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    eps = 1e-5
+    momentum = 0.1
+
+    def __init__(self, group: PlaneGroup, fields: int) -> None:
+        super().__init__()
+        self.elements = len(group)
+        self.weight = nn.Parameter(torch.ones(fields))
+        self.bias = nn.Parameter(torch.zeros(fields))
+        self.register_buffer("running_mean", torch.zeros(fields))
+        self.register_buffer("running_var", torch.ones(fields))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, u * fields, H, W) -> the same shape."""
+        if not self.training:
+            mean, variance, weight, bias = self._repeated()
+            return F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
+        out, mean, variance = _FieldNormalisation.apply(x, self.weight, self.bias, self.eps)
+        count = x.numel() / len(self.weight)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)
+        return out
+
+    def folded(self) -> nn.BatchNorm2d:
+        """The plain normalisation of the channels."""
+        mean, variance, weight, bias = self._repeated()
+        plain = nn.BatchNorm2d(len(mean), self.eps, self.momentum)
+        state = {"running_mean": mean, "running_var": variance, "weight": weight, "bias": bias}
+        plain.load_state_dict(state, strict=False)  # but for the number of batches, which nothing uses
+        return plain
+
+    def _repeated(self) -> list[Tensor]:
+        own = self.running_mean, self.running_var, self.weight, self.bias
+        return [tensor.repeat(self.elements) for tensor in own]
+
+
+class SymmetricMaxPool2d(nn.Module):
+    """Halve a map with windows that lie symmetrically about its centre: 3 x 3 on odd sizes, 2 x 2 on even ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, n, n) -> (B, C, ceil(n / 2), ceil(n / 2))."""
+        return F.max_pool2d(x, 3, 2, 1) if x.shape[-1] % 2 else F.max_pool2d(x, 2)
+
+
+class EquivariantLinear(nn.Module):
+    """Linear map from fields of the regular representation to any others, without bias.
+
+    Such a map has the columns W[g] = rho(g) w with a free w per field and copy.
+
+    Args:
+        group: of rotations and flips.
+        fields: fields of the input.
+        blocks: the output: (copies, matrices rho(g) (order, d, d)), one after another.
+    """
+
+    def __init__(self, group: PlaneGroup, fields: int, blocks: Sequence[tuple[int, Tensor]]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList()
+        bound = (len(group) * fields) ** -0.5  # as nn.Linear does
+        for i, (copies, matrices) in enumerate(blocks):
+            if len(matrices) != len(group):
+                raise ValueError(f"{len(matrices)} matrices for the {len(group)} elements of {group.name}")
+            self.register_buffer(f"matrices_{i}", matrices.float(), persistent=False)
+            self.weights.append(nn.Parameter(torch.empty(copies, fields, matrices.shape[-1]).uniform_(-bound, bound)))
+
+    def matrix(self) -> Tensor:
+        """The weight (out, order * fields) of the plain linear map that this one is."""
+        blocks = [
+            torch.einsum("gij,cfj->cigf", getattr(self, f"matrices_{i}").to(weight), weight).flatten(2).flatten(0, 1)
+            for i, weight in enumerate(self.weights)
+        ]
+        return torch.cat(blocks)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, order * fields) -> (B, out)."""
+        return F.linear(features, self.matrix())
+
+    def folded(self) -> nn.Linear:
+        """The plain linear map."""
+        weight = self.matrix().detach()
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        plain.weight = nn.Parameter(weight)
+        return plain
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """A copy of a trained network in which every equivariant layer is the plain one it amounts to.
+
+    Same outputs, no group needed to run it; trained further it would lose its equivariance.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, SteerableConv2d | InnerBatchNorm2d | EquivariantLinear):
+                setattr(parent, name, child.folded().train(child.training))
+    return module
