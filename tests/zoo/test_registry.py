@@ -72,3 +72,30 @@ def test_third_parties_register_and_duplicates_raise() -> None:
         register_head("my_head", "somewhere:Else")
     with pytest.raises(ValueError, match="lower-case"):
         register_head("My-Head", "somewhere:Else")
+
+
+def test_a_family_is_named_by_its_prefix_and_imports_nothing() -> None:
+    code = """
+import sys, cryozoo.zoo.registry as r
+part = r.get_part("backbone", "timm_resnet18")
+assert part.member == "resnet18" and part.summary
+assert not r.list_parts("backbone", "timm_*") and not r.list_combinations("timm_*")
+assert {"timm", "torchvision", "torch"}.isdisjoint(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["timm_", "timm", "timm_Res", "timm_a-b", "timm_hf-hub:a/b", "timm_a.b", "timm_a\n"])
+def test_malformed_members_of_a_family_are_unknown(name: str) -> None:
+    with pytest.raises(UnknownName, match="unknown backbone 'timm"):
+        get_part("backbone", name)
+
+
+def test_a_family_is_of_one_kind() -> None:
+    with pytest.raises(UnknownName, match="unknown head 'timm_resnet18'"):
+        get_part("head", "timm_resnet18")
+
+
+def test_a_registered_part_goes_before_a_family() -> None:
+    registry.register_backbone("timm_mine", "somewhere:Else", summary="mine")
+    assert get_part("backbone", "timm_mine").summary == "mine"
