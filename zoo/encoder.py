@@ -43,7 +43,7 @@ class PoseEncoder(nn.Module):
         # Convolutions are faster with the channels last, on CPU and GPU alike.
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.projection = _make_projection(backbone, head)
-        self.group = backbone.group if isinstance(self.projection, EquivariantLinear) else None
+        self.group = str(backbone.group) if isinstance(self.projection, EquivariantLinear) else None
         self.head = head
         self.preprocessing = preprocessing
         self.config = config

@@ -108,13 +108,21 @@ def _show_combination(name: str) -> None:
     tags = list_encoders(f"{name}.*", pretrained=True)
     rows = [
         ("parameters", f"{count:,} for images of 64 pixels"),
-        ("features", f"{encoder.projection.in_features}"),
+        ("features", f"{encoder.backbone.num_features}"),
         ("numbers before the head", f"{encoder.head.raw_dim}"),
         ("confidence", "yes" if encoder.head.has_confidence else "no"),
-        ("group", f"{getattr(encoder.backbone, 'group', None) or 'none'}"),
+        ("equivariant to", _symmetry(encoder.group)),
         ("trained weights", ", ".join(tags) or "none"),
     ]
     click.echo(f"{name}\n{format_table(rows, indent='  ')}")
+
+
+def _symmetry(group: str | None) -> str:
+    from ...geometry.plane_groups import PlaneGroup
+
+    if group is None:
+        return "nothing"
+    return f"{group}, exactly" if PlaneGroup(group).exact else f"{group}, as far as the grid of pixels allows"
 
 
 def _show_entry(entry: Mapping[str, Any]) -> None:
