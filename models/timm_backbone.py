@@ -20,8 +20,8 @@ class TimmBackbone(nn.Module):
             architecture does not take is refused with one that it takes.
         in_chans: channels of the image.
         pretrained: begin with timm's ImageNet weights: True for its default ones, a tag such as ``"a1_in1k"`` for
-            others. They come from the Hugging Face Hub, once. The filters of the first layer are summed for one
-            channel, so a grey image gives the features of its colour version.
+            others. They come from the Hugging Face Hub, once. For one channel the filters of the first layer are
+            summed over the colours, as if all three showed the image.
 
     Attributes:
         num_features: length of the feature vector.
@@ -43,8 +43,8 @@ class TimmBackbone(nn.Module):
                 self.model = _create(arch, image_size, in_chans, pretrained)
             except OSError as error:
                 raise OSError(
-                    f"the ImageNet weights of timm's {arch} cannot be fetched: {error} They come from the Hugging Face "
-                    "Hub: connect to the network, bring its cache (HF_HOME) along from a machine that is, or leave "
+                    f"the ImageNet weights of timm's {arch} cannot be fetched from the Hugging Face Hub ({error}): "
+                    "connect to the network, copy its cache (HF_HOME) from a machine that is connected, or leave "
                     "pretrained away"
                 ) from error
 
