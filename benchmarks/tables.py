@@ -9,17 +9,18 @@ from .runs import bound_median_deg, load_results, markdown_table, spread
 
 
 def training_table(suite: str) -> str:
-    """One row per setting (encoder, loss, SNR, steps), seeds pooled: accuracy, bound, confidence, cost, provenance."""
+    """One row per setting (encoder, size, loss, data, steps), seeds pooled: accuracy, bound, confidence, cost."""
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in load_results(suite):
         recipe = record["recipe"]
         loss = " ".join([recipe["loss"], *(str(v) for v in recipe["loss_args"].values())])
-        key = (recipe["encoder"], loss, recipe["data"].get("snr"), recipe["steps"])
+        parameters, data = record["metrics"]["parameters"], recipe["data"]
+        key = (recipe["encoder"], parameters, loss, data["snr"], data.get("images"), recipe["augment"], recipe["steps"])
         settings.setdefault(key, []).append(record)
     bounds: dict[str, float] = {}
     rows = []
-    for (encoder, loss, snr, steps), records in sorted(
-        settings.items(), key=lambda item: (-item[0][2], _best_median(item[1]))
+    for (encoder, parameters, loss, snr, images, augment, steps), records in sorted(
+        settings.items(), key=lambda item: (-item[0][3], item[0][4] or 0, _best_median(item[1]))
     ):
         task = str([records[0]["recipe"][name] for name in ("data", "image_size", "pixel_size")])
         if task not in bounds:
@@ -33,8 +34,12 @@ def training_table(suite: str) -> str:
         rows.append(
             [
                 encoder,
+                f"{parameters / 1e6:.2f}",
+                column("gmacs", 3),
                 loss,
                 f"{snr:g}",
+                "on the fly" if images is None else _training_images(records[0]["recipe"]),
+                augment,
                 column("median_deg"),
                 column("mean_deg"),
                 *(column(f"acc_{d}", 1, 100) for d in (5, 10, 15)),
@@ -49,13 +54,18 @@ def training_table(suite: str) -> str:
                 ", ".join(str(m["seed"]) for m in metrics),
             ]
         )
-    header = ["encoder", "loss", "SNR", "median deg", "mean deg", "% <= 5", "% <= 10", "% <= 15", "bound", "chance"]
+    header = ["encoder", "M parameters", "GMACs", "loss", "SNR", "training images", "augmentation"]
+    header += ["median deg", "mean deg", "% <= 5", "% <= 10", "% <= 15", "bound", "chance"]
     header += ["shift A", "Spearman", "AUROC 5", "mean of surest 75 %", "CPU s", "steps", "seeds"]
     return markdown_table(header, rows) + "\n" + _footer(load_results(suite))
 
 
 def _best_median(records: list[dict[str, Any]]) -> float:
     return min(record["metrics"]["median_deg"] for record in records)
+
+
+def _training_images(recipe: dict[str, Any]) -> str:
+    return str(round(recipe["data"]["images"] * recipe["data"].get("split", (0.5, 0.17))[0]))
 
 
 def _footer(records: list[dict[str, Any]]) -> str:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 _INSTALL = "pip install 'cryozoo[timm]', with torch and torchvision from the same index"
 
+_LARGEST = 1024
+"""A transformer has tables as large as its number of patches squared: a stranger's file must not ask for any size."""
+
 
 class TimmBackbone(nn.Module):
     """An architecture of timm without its classifier; the features are what timm pools.
@@ -37,6 +40,8 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, arch: str, image_size: int, in_chans: int = 1, *, pretrained: bool | str = False) -> None:
         super().__init__()
+        if image_size > _LARGEST:
+            raise ValueError(f"images of {image_size} pixels, timm backbones take at most {_LARGEST}")
         self.model, self.num_features = _fitting(arch, image_size, in_chans)
         if pretrained:
             try:

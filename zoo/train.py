@@ -24,6 +24,7 @@ from ..losses.siamese import SiameseDistance
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write, write_json
 from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .cost import multiply_accumulates
 from .data import Batch, open_data
 from .encoder import PoseEncoder, create_encoder
 from .evaluate import distance_metrics, evaluate, predict_batches
@@ -239,6 +240,7 @@ class _Trainer:
             "steps": self.step,
             "cpu_s": round(self.cpu_seconds, 1),
             "parameters": sum(p.numel() for p in self.encoder.parameters()),
+            "gmacs": multiply_accumulates(self.encoder) / 1e9,
             "seed": self.recipe.seed,
             **self.provenance,
             "commit": ", ".join(str(commit) for commit in self.commits),

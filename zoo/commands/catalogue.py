@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -35,6 +36,8 @@ def list_(pattern: str, pretrained: bool) -> None:
             parts = list_parts(kind, pattern)
             title = "losses" if kind == "loss" else f"{kind}s"
             sections.append((title, [(name, get_part(kind, name).summary) for name in parts]))
+        if pattern == "*":
+            sections[0][1].append(("timm_<arch>", "any architecture of the timm library, such as timm_resnet18"))
         if "-" in pattern:
             sections.append(("encoders", [(name, "") for name in list_encoders(pattern)]))
     entries = [(name, _headline(get_entry(name))) for name in list_encoders(pattern, pretrained=True)]
@@ -75,6 +78,10 @@ def _show_part(name: str) -> None:
     from ..registry import UnknownName, get_part, list_parts, nearest
 
     kinds = [kind for kind in _KINDS if name in list_parts(kind)]
+    if not kinds:
+        with suppress(UnknownName):  # one of a family, which is not listed
+            get_part("backbone", name)
+            kinds = ["backbone"]
     if not kinds:
         everything = [part for kind in _KINDS for part in list_parts(kind)]
         raise UnknownName(f"no part {name!r}{nearest(name, everything)}")
