@@ -248,6 +248,7 @@ class _Trainer:
         if self.out is not None:
             from .pretrained import save_pretrained
 
+            self._write_log(self.out)  # of a run that was resumed after its last step
             save_pretrained(self.encoder, self.out / "model", metrics=metrics, recipe=self.recipe, overwrite=True)
             write_json(self.out / "result.json", {"recipe": self.recipe.to_dict(), "metrics": metrics}, overwrite=True)
         return TrainingResult(self.encoder, metrics, self.history)
@@ -332,7 +333,10 @@ class _Trainer:
             "history": self.history,
         }
         save_checkpoint(self.out / "checkpoint.safetensors", groups, state)
-        with atomic_write(self.out / "log.csv", overwrite=True) as file:
+        self._write_log(self.out)
+
+    def _write_log(self, out: Path) -> None:
+        with atomic_write(out / "log.csv", overwrite=True) as file:
             lines = _CsvLines(file.write)
             table = csv.DictWriter(lines, list(self.history[0]) if self.history else [])
             table.writeheader()

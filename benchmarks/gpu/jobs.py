@@ -1,0 +1,60 @@
+"""The jobs: name -> recipe. Each answers one question of benchmarks/gpu/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...zoo.recipe import Recipe
+
+IMAGE_PASSES = 50 * 63_101 * 2
+"""Cryo-forum's: 50 epochs of 63,101 pairs, two images each (Chung 2023)."""
+
+RIBOSOME = {"volume": "structures/4v89.npz"}
+"""E. coli 70S as an atomic model, which any pixel size suits."""
+
+
+def forum(encoder: str, *, backbone_args: dict[str, Any] | None = None, augment: str = "none") -> Recipe:
+    """Cryo-forum's protocol: 5,000 fixed images, half of them for training, pairs with curriculum, one-cycle Adam."""
+    batch_size = 256
+    return Recipe(
+        encoder=encoder,
+        image_size=128,
+        pixel_size=2.8,
+        backbone_args=backbone_args or {},
+        data={**RIBOSOME, "snr": 0.1, "images": 5000, "split": (0.5, 0.17)},
+        shift=False,
+        loss="forum",
+        optimizer="adam",
+        weight_decay=1e-3,
+        schedule="onecycle",
+        lr=1e-3,
+        augment=augment,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        steps=IMAGE_PASSES // batch_size,
+        validate_every=1000,
+    )
+
+
+def on_the_fly(image_size: int, pixel_size: float) -> Recipe:
+    """New particles at every step, the likelihood of the density that the equivariant QCQP-Bingham head describes."""
+    return Recipe(
+        encoder="d4_vgg_gem-qcqp_bingham",
+        image_size=image_size,
+        pixel_size=pixel_size,
+        backbone_args={"gem_p": 3.0, "stem": "none"},
+        data={**RIBOSOME, "snr": 0.5, "shift_sigma": 10.0},
+        loss="bingham_nll",
+        batch_size=256,
+        lr=3e-3,
+        steps=100_000,
+        validate_every=2000,
+    )
+
+
+JOBS: dict[str, Callable[[], Recipe]] = {
+    "forum_vgg_gem": lambda: forum("vgg_gem-qcqp_bingham"),
+    "forum_d4": lambda: forum("d4_vgg_gem-qcqp_bingham", augment="rotate"),
+    "on_the_fly_64": lambda: on_the_fly(64, 5.6),
+    "on_the_fly_128": lambda: on_the_fly(128, 2.8),
+}
