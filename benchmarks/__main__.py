@@ -1,4 +1,4 @@
-"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE | uncertainty RUN | readme``."""
+"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE | uncertainty RUN | equivariance RUN ... | readme``."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ def uncertainty(run_folder: Path) -> None:
 
     for name, value in write(run_folder, RESULTS / f"{run_folder.parent.name}-{run_folder.name}.png").items():
         click.echo(f"{name:20} {value:.4f}")
+
+
+@main.command()
+@click.argument("run_folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def equivariance(run_folders: tuple[Path, ...]) -> None:
+    """Print how far the poses of turned views are from the turned poses, and draw results/equivariance.png."""
+    from .equivariance import write
+
+    click.echo(write(run_folders, RESULTS / "equivariance.png"))
 
 
 @main.command()

@@ -32,32 +32,37 @@ def training_table(suite: str) -> str:
             return spread(values, digits) if values else ""
 
         rows.append(
-            [
-                encoder,
-                f"{parameters / 1e6:.2f}",
-                column("gmacs", 3),
-                loss,
-                f"{snr:g}",
-                "on the fly" if images is None else _training_images(records[0]["recipe"]),
-                augment,
-                column("median_deg"),
-                column("mean_deg"),
-                *(column(f"acc_{d}", 1, 100) for d in (5, 10, 15)),
-                f"{bounds[task]:.2f}",
-                column("chance_median_deg", 0),
-                column("shift_rmse_A"),
-                column("spearman"),
-                column("auroc_5deg"),
-                column("mean_deg_kept_75"),
-                column("cpu_s", 0),
-                str(steps),
-                ", ".join(str(m["seed"]) for m in metrics),
-            ]
+            {
+                "encoder": encoder,
+                "M parameters": f"{parameters / 1e6:.2f}",
+                "GMACs": column("gmacs", 3),
+                "loss": loss,
+                "SNR": f"{snr:g}",
+                "training images": "on the fly" if images is None else _training_images(records[0]["recipe"]),
+                "augmentation": augment,
+                "median deg": column("median_deg"),
+                "mean deg": column("mean_deg"),
+                **{f"% <= {d}": column(f"acc_{d}", 1, 100) for d in (5, 10, 15)},
+                "bound": f"{bounds[task]:.2f}",
+                "chance": column("chance_median_deg", 0),
+                "shift A": column("shift_rmse_A"),
+                "Spearman": column("spearman"),
+                "AUROC 5": column("auroc_5deg"),
+                "mean of surest 75 %": column("mean_deg_kept_75"),
+                "CPU s": column("cpu_s", 0),
+                "steps": str(steps),
+                "seeds": ", ".join(str(m["seed"]) for m in metrics),
+            }
         )
-    header = ["encoder", "M parameters", "GMACs", "loss", "SNR", "training images", "augmentation"]
-    header += ["median deg", "mean deg", "% <= 5", "% <= 10", "% <= 15", "bound", "chance"]
-    header += ["shift A", "Spearman", "AUROC 5", "mean of surest 75 %", "CPU s", "steps", "seeds"]
-    return markdown_table(header, rows) + "\n" + _footer(load_results(suite))
+    same = {name for name in rows[0] if name in _SETTINGS and len({row[name] for row in rows}) == 1}
+    header = [name for name in rows[0] if name not in same and any(row[name] for row in rows)]
+    table = markdown_table(header, [[row[name] for name in header] for row in rows])
+    common = "; ".join(f"{name} {rows[0][name]}" for name in rows[0] if name in same and rows[0][name])
+    return f"{table}\n{_footer(load_results(suite))}" + (f"The same in all rows: {common}.\n" if common else "")
+
+
+_SETTINGS = ("M parameters", "GMACs", "loss", "SNR", "training images", "augmentation", "bound", "chance", "steps")
+"""Columns that a table does without where all rows agree."""
 
 
 def _best_median(records: list[dict[str, Any]]) -> float:

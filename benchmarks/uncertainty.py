@@ -23,7 +23,7 @@ from ..zoo.recipe import Recipe
 
 
 def expected_error_deg(rotation_raw: torch.Tensor) -> NDArray[np.float64]:
-    """Root mean square angle in degrees under the Bingham density of a QCQP head's raw vectors (N, 10).
+    """Root mean square angle in degrees under the Bingham density of a QCQP head's raw vectors (N, 10 or 9).
 
     A turn by a small angle t about axis i moves the quaternion by t / 2 along eigenvector i, so the density
     exp(-q^T A q) gives t the variance 2 / (l_i - l_1), and the three add up.
@@ -52,7 +52,7 @@ def uncertainty(run: Path) -> tuple[dict[str, float], Any]:
     error, confidence = np.degrees(radians.numpy()), pose.confidence.double().numpy()
     metrics = {"mean_deg": float(error.mean()), **confidence_metrics(confidence, error)}
     expected = None
-    if pose.rotation_raw is not None and pose.rotation_raw.shape[1] == 10:
+    if pose.rotation_raw is not None and pose.rotation_raw.shape[1] in (9, 10):
         expected = expected_error_deg(pose.rotation_raw)
         metrics["predicted_rms_deg"] = float(np.sqrt(np.mean(expected**2)))
         metrics["observed_rms_deg"] = float(np.sqrt(np.mean(error**2)))

@@ -1,5 +1,7 @@
 """Encoders against the promise of their group: move the image, and the pose moves along."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +16,8 @@ from cryozoo.zoo.registry import get_part, list_parts
 
 D4 = PlaneGroup("D4").matrices
 ELEMENTS = {"C4": range(4), "D4": range(8)}
-EQUIVARIANT_HEADS = [
-    name
-    for name in list_parts("head")
-    if (part := get_part("head", name).load()) and part(**part.equivariant_args).equivariant
-]
+HEADS: dict[str, Any] = {name: get_part("head", name).load() for name in list_parts("head")}
+EQUIVARIANT_HEADS = [name for name, head in HEADS.items() if head(**head.equivariant_args).equivariant]
 
 
 def build(name: str, size: int, **args: object) -> PoseEncoder:
@@ -32,7 +31,7 @@ def build(name: str, size: int, **args: object) -> PoseEncoder:
 def errors(encoder: PoseEncoder, images: Tensor, elements: range) -> dict[str, float]:
     """Largest error of each part of the pose of g I against phi(g) times that of I, relative to its largest value."""
     pose = encoder(images)
-    worst = {}
+    worst: dict[str, float] = {}
     for element in elements:
         moved = encoder(transform_d4(images, element))
         expected = transform_pose(pose, D4[element].to(images).expand(len(images), 2, 2))
