@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..zoo.recipe import Recipe
@@ -91,7 +92,101 @@ def forum_70s() -> Mapping[str, Recipe]:
     }
 
 
+@dataclass(frozen=True)
+class _Network:
+    """A backbone of one size, and how many steps of 64 images it makes in 1,200 CPU seconds."""
+
+    backbone: str
+    widths: tuple[int, ...]
+    steps: int
+
+    @property
+    def args(self) -> dict[str, Any]:
+        shape = {"stem": "none", "depths": NARROW["depths"], "kernels": NARROW["kernels"], "gem_p": 3.0}
+        if self.backbone == "vgg_gem":
+            return {**shape, "channels": list(self.widths), "activation": "relu", "dropout": 0.0}
+        return {**shape, "fields": list(self.widths)}
+
+
+NETWORKS = {
+    "d4": _Network("d4_vgg_gem", (2, 4, 8, 16, 32), 7_500),
+    "c4": _Network("c4_vgg_gem", (4, 8, 16, 32, 64), 7_500),
+    "c4_same_parameters": _Network("c4_vgg_gem", (3, 6, 11, 23, 45), 9_500),
+    "plain_same_flops": _Network("vgg_gem", (18, 36, 72, 144, 288), 9_500),
+    "plain_same_parameters": _Network("vgg_gem", (6, 11, 23, 45, 90), 20_000),
+}
+"""D4 and C4 with as many channels as each other, hence the same cost; the others match D4's cost or parameters."""
+
+
+def equivariant_70s() -> Mapping[str, Recipe]:
+    """What is equivariance worth in 1,200 CPU seconds? Plain, C4 and D4, at equal parameters and at equal FLOPs.
+
+    Ribosome, 64 px, SNR 0.5, particles simulated on the fly, so that all in-plane angles occur; three seeds.
+    """
+    heads = [("sixd_svd", "chordal", {"norm": "l1"}), ("qcqp_bingham", "bingham_nll", {})]
+    runs = {
+        f"{label}-{head}-seed{seed}": _network_run(network, head, loss, loss_args, seed)
+        for seed in (0, 1, 2)
+        for head, loss, loss_args in heads
+        for label, network in NETWORKS.items()
+    }
+    for seed in (0, 1, 2):
+        runs[f"d4-so3_harmonic-seed{seed}"] = _network_run(NETWORKS["d4"], "so3_harmonic", "so3_nll", {}, seed)
+    return runs
+
+
+def _network_run(network: _Network, head: str, loss: str, loss_args: dict[str, Any], seed: int) -> Recipe:
+    return Recipe(
+        encoder=f"{network.backbone}-{head}",
+        image_size=64,
+        backbone_args=network.args,
+        data={**RIBOSOME, "snr": 0.5},
+        loss=loss,
+        loss_args=loss_args,
+        steps=network.steps,
+        lr=3e-3,
+        precision="bf16",
+        validate_every=500,
+        seed=seed,
+    )
+
+
+def small_data_70s() -> Mapping[str, Recipe]:
+    """How many images does it take? 300, 1,000 and 2,500 fixed ones, plain with turned and flipped images, and D4."""
+    return {
+        f"{label}-{images}-seed{seed}": Recipe(
+            encoder=f"{NETWORKS[network].backbone}-qcqp_bingham",
+            image_size=64,
+            backbone_args=NETWORKS[network].args,
+            # 500 particles validate and 1,500 test, whatever the number of those that train
+            data={
+                **RIBOSOME,
+                "snr": 0.5,
+                "images": images + 2000,
+                "split": (images / (images + 2000), 500 / (images + 2000)),
+            },
+            loss="bingham_nll",
+            augment=augment,  # type: ignore[arg-type]
+            steps=4_000,
+            lr=3e-3,
+            weight_decay=0.05,
+            precision="bf16",
+            validate_every=250,
+            seed=seed,
+        )
+        for seed in (0, 1, 2)
+        for images in (300, 1000, 2500)
+        for label, network, augment in (
+            ("plain", "plain_same_flops", "rotate"),
+            ("d4", "d4", "none"),
+            ("d4_rotated", "d4", "rotate"),
+        )
+    }
+
+
 SUITES: dict[str, Callable[[], Mapping[str, Recipe]]] = {
     "heads_70s": heads_70s,
     "forum_70s": forum_70s,
+    "equivariant_70s": equivariant_70s,
+    "small_data_70s": small_data_70s,
 }

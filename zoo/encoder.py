@@ -151,6 +151,11 @@ def _make_projection(backbone: nn.Module, head: Head) -> nn.Linear | Equivariant
     if backbone.group is not None:
         group = PlaneGroup(str(backbone.group))
         blocks = head.representation(group.phi)
+        if features % len(group):
+            raise ValueError(
+                f"{type(backbone).__name__} declares group {group.name}, and {features} features are not fields of its "
+                f"{len(group)} elements: give a multiple of {len(group)}, or group None"
+            )
         if blocks is not None:
             shift = [(1, group.matrices)] if head.has_shift else []
             return EquivariantLinear(group, features // len(group), [*blocks, *shift])

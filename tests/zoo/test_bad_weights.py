@@ -465,3 +465,34 @@ def test_golden_of_too_many_images(folder):
     replace(folder, safetensors.torch.save(many), GOLDEN)
     assert np.prod(many["images"].shape) * 4 > 2**20
     refusal(folder, GOLDEN, "at most")
+
+
+@pytest.fixture
+def equivariant(tmp_path):
+    folder = tmp_path / "equivariant"
+    torch.manual_seed(0)
+    save_pretrained(create_encoder("test_d4_cnn-sixd_svd", image_size=24), folder)
+    return folder
+
+
+def test_weights_of_another_group(equivariant):
+    def to_c4(config):
+        config["name"] = "test_c4_cnn-sixd_svd"
+        config["backbone_args"] = {"fields": [1, 2, 4], "connected": [4]}
+
+    change_config(equivariant, to_c4)
+    refusal(equivariant, "parameters: 2204", "expected 1204")
+    change_config(equivariant, lambda config: config.update(parameters=1204))
+    refusal(equivariant, "backbone.blocks.4.weight", "(2, 1, 72)", "(2, 1, 36)")
+
+
+def test_weights_with_expanded_filters(equivariant):
+    """What other libraries add to their keys in evaluation mode."""
+    tensors = tensors_of(equivariant)
+    tensors["backbone.blocks.0.filter"] = torch.zeros(8, 1, 5, 5)
+    replace(equivariant, safetensors.torch.save(tensors))
+    refusal(equivariant, "backbone.blocks.0.filter")
+
+
+def test_the_equivariant_original_loads(equivariant):
+    assert load(equivariant).group == "D4"

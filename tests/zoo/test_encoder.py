@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from cryozoo.heads.nined_svd import NineDSVD
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.simulate import Imaging, Simulator
 from cryozoo.particles.simulate_files import write_simulated_stack
 from cryozoo.particles.volumes import Volume
-from cryozoo.zoo.encoder import create_encoder
+from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.predict import predict
+from cryozoo.zoo.preprocessing import Preprocessing
 from cryozoo.zoo.registry import list_combinations
 
 
@@ -60,3 +63,11 @@ def test_an_encoder_without_shifts_leaves_those_of_the_table(tmp_path: Path) -> 
     np.testing.assert_allclose(predicted.shift, known.shift, atol=1e-9)
     assert np.abs(known.shift).max() > 5
     assert np.abs(predicted.rotation - known.rotation).max() > 0.1
+
+
+def test_a_backbone_whose_features_are_no_fields_of_its_group_is_refused() -> None:
+    class Wrong(nn.Module):
+        num_features, group = 12, "D4"
+
+    with pytest.raises(ValueError, match=r"Wrong declares group D4, and 12 features are not fields of its 8 elements"):
+        PoseEncoder("wrong-nined_svd", Wrong(), NineDSVD(), Preprocessing(32, 1.0), {})
