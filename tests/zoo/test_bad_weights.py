@@ -483,7 +483,7 @@ def test_weights_of_another_group(equivariant):
     change_config(equivariant, to_c4)
     refusal(equivariant, "parameters: 2204", "expected 1204")
     change_config(equivariant, lambda config: config.update(parameters=1204))
-    refusal(equivariant, "backbone.blocks.4.weight", "(2, 1, 72)", "(2, 1, 36)")
+    refusal(equivariant, "backbone.blocks.4.weight", "[2, 1, 72]", "[2, 1, 36]")
 
 
 def test_weights_with_expanded_filters(equivariant):
