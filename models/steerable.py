@@ -28,7 +28,7 @@ def filter_basis(group: str, kernel_size: int, lift: bool) -> Tensor:
 
     (n, u, v, k, k): n functions psi, and for each the filter from channel v to channel u (one v when lifting). Groups
     that map the pixels to themselves (C4, D4) have one psi per pixel and element. The others have circular harmonics on
-    rings one pixel apart, with angular frequencies up to three times the radius.
+    rings one pixel apart, few enough to be sampled without much aliasing.
     """
     plane_group = PlaneGroup(group)
     inverse = plane_group.matrices[plane_group.inverse]
@@ -54,18 +54,20 @@ def _pixels(points: Tensor, half: int) -> Tensor:
 
 
 def _harmonics(points: Tensor, half: int) -> Tensor:
-    """(u, k, k, 2) -> (n, u, k, k): Gaussian rings times cosines and sines of multiples of the angle."""
+    """(u, k, k, 2) -> (n, u, k, k): Gaussian rings times cosines and sines of multiples of the angle.
+
+    Radii, widths and highest frequencies are escnn's defaults: what the pixels of a ring can sample.
+    """
     radius, angle = points.norm(dim=-1), torch.atan2(points[..., 1], points[..., 0])
-    functions = []
-    for ring in range(half + 1):
-        width = 0.4 if ring == half else 0.6
+    functions = [(radius == 0).double()]
+    for ring in range(1, half + 1):
+        width, highest = (0.4, 2) if ring == half else (0.6, 2 * ring - 1 + ring % 2)
         profile = torch.exp(-(((radius - ring) / width) ** 2) / 2)
-        for frequency in range(3 * ring + 1):
-            # A harmonic has no value at the centre, where the angle is not defined.
-            masked = profile if frequency == 0 else torch.where(radius > 1e-9, profile, 0)
-            functions.append(masked * torch.cos(frequency * angle))
-            if frequency:
-                functions.append(masked * torch.sin(frequency * angle))
+        functions.append(profile)
+        # A harmonic has no value at the centre, where the angle is not defined.
+        profile = torch.where(radius == 0, 0, profile)
+        for frequency in range(1, highest + 1):
+            functions += [profile * torch.cos(frequency * angle), profile * torch.sin(frequency * angle)]
     stacked = torch.stack(functions)
     return stacked / stacked[:, :1].flatten(1).norm(dim=1)[:, None, None, None]
 
@@ -204,7 +206,7 @@ class InnerBatchNorm2d(nn.Module):
     def folded(self) -> nn.BatchNorm2d:
         """The plain normalisation of the channels."""
         mean, variance, weight, bias = self._repeated()
-        plain = nn.BatchNorm2d(len(mean), self.eps, self.momentum)
+        plain = nn.BatchNorm2d(len(mean), self.eps, self.momentum, device=mean.device, dtype=mean.dtype)
         state = {"running_mean": mean, "running_var": variance, "weight": weight, "bias": bias}
         plain.load_state_dict(state, strict=False)  # but for the number of batches, which nothing uses
         return plain
