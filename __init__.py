@@ -17,6 +17,7 @@ if _TYPE_CHECKING:
     from .zoo.entries import get_entry as get_entry
     from .zoo.entries import list_encoders as list_encoders
     from .zoo.evaluate import evaluate as evaluate
+    from .zoo.export import export as export
     from .zoo.loss import create_loss as create_loss
     from .zoo.pretrained import load_pretrained as load_pretrained
     from .zoo.pretrained import save_pretrained as save_pretrained
@@ -39,6 +40,7 @@ _HOMES = {
     "create_encoder": "zoo.encoder",
     "create_loss": "zoo.loss",
     "evaluate": "zoo.evaluate",
+    "export": "zoo.export",
     "get_entry": "zoo.entries",
     "list_encoders": "zoo.entries",
     "list_parts": "zoo.registry",

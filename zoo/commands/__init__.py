@@ -6,12 +6,13 @@ from .convert import convert
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .fsc import fsc
 from .predict import predict
 from .simulate import simulate
 from .train import train
 from .verify import verify
 
-VERBS = (list_, info, demo, simulate, convert, train, predict, evaluate, fsc, doctor, verify)
+VERBS = (list_, info, demo, simulate, convert, train, predict, evaluate, fsc, export, doctor, verify)
 
 __all__ = ["VERBS", "Settings"]
