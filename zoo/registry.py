@@ -127,6 +127,9 @@ _PARTS: dict[Kind, dict[str, Part]] = {
             "cryozoo.heads.qcqp_bingham:QCQPBingham",
             "smallest eigenvector of a 4 x 4 matrix, with a confidence (Peretroukhin et al. 2020)",
         ),
+        "so3_harmonic": Part(
+            "cryozoo.heads.so3_harmonic:SO3Harmonic", "density over SO(3) by Wigner-D coefficients (Klee et al. 2023)"
+        ),
         "embedding": Part(
             "cryozoo.heads.embedding:Embedding", "no rotation: features with a distance (Banjac et al. 2021)"
         ),
@@ -135,6 +138,7 @@ _PARTS: dict[Kind, dict[str, Part]] = {
         "geodesic": Part("cryozoo.losses.geodesic:Geodesic", "angle between rotations"),
         "chordal": Part("cryozoo.losses.chordal:Chordal", "distance between rotation matrices"),
         "bingham_nll": Part("cryozoo.losses.bingham:BinghamNLL", "negative log-likelihood of the Bingham distribution"),
+        "so3_nll": Part("cryozoo.losses.so3_nll:SO3NLL", "negative log-likelihood of the density of so3_harmonic"),
         "siamese_distance": Part(
             "cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"
         ),

@@ -1,0 +1,106 @@
+"""What the SO(3) harmonic head costs: its density on the grid, evaluated separably, against one dense product.
+
+    python -m cryozoo.benchmarks.so3_harmonic [LMAX [ORDER]]
+
+Prints one table and writes it to ``results/so3_harmonic.json`` and ``.md``. Milliseconds of CPU time per image on one
+thread; all figures are from one run in which the sides take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..particles.files import atomic_write, write_json
+from ..zoo.provenance import provenance
+from .runs import RESULTS, markdown_table
+
+
+def _cpu_seconds(sides: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
+    """Median CPU time of each, the first round left out."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats + 1):
+        for name, side in sides.items():
+            began = time.process_time()
+            side()
+            times[name].append(time.process_time() - began)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
+    """Time a batch through the grid, the dense product, the whole head, and a training step of head and loss."""
+    import torch
+
+    from ..geometry.grids import so3_grid
+    from ..geometry.sampling import random_rotations
+    from ..geometry.wigner import WignerD
+    from ..heads.base import Pose
+    from ..heads.so3_harmonic import SO3Harmonic
+    from ..losses.so3_nll import SO3NLL
+
+    torch.set_num_threads(1)
+    head, loss = SO3Harmonic(lmax=lmax, order=order), SO3NLL(order=order)
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(images, head.raw_dim, generator=generator)
+    truth = random_rotations(images, generator=generator)
+    dense = WignerD(lmax)(so3_grid(order).float()).T.contiguous()
+    product = torch.empty(64, dense.shape[1])
+
+    def separably() -> None:
+        for _ in head._values(raw):
+            pass
+
+    def densely() -> None:
+        for part in raw.split(64):
+            torch.mm(part, dense, out=product[: len(part)])
+
+    def training() -> None:
+        leaf = raw.clone().requires_grad_()
+        for part, rotation in zip(leaf.split(64), truth.split(64), strict=True):
+            loss(head(part), Pose(rotation=rotation)).total.backward()
+
+    def inferring(function: Callable[[], object]) -> Callable[[], object]:
+        return torch.inference_mode()(function)
+
+    with torch.inference_mode():
+        exact = raw[:16] @ dense
+        error = float((head.series.values(raw[:16]) - exact).abs().max() / exact.abs().max())
+    seconds = _cpu_seconds(
+        {
+            "density_on_the_grid": inferring(separably),
+            "dense_product": inferring(densely),
+            "head_forward": inferring(lambda: head(raw)),
+            "head_and_loss_training": training,
+        }
+    )
+    buffers = sum(b.numel() * b.element_size() for b in head.buffers())
+    return {
+        "lmax": lmax,
+        "order": order,
+        "images": images,
+        **{f"{name}_ms": 1e3 * value / images for name, value in seconds.items()},
+        "dense_over_separable": seconds["dense_product"] / seconds["density_on_the_grid"],
+        "largest_error_relative": error,
+        "buffers_MB": buffers / 1e6,
+        "dense_table_MB": dense.numel() * 4 / 1e6,
+        **provenance(),
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    figures = measure(*map(int, sys.argv[1:]))
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / "so3_harmonic.json", figures, overwrite=True)
+    rows = [[key, f"{value:.3g}" if isinstance(value, float) else str(value)] for key, value in figures.items()]
+    table = markdown_table(["figure", "value"], rows)
+    with atomic_write(RESULTS / "so3_harmonic.md", overwrite=True) as file:
+        file.write(table.encode())
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

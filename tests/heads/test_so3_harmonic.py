@@ -1,0 +1,274 @@
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryozoo.geometry import geodesic_distance, point_group, so3_grid, symmetric_distance
+from cryozoo.geometry.wigner import WignerD, wigner_d
+from cryozoo.heads.so3_harmonic import SO3Harmonic, harmonic_degree, harmonic_dim
+
+Confidence = Literal["height", "entropy", "probability"]
+CONFIDENCES: list[Confidence] = ["height", "entropy", "probability"]
+HEAD = SO3Harmonic()
+GRID = so3_grid(3)
+
+
+def rotations(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(Rotation.random(n, rng=np.random.default_rng(seed)).as_matrix())
+
+
+def raw_vectors(n: int, dtype: torch.dtype = torch.float32, scale: float = 1.0, lmax: int = 6) -> torch.Tensor:
+    return torch.from_numpy(scale * np.random.default_rng(0).standard_normal((n, harmonic_dim(lmax)))).to(dtype)
+
+
+def series(raw: torch.Tensor, rotation: torch.Tensor, lmax: int = 6) -> torch.Tensor:
+    """F of every raw vector at every rotation by its definition, (B, K) and (M, 3, 3) -> (B, M)."""
+    total, start = torch.zeros(len(raw), len(rotation), dtype=raw.dtype), 0
+    for degree in range(lmax + 1):
+        size = 2 * degree + 1
+        f = raw[:, start : start + size**2].reshape(-1, size, size)  # [b, n, m]: column n after column
+        total += torch.einsum("bnm,rmn->br", f, wigner_d(degree, rotation.to(raw.dtype)))
+        start += size**2
+    return total
+
+
+def peaks(*centres: torch.Tensor, height: float = 60.0) -> torch.Tensor:
+    """Raw vectors (B, 455) of F = sum over centres (B, 3, 3) of height x (sum of characters of R^T centre) / 49."""
+    return sum((WignerD(6)(centre) for centre in centres), torch.zeros(455)) * height / 49
+
+
+def act(head: SO3Harmonic, raw: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """The raw vector's representation applied to it."""
+    moved, start = [], 0
+    for copies, (matrix,) in head.representation(phi[None]):
+        size = len(matrix)
+        block = raw[:, start : start + copies * size].unflatten(1, (copies, size))
+        moved.append((block @ matrix.mT).flatten(1))
+        start += copies * size
+    assert start == raw.shape[1]
+    return torch.cat(moved, 1)
+
+
+@pytest.mark.parametrize("lmax", [2, 3, 6, 9])
+def test_length_of_the_raw_vector(lmax: int) -> None:
+    assert harmonic_dim(lmax) == sum((2 * degree + 1) ** 2 for degree in range(lmax + 1))
+    assert harmonic_degree(harmonic_dim(lmax)) == lmax
+    assert SO3Harmonic(lmax=lmax, order=1, shift=True).raw_dim == harmonic_dim(lmax) + 2
+    for dim in (0, 1, 9, 10, harmonic_dim(lmax) + 1):
+        assert harmonic_degree(dim) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("lmax", "order"), [(6, 0), (2, 1), (3, 2), (6, 2), (8, 2)])
+def test_density_on_the_grid_is_the_dense_evaluation(lmax: int, order: int, dtype: torch.dtype) -> None:
+    raw = raw_vectors(5, dtype, lmax=lmax)
+    log_prob = SO3Harmonic(lmax=lmax, order=order).log_prob_grid(raw)
+    assert log_prob.dtype == dtype
+    values = series(raw.double(), so3_grid(order), lmax)
+    expected = values - torch.logsumexp(values, 1, keepdim=True) + math.log(values.shape[1])
+    torch.testing.assert_close(log_prob.double(), expected, rtol=0, atol=1e-5 * values.abs().max().item())
+    torch.testing.assert_close(log_prob.exp().mean(1), torch.ones(5, dtype=dtype), rtol=0, atol=1e-5)
+
+
+def test_density_on_the_default_grid() -> None:
+    raw = raw_vectors(3)
+    some = torch.arange(0, len(GRID), 37)
+    expected = series(raw.double(), GRID[some])
+    found = HEAD.log_prob_grid(raw)[:, some].double()
+    difference = found - expected
+    torch.testing.assert_close(difference, difference[:, :1].expand_as(difference), rtol=0, atol=1e-4)
+
+
+def test_mode_is_the_highest_point() -> None:
+    raw = raw_vectors(40, torch.float64)
+    mode = HEAD(raw).rotation
+    height = series(raw, mode).diagonal()
+    assert (height > HEAD.series.values(raw).amax(1)).all()
+    assert (height[:, None] > series(raw, rotations(3000))).all()
+    for axis in np.eye(3):
+        for angle in (1e-4, -1e-4):
+            turn = torch.from_numpy(Rotation.from_rotvec(angle * axis).as_matrix())
+            assert (height >= series(raw, mode @ turn).diagonal()).all()
+
+
+def test_mode_is_exact_where_the_grid_is_degrees_off() -> None:
+    centres = rotations(60)
+    raw = peaks(centres)
+    on_grid = torch.rad2deg(geodesic_distance(GRID[HEAD.series.values(raw.float()).argmax(1)], centres))
+    assert on_grid.mean() > 3
+    for dtype, tolerance in ((torch.float32, 1e-3), (torch.float64, 1e-9)):
+        refined = HEAD(raw.to(dtype)).rotation.double()
+        assert torch.rad2deg(geodesic_distance(refined, centres)).max() < tolerance
+
+
+def test_predictions_do_not_depend_on_the_call_or_the_batch() -> None:
+    raw = raw_vectors(20)
+    first, again = HEAD(raw), HEAD(raw)
+    assert torch.equal(first.rotation, again.rotation)
+    assert torch.equal(first.confidence, again.confidence)
+    single = [HEAD(one[None]) for one in raw]
+    torch.testing.assert_close(torch.cat([p.rotation for p in single]), first.rotation, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat([p.confidence for p in single]), first.confidence, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
+def test_any_rotation_on_the_left_acts_by_the_representation(dtype: torch.dtype, tolerance: float) -> None:
+    raw = (peaks(rotations(30)) + raw_vectors(30, torch.float64, 0.3)).to(dtype)
+    mode = HEAD(raw).rotation
+    for phi in rotations(4, 1).to(dtype):
+        error = (HEAD(act(HEAD, raw, phi)).rotation - phi @ mode).abs().amax()
+        assert error < tolerance
+        assert (HEAD(act(HEAD, raw, phi.mT)).rotation - phi @ mode).abs().amax() > 0.5
+    assert [copies for copies, _ in HEAD.representation(torch.eye(3)[None])] == [1, 3, 5, 7, 9, 11, 13]
+
+
+def test_entropy_is_that_of_the_density_on_the_grid() -> None:
+    raw = raw_vectors(6, torch.float64) * torch.tensor([0.0, 0.01, 0.1, 1, 10, 1000], dtype=torch.float64)[:, None]
+    p = HEAD.log_prob_grid(raw).exp().numpy() / len(GRID)
+    naive = [-sum(x * math.log(x * len(GRID)) for x in row if x > 0) for row in p]
+    entropy = HEAD.entropy(raw)
+    np.testing.assert_allclose(entropy, naive, rtol=1e-6, atol=1e-6)
+    assert entropy[0] == 0
+    assert (entropy.diff() < 0).all()
+    torch.testing.assert_close(SO3Harmonic(confidence="entropy")(raw).confidence, -entropy)
+
+
+def test_height_is_the_log_density_at_the_mode_less_its_mean() -> None:
+    raw = raw_vectors(6, torch.float64)
+    pose, log_prob = HEAD(raw), HEAD.log_prob_grid(raw)
+    at_mode = series(raw, pose.rotation).diagonal() - series(raw, GRID[:1])[:, 0] + log_prob[:, 0]
+    torch.testing.assert_close(pose.confidence, at_mode - log_prob.mean(1), rtol=0, atol=5e-3)
+    raw[:, 0] += 100  # a constant changes no density
+    torch.testing.assert_close(HEAD(raw).confidence, pose.confidence)
+    torch.testing.assert_close(HEAD(2 * raw).confidence, 2 * pose.confidence)
+
+
+def test_derivatives_of_the_mode_and_of_the_confidence() -> None:
+    raw = raw_vectors(3, torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: HEAD(r).rotation, raw, fast_mode=True)
+    for confidence in CONFIDENCES:
+        head = SO3Harmonic(order=2, confidence=confidence)
+        assert torch.autograd.gradcheck(lambda r, head=head: head(r).confidence, raw, fast_mode=True)
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@pytest.mark.parametrize("scale", [0.0, 1e-40, 1e-20, 1e-3, 1e3, 1e30])
+def test_everything_is_finite_at_any_scale(scale: float, confidence: Confidence) -> None:
+    raw = (raw_vectors(4) * scale).requires_grad_()
+    pose = SO3Harmonic(order=2, confidence=confidence)(raw)
+    for output in (pose.rotation.sum(), pose.confidence.sum()):
+        raw.grad = None
+        output.backward(retain_graph=True)
+        assert output.isfinite()
+        assert raw.grad is not None
+        assert raw.grad.isfinite().all()
+    assert HEAD.log_prob_grid(raw).isfinite().all()
+
+
+# Flat along a circle or a ball of rotations: no unique mode, and a Hessian that cannot be inverted.
+@pytest.mark.parametrize("entries", [[0], [1], [5], [9], [1, 9], [10]])
+def test_ridges_give_a_rotation_and_finite_gradients(entries: list[int]) -> None:
+    raw = torch.zeros(1, 455)
+    raw[0, entries] = 1.0
+    raw.requires_grad_()
+    rotation = HEAD(raw).rotation
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3)[None], rtol=0, atol=1e-6)
+    rotation.sum().backward()
+    assert raw.grad is not None
+    assert raw.grad.isfinite().all()
+
+
+def test_modes_of_one_two_and_no_peak() -> None:
+    a, b = rotations(8, 2), rotations(8, 3)
+    apart = torch.rad2deg(geodesic_distance(a, b)) > 60
+    a, b = a[apart], b[apart]
+    raw = peaks(a) + peaks(b, height=58.0)
+    modes = HEAD.modes(raw.float(), 2)
+    torch.testing.assert_close(modes.rotation[:, 0].float(), HEAD(raw.float()).rotation, rtol=0, atol=1e-5)
+    for found, true in zip(modes.rotation.unbind(1), (a, b), strict=True):
+        assert torch.rad2deg(geodesic_distance(found.double(), true)).max() < 3
+    assert (modes.probability[:, 0] > 2 * modes.probability[:, 1]).all()
+    assert (modes.probability[:, 1] > 0.02).all()
+    # tr(M^T R) has one maximum, and a constant has none
+    single = torch.zeros(2, 455)
+    single[0, 1:10] = torch.randn(9, generator=torch.Generator().manual_seed(0))
+    modes = HEAD.modes(single, 3)
+    assert modes.rotation.isfinite().all((2, 3)).tolist() == [[True, False, False], [False, False, False]]
+    assert (modes.probability > 0).tolist() == [[True, False, False], [False, False, False]]
+
+
+@pytest.mark.parametrize("height", [4.0, 8.0, 30.0])
+def test_probability_and_entropy_of_one_peak_are_integrals_over_its_angle(height: float) -> None:
+    """F depends on the angle t from the centre alone, whose uniform density is (1 - cos t) / pi."""
+    t = np.radians(np.linspace(0, 180, 100_001)[1:])
+    f = height / 49 * sum(np.sin((degree + 0.5) * t) / np.sin(t / 2) for degree in range(7))
+    uniform = (1 - np.cos(t)) / (1 - np.cos(t)).sum()
+    density = np.exp(f) / (uniform * np.exp(f)).sum()
+    inside = (uniform * density)[t < math.radians(15)].sum()
+    information = (uniform * density * np.log(density)).sum()
+    raw = peaks(rotations(5, 5), height=height).float()
+    np.testing.assert_allclose(HEAD.modes(raw, 1).probability[:, 0], inside, rtol=0, atol=0.06)
+    np.testing.assert_allclose(SO3Harmonic(confidence="probability")(raw).confidence, inside, rtol=0, atol=0.06)
+    np.testing.assert_allclose(HEAD.entropy(raw), -information, rtol=0.02)
+
+
+def test_a_molecule_with_d2_shows_four_modes() -> None:
+    """Four peaks as one learns them without knowing the symmetry; one peak, made symmetric by the head; one alone."""
+    centre, group = rotations(5, 7), point_group("D2")
+    mates = [centre @ g for g in group]
+    four = peaks(*mates, height=30.0)
+    symmetric = SO3Harmonic(symmetry="D2")
+    for head, raw in ((HEAD, four), (symmetric, 4 * peaks(centre, height=30.0)), (symmetric, four)):
+        modes = head.modes(raw.float(), 5)
+        assert modes.probability[:, :4].sum(1).min() > 0.6
+        np.testing.assert_allclose(modes.probability[:, :4], modes.probability[:, :1].expand(-1, 4), rtol=0.1)
+        assert (modes.probability[:, 4] < 0.05 * modes.probability[:, 0]).all()
+        for found in modes.rotation[:, :4].double().unbind(1):
+            assert torch.rad2deg(symmetric_distance(found, centre, group)).max() < 0.1
+        distances = torch.rad2deg(geodesic_distance(modes.rotation[:, :4, None], modes.rotation[:, None, :4]))
+        assert (distances + 180 * torch.eye(4) > 179).all()
+    alone = HEAD.modes(peaks(centre).float(), 2).probability
+    assert (alone[:, 1] < 0.01 * alone[:, 0]).all()
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C3", "D2", "T"])
+def test_symmetry_averages_over_the_mates(symmetry: str) -> None:
+    group = point_group(symmetry)
+    head = SO3Harmonic(symmetry=symmetry, order=2)
+    raw, points = raw_vectors(4, torch.float64), rotations(30, 8)
+    mean = sum(series(raw, points @ g) for g in group) / len(group)
+    averaged = head.symmetrised(raw)
+    torch.testing.assert_close(series(averaged, points), mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(head.symmetrised(averaged), averaged, rtol=0, atol=1e-6)
+    # the pose carries what its density is made of
+    shifted = SO3Harmonic(symmetry=symmetry, order=2, shift=True)(torch.cat([raw, torch.ones(4, 2)], 1))
+    torch.testing.assert_close(shifted.rotation_raw, averaged)
+    torch.testing.assert_close(shifted.raw[:, -2:], torch.ones(4, 2, dtype=torch.float64))
+    plain = SO3Harmonic(order=2)
+    torch.testing.assert_close(head.log_prob_grid(raw), plain.log_prob_grid(averaged), rtol=0, atol=1e-5)
+    torch.testing.assert_close(head.entropy(raw), plain.entropy(averaged), rtol=0, atol=1e-5)
+    height, least = series(averaged, shifted.rotation).diagonal(), series(averaged, points).amax(1)
+    assert (height > least).all()
+    # and commutes with what is done to the image
+    phi = rotations(1, 9)[0]
+    torch.testing.assert_close(head.symmetrised(act(head, raw, phi)), act(head, averaged, phi), rtol=0, atol=1e-5)
+
+
+def test_nothing_is_saved_with_the_weights() -> None:
+    assert not SO3Harmonic(symmetry="D2").state_dict()
+    buffers = sum(b.numel() * b.element_size() for b in HEAD.buffers())
+    assert buffers < 4e6
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="lmax 1, expected at least 2"):
+        SO3Harmonic(lmax=1)
+    with pytest.raises(ValueError, match="order -1"):
+        SO3Harmonic(order=-1)
+    with pytest.raises(ValueError, match="'gap', expected 'height', 'entropy' or 'probability'"):
+        SO3Harmonic(confidence="gap")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="X7"):
+        SO3Harmonic(symmetry="X7")
