@@ -142,8 +142,9 @@ class _FieldNormalisation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         elements = x.shape[1] // len(weight)
         scale, offset = weight.repeat(elements), bias.repeat(elements)
-        _, means, inverse = torch.native_batch_norm(x, scale, offset, None, None, True, 0.0, eps)
-        means, variances = means.view(elements, -1), (inverse**-2 - eps).view(elements, -1)
+        # Running statistics that it updates by nothing; their type is that of what it returns.
+        unused = torch.zeros_like(scale)
+        means, variances = (t.view(elements, -1) for t in torch.batch_norm_update_stats(x, unused, unused, 0.0))
         mean = means.mean(0)
         variance = (variances + (means - mean) ** 2).mean(0)
         statistics = mean.repeat(elements), variance.repeat(elements)
@@ -156,18 +157,21 @@ class _FieldNormalisation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, scale, mean, variance = ctx.saved_tensors
-        # With the statistics held fixed; then what their own dependence on x takes away.
-        grad_x, grad_scale, grad_offset = torch.ops.aten.native_batch_norm_backward(
-            grad, x, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        _, grad_scale, grad_offset = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, mean, variance, None, None, False, ctx.eps, [False, True, True]
         )
         grad_weight, grad_bias = (g.view(ctx.elements, -1).sum(0) for g in (grad_scale, grad_offset))
         inverse, count = (variance + ctx.eps).rsqrt(), x.numel() / len(grad_weight)
-        slope = inverse**2 * scale * grad_weight.repeat(ctx.elements) / count
-        constant = inverse * scale * grad_bias.repeat(ctx.elements) / count
+        # Rounded as the map is, once for all terms: a gradient that changes neither mean nor variance stays one.
+        factor = (inverse * scale).to(x.dtype)
+        slope = -factor * inverse * grad_weight.repeat(ctx.elements) / count
+        constant = -factor * grad_bias.repeat(ctx.elements) / count
         # slope * (x - mean) + constant, by the kernel that takes a half-precision map and single-precision numbers
         ones = torch.ones_like(mean)
-        grad_x -= torch.native_batch_norm(x, slope, constant, mean, ones, False, 0.0, 0.0)[0]
-        return grad_x, grad_weight, grad_bias, None
+        grad_x = torch.native_batch_norm(x, slope, constant, mean, ones, False, 0.0, 0.0)[0]
+        # The factors of a whole row of the map, as few channels alone would make short inner loops.
+        row = torch.empty_like(x[0, :, :1]).copy_(factor[:, None, None])
+        return grad_x.addcmul_(grad, row), grad_weight, grad_bias, None
 
 
 class InnerBatchNorm2d(nn.Module):
