@@ -62,9 +62,8 @@ def field_type(name: str, fields: int, *, scalar: bool = False) -> Any:
 @cache
 def their_basis(name: str, size: int, lift: bool, **args: float) -> Tensor:
     """(n, u, v, k, k) as ours, for one field each."""
-    convolution = enn.R2Conv(
-        field_type(name, 1, scalar=lift), field_type(name, 1), size, bias=False, initialize=False, **args
-    )
+    in_type, out_type = field_type(name, 1, scalar=lift), field_type(name, 1)
+    convolution = enn.R2Conv(in_type, out_type, size, bias=False, initialize=False, recompute=True, **args)
     filters = torch.stack([convolution.basisexpansion(one).detach() for one in torch.eye(len(convolution.weights))])
     filters = filters.unflatten(-1, (size, size)) if filters.ndim == 4 else filters
     filters = filters[:, order(name)]
@@ -117,7 +116,8 @@ def test_convolutions_agree(name: str, size: int, lift: bool) -> None:
     torch.manual_seed(0)
     in_fields, out_fields = 2, 3
     in_type, out_type = field_type(name, in_fields, scalar=lift), field_type(name, out_fields)
-    theirs = enn.R2Conv(in_type, out_type, size, padding=size // 2, bias=False).double()
+    # Else all its modules share one basis, of which double() would change the type.
+    theirs = enn.R2Conv(in_type, out_type, size, padding=size // 2, bias=False, recompute=True).double()
     ours = SteerableConv2d(PlaneGroup(name), in_fields, out_fields, size, lift=lift).double()
     # Each function of theirs as a combination of ours.
     copy = torch.linalg.lstsq(ours.basis.T, their_basis(name, size, lift).flatten(1).T).solution
