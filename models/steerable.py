@@ -127,7 +127,7 @@ class SteerableConv2d(nn.Module):
         """The plain convolution."""
         weight = self.filter().detach()
         plain = nn.Conv2d(weight.shape[1], weight.shape[0], self.kernel_size, padding=self.padding, bias=False)
-        plain.weight = nn.Parameter(weight.contiguous())
+        plain.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         return plain
 
 
