@@ -13,13 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
-from ..particles.files import atomic_write, write_json
 from ..zoo.entries import list_encoders
 from ..zoo.provenance import provenance
-from .runs import RESULTS, markdown_table
+from .timing import median_ratio, take_turns, write_figures
 
 HEAVY = ("timm", "torchvision", "escnn", "e3nn", "pandas", "roma", "scipy")
 
@@ -32,19 +30,6 @@ def _seconds(command: list[str], repeats: int = 5) -> float:
         subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
-
-
-def _alternate(one: Callable[[], object], other: Callable[[], object], repeats: int = 7) -> tuple[float, float, float]:
-    """Median seconds of each and median of the ratios of neighbouring runs."""
-    pairs = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        one()
-        middle = time.perf_counter()
-        other()
-        pairs.append((middle - began, time.perf_counter() - middle))
-    first, second = zip(*pairs[1:], strict=True)
-    return statistics.median(first), statistics.median(second), statistics.median(a / b for a, b in pairs[1:])
 
 
 def measure(name: str, images: int = 1000) -> dict[str, Any]:
@@ -84,13 +69,14 @@ print(time.perf_counter() - began, ' '.join(m for m in {HEAVY!r} if m in sys.mod
     def predict() -> None:
         encoder.predict(stack)
 
-    predicted, called, ratio = _alternate(predict, bare)
+    seconds = take_turns({"predict": predict, "bare": bare}, repeats=7, clock=time.perf_counter)
+    predicted = statistics.median(seconds["predict"])
     figures |= {
         "images": images,
         "image_size": size,
         "predict_s": predicted,
-        "bare_network_s": called,
-        "predict_over_bare": ratio,
+        "bare_network_s": statistics.median(seconds["bare"]),
+        "predict_over_bare": median_ratio(seconds["predict"], seconds["bare"]),
         "images_per_s": images / predicted,
         "peak_memory_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -100,14 +86,7 @@ print(time.perf_counter() - began, ' '.join(m for m in {HEAVY!r} if m in sys.mod
 def main() -> None:
     """Measure, print, write."""
     name = sys.argv[1] if len(sys.argv) > 1 else list_encoders(pretrained=True)[0]
-    figures = measure(name)
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "overhead.json", figures, overwrite=True)
-    rows = [[key, f"{value:.3f}" if isinstance(value, float) else str(value)] for key, value in figures.items()]
-    table = markdown_table(["figure", "value"], rows)
-    with atomic_write(RESULTS / "overhead.md", overwrite=True) as file:
-        file.write(table.encode())
-    print(table)
+    write_figures("overhead", measure(name))
 
 
 if __name__ == "__main__":

@@ -10,24 +10,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from ..particles.files import atomic_write, write_json
 from ..zoo.provenance import provenance
-from .runs import RESULTS, markdown_table
-
-
-def _cpu_seconds(sides: Mapping[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
-    """Median CPU time of each, the first round left out."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats + 1):
-        for name, side in sides.items():
-            began = time.process_time()
-            side()
-            times[name].append(time.process_time() - began)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+from .timing import median_ratio, take_turns, write_figures
 
 
 def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
@@ -68,7 +55,7 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
     with torch.inference_mode():
         exact = raw[:16] @ dense
         error = float((head.series.values(raw[:16]) - exact).abs().max() / exact.abs().max())
-    seconds = _cpu_seconds(
+    rounds = take_turns(
         {
             "density_on_the_grid": inferring(separably),
             "dense_product": inferring(densely),
@@ -76,13 +63,14 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
             "head_and_loss_training": training,
         }
     )
+    seconds = {name: statistics.median(values) for name, values in rounds.items()}
     buffers = sum(b.numel() * b.element_size() for b in head.buffers())
     return {
         "lmax": lmax,
         "order": order,
         "images": images,
         **{f"{name}_ms": 1e3 * value / images for name, value in seconds.items()},
-        "dense_over_separable": seconds["dense_product"] / seconds["density_on_the_grid"],
+        "dense_over_separable": median_ratio(rounds["dense_product"], rounds["density_on_the_grid"]),
         "largest_error_relative": error,
         "buffers_MB": buffers / 1e6,
         "dense_table_MB": dense.numel() * 4 / 1e6,
@@ -92,14 +80,7 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, write."""
-    figures = measure(*map(int, sys.argv[1:]))
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "so3_harmonic.json", figures, overwrite=True)
-    rows = [[key, f"{value:.3g}" if isinstance(value, float) else str(value)] for key, value in figures.items()]
-    table = markdown_table(["figure", "value"], rows)
-    with atomic_write(RESULTS / "so3_harmonic.md", overwrite=True) as file:
-        file.write(table.encode())
-    print(table)
+    write_figures("so3_harmonic", measure(*map(int, sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +20,11 @@ from torch import Tensor, nn
 
 from ..models.pooling import GlobalPool
 from ..models.steerable import fold
-from ..particles.files import atomic_write, write_json
 from ..zoo.cost import multiply_accumulates
 from ..zoo.encoder import create_encoder
 from ..zoo.provenance import provenance
-from .runs import RESULTS, markdown_table
+from .runs import markdown_table
+from .timing import median_ratio, take_turns, write_figures
 
 SIZE, BATCH, REPEATS = 64, 64, 9
 FIELDS, DEPTHS, KERNELS = (2, 4, 8, 16, 32), (1, 1, 2, 2, 2), (5, 3, 3, 3, 3)
@@ -101,27 +100,21 @@ def measure() -> dict[str, Any]:
     figures: dict[str, Any] = {"images": BATCH, "image_size": SIZE, "repeats": REPEATS, "mega_macs": cost}
     for precision in ("float32", "bfloat16"):
         half = precision == "bfloat16"
-        figures[f"{precision} training step"] = _take_turns({name: train(net, half) for name, net in nets.items()})
+        figures[f"{precision} training step"] = _speeds({name: train(net, half) for name, net in nets.items()})
         folded = {"steerable, folded": fold(nets["steerable"])}
-        figures[f"{precision} inference"] = _take_turns({n: infer(net, half) for n, net in (nets | folded).items()})
+        figures[f"{precision} inference"] = _speeds({n: infer(net, half) for n, net in (nets | folded).items()})
     return figures | provenance()
 
 
-def _take_turns(steps: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
-    """Images per second of each, and speed relative to the first of the same round; medians."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(REPEATS + 1):
-        for name, step in steps.items():
-            began = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - began)
-    first = next(iter(seconds.values()))[1:]
+def _speeds(steps: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
+    """Images per second of each, and speed relative to the plain network."""
+    seconds = take_turns(steps, repeats=REPEATS)
     return {
         name: {
-            "images_per_s": BATCH / statistics.median(times[1:]),
-            "relative": statistics.median(a / b for a, b in zip(first, times[1:], strict=True)),
+            "images_per_s": BATCH / statistics.median(values),
+            "relative": median_ratio(seconds["plain"], values),
         }
-        for name, times in seconds.items()
+        for name, values in seconds.items()
     }
 
 
@@ -137,11 +130,7 @@ def main() -> None:
 
     rows = [[name, *(cell(kind, name) for kind in kinds)] for name in names]
     table = markdown_table(["images/s (relative to plain)", *kinds], rows)
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "steerable_speed.json", figures, overwrite=True)
-    with atomic_write(RESULTS / "steerable_speed.md", overwrite=True) as file:
-        file.write(table.encode())
-    print(table)
+    write_figures("steerable_speed", figures, table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .stems import STEMS, Stem
+from ._shape import require_same_length, scaled
+from .stems import Stem, create_stem
 
 
 class CryoAICNN(nn.Module):
@@ -48,14 +49,11 @@ class CryoAICNN(nn.Module):
         connected: Sequence[int] = (512, 256),
     ) -> None:
         super().__init__()
-        if len(channels) != len(depths):
-            raise ValueError(f"channels and depths differ in length: {channels}, {depths}")
-        if stem not in STEMS:
-            raise ValueError(f"unknown stem {stem!r}: {', '.join(STEMS)}")
-        self.stem = STEMS[stem](image_size, in_chans)
+        require_same_length(channels=channels, depths=depths)
+        self.stem = create_stem(stem, image_size, in_chans)
         layers: list[nn.Module] = []
         features, side = self.stem.out_channels, image_size
-        for block, (out, depth) in enumerate(zip(_scaled(channels, width), depths, strict=True)):
+        for block, (out, depth) in enumerate(zip(scaled(channels, width), depths, strict=True)):
             for _ in range(depth):
                 convolution = nn.Conv2d(features, out, 3, padding=1, bias=False)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
@@ -68,7 +66,7 @@ class CryoAICNN(nn.Module):
         self.blocks = nn.Sequential(*layers)
         features *= (-(-side // 2)) ** 2
         layers = []
-        for out in _scaled(connected, width):
+        for out in scaled(connected, width):
             if layers:
                 layers.append(nn.BatchNorm1d(features))
             layers += [nn.Linear(features, out), nn.ReLU()]
@@ -79,7 +77,3 @@ class CryoAICNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, L, L) -> features (B, num_features)."""
         return self.connected(self.blocks(self.stem(images)).flatten(1))
-
-
-def _scaled(numbers: Sequence[int], width: float) -> list[int]:
-    return [max(1, round(n * width)) for n in numbers]

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry.plane_groups import PlaneGroup
+from ._shape import require_same_length, scaled
 from .pooling import GlobalPool
 from .steerable import InnerBatchNorm2d, SteerableConv2d, SymmetricMaxPool2d
-from .stems import STEMS, Stem
+from .stems import Stem, create_stem
 
 
 class SteerableConvNet(nn.Module):
@@ -54,14 +55,11 @@ class SteerableConvNet(nn.Module):
         connected: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if not len(fields) == len(depths) == len(kernels):
-            raise ValueError(f"fields, depths and kernels differ in length: {fields}, {depths}, {kernels}")
-        if stem not in STEMS:
-            raise ValueError(f"unknown stem {stem!r}: {', '.join(STEMS)}")
+        require_same_length(fields=fields, depths=depths, kernels=kernels)
         self.group = group
         plane_group = PlaneGroup(group)
         size = image_size + 1 - image_size % 2
-        self.stem = STEMS[stem](size, in_chans)
+        self.stem = create_stem(stem, size, in_chans)
         layers: list[nn.Module] = []
         width, lift = self.stem.out_channels, True
         for out, depth, kernel in zip(fields, depths, kernels, strict=True):
@@ -137,12 +135,12 @@ def steerable_cnn(
         image_size,
         in_chans,
         group=group,
-        fields=_scaled(fields, width),
+        fields=scaled(fields, width),
         depths=depths,
         kernels=kernels,
         stem=stem,
         pool="conv",
-        connected=_scaled(connected, width),
+        connected=scaled(connected, width),
     )
 
 
@@ -174,14 +172,10 @@ def steerable_vgg_gem(
         image_size,
         in_chans,
         group=group,
-        fields=_scaled(fields, width),
+        fields=scaled(fields, width),
         depths=depths,
         kernels=kernels,
         stem=stem,
         pool=pool,
         gem_p=gem_p,
     )
-
-
-def _scaled(fields: Sequence[int], width: float) -> list[int]:
-    return [max(1, round(f * width)) for f in fields]

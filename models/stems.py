@@ -90,3 +90,10 @@ STEMS: dict[Stem, type[LowPassStem | GaussianStem | NoStem]] = {
     "gaussian": GaussianStem,
     "none": NoStem,
 }
+
+
+def create_stem(name: Stem, image_size: int, in_chans: int) -> LowPassStem | GaussianStem | NoStem:
+    """The stem of that name; an unknown name raises ValueError."""
+    if name not in STEMS:
+        raise ValueError(f"unknown stem {name!r}: {', '.join(STEMS)}")
+    return STEMS[name](image_size, in_chans)

@@ -11,8 +11,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ._shape import require_same_length, scaled
 from .pooling import GlobalPool, Pooling
-from .stems import STEMS, Stem
+from .stems import Stem, create_stem
 
 
 class ConvNet(nn.Module):
@@ -56,11 +57,8 @@ class ConvNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(channels) == len(depths) == len(kernels):
-            raise ValueError(f"channels, depths and kernels differ in length: {channels}, {depths}, {kernels}")
-        if stem not in STEMS:
-            raise ValueError(f"unknown stem {stem!r}: {', '.join(STEMS)}")
-        self.stem = STEMS[stem](image_size, in_chans)
+        require_same_length(channels=channels, depths=depths, kernels=kernels)
+        self.stem = create_stem(stem, image_size, in_chans)
         layers: list[nn.Module] = []
         width = self.stem.out_channels
         for out, depth, kernel in zip(channels, depths, kernels, strict=True):
@@ -114,7 +112,7 @@ def vgg_gem(
     return ConvNet(
         image_size,
         in_chans,
-        channels=[max(1, round(c * width)) for c in channels],
+        channels=scaled(channels, width),
         depths=depths,
         kernels=kernels,
         stem=stem,
@@ -145,7 +143,7 @@ def siamese_cnn(
     return ConvNet(
         image_size,
         in_chans,
-        channels=[max(1, round(c * width)) for c in channels],
+        channels=scaled(channels, width),
         depths=[1] * len(channels),
         kernels=kernels,
         norm=False,

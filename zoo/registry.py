@@ -93,13 +93,13 @@ _PARTS: dict[Kind, dict[str, Part]] = {
         ),
         "c8_cnn": Part(
             "cryozoo.models.steerable_cnn:steerable_cnn",
-            "cryoai_cnn, equivariant to eighths of a turn as far as the grid allows",
-            {"group": "C8"},
+            "cryoai_cnn with 5 x 5 kernels, equivariant to eighths of a turn as far as the grid allows",
+            {"group": "C8", "kernels": (5, 5, 5, 5, 5)},
         ),
         "d8_cnn": Part(
             "cryozoo.models.steerable_cnn:steerable_cnn",
-            "cryoai_cnn, equivariant to eighths of a turn, as far as the grid allows, and flips",
-            {"group": "D8"},
+            "cryoai_cnn with 5 x 5 kernels, equivariant to eighths of a turn, as far as the grid allows, and flips",
+            {"group": "D8", "kernels": (5, 5, 5, 5, 5)},
         ),
         "c4_vgg_gem": Part(
             "cryozoo.models.steerable_cnn:steerable_vgg_gem", "vgg_gem, equivariant to quarter turns", {"group": "C4"}

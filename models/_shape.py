@@ -1,0 +1,17 @@
+"""What backbones made of blocks share: scaled widths, and settings that must be as long as each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def scaled(numbers: Sequence[int], width: float) -> list[int]:
+    """The numbers of channels times ``width``, rounded, at least 1."""
+    return [max(1, round(n * width)) for n in numbers]
+
+
+def require_same_length(**settings: Sequence[int]) -> None:
+    """Raise ValueError unless each setting has one number per block."""
+    if len({len(numbers) for numbers in settings.values()}) > 1:
+        found = ", ".join(f"{name} {tuple(numbers)}" for name, numbers in settings.items())
+        raise ValueError(f"one number per block expected, these differ in length: {found}")
