@@ -49,6 +49,9 @@ def training_table(suite: str) -> str:
                 "Spearman": column("spearman"),
                 "AUROC 5": column("auroc_5deg"),
                 "mean of surest 75 %": column("mean_deg_kept_75"),
+                "NLL": column("nll"),
+                "ECE": column("ece", 3),
+                **{f"CPU s to {d} deg": _seconds_to(records, d) for d in (15, 10)},
                 "CPU s": column("cpu_s", 0),
                 "steps": str(steps),
                 "seeds": ", ".join(str(m["seed"]) for m in metrics),
@@ -67,6 +70,16 @@ _SETTINGS = ("M parameters", "GMACs", "loss", "SNR", "training images", "augment
 
 def _best_median(records: list[dict[str, Any]]) -> float:
     return min(record["metrics"]["median_deg"] for record in records)
+
+
+def _seconds_to(records: list[dict[str, Any]], degrees: float) -> str:
+    """CPU seconds until a validation first had a median so small; empty unless it happened with every seed."""
+    first = [
+        next((row["cpu_s"] for row in record["history"] if row.get("median_deg", 180) <= degrees), None)
+        for record in records
+    ]
+    reached = [seconds for seconds in first if seconds is not None]
+    return spread(reached, 0) if len(reached) == len(first) else ""
 
 
 def _training_images(recipe: dict[str, Any]) -> str:

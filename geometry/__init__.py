@@ -19,12 +19,14 @@ from .rotations import (
     special_procrustes,
 )
 from .sampling import random_quaternions, random_rotations
+from .wigner import WignerD, wigner_d
 
 __all__ = [
     "ChanceLevel",
     "FrameAlignment",
     "O4Alignment",
     "PlaneGroup",
+    "WignerD",
     "align_frames",
     "align_o4",
     "chance_level",
@@ -49,4 +51,5 @@ __all__ = [
     "so3_grid",
     "special_procrustes",
     "symmetric_distance",
+    "wigner_d",
 ]

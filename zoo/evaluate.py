@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..geometry.point_groups import chance_level, point_group, symmetric_distance
 from ..heads.base import Pose
+from ..heads.so3_harmonic import SO3Harmonic
 from ..losses.pairs import all_pairs, pair_distance
 from ..losses.siamese import SiameseDistance
+from .calibration import calibration_metrics
 from .data import Batch
 from .encoder import PoseEncoder
 
@@ -38,8 +40,16 @@ def predict_batches(encoder: PoseEncoder, images: Tensor, batch_size: int = 256)
 
 
 def evaluate(encoder: PoseEncoder, data: Batch, *, symmetry: str = "C1", batch_size: int = 256) -> dict[str, Any]:
-    """Metrics of an encoder on preprocessed images with known poses; see :func:`pose_metrics`."""
-    return pose_metrics(predict_batches(encoder, data.images, batch_size), data.target, symmetry=symmetry)
+    """Metrics of an encoder on preprocessed images with known poses; see :func:`pose_metrics`.
+
+    For a density over all rotations (head ``so3_harmonic``) also those of :func:`calibration_metrics`.
+    """
+    predicted = predict_batches(encoder, data.images, batch_size)
+    metrics = pose_metrics(predicted, data.target, symmetry=symmetry)
+    raw, truth = predicted.rotation_raw, data.target.rotation
+    if isinstance(encoder.head, SO3Harmonic) and raw is not None and truth is not None:
+        metrics |= calibration_metrics(raw, truth, order=encoder.head.series.order)
+    return metrics
 
 
 def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict[str, Any]:

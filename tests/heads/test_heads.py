@@ -15,6 +15,7 @@ from cryozoo.heads.nined_svd import NineDSVD
 from cryozoo.heads.qcqp_bingham import QCQPBingham
 from cryozoo.heads.quaternion import Quaternion
 from cryozoo.heads.sixd import SixDGramSchmidt, SixDSVD
+from cryozoo.heads.so3_harmonic import SO3Harmonic
 
 
 def davenport(**args: Any) -> QCQPBingham:
@@ -22,7 +23,14 @@ def davenport(**args: Any) -> QCQPBingham:
     return QCQPBingham(form="davenport", **args)
 
 
-ROTATION_HEADS: list[Callable[..., Head]] = [Quaternion, SixDGramSchmidt, SixDSVD, NineDSVD, QCQPBingham, davenport]
+def harmonic(**args: Any) -> SO3Harmonic:
+    """A small SO3Harmonic."""
+    return SO3Harmonic(lmax=2, order=2, **args)
+
+
+ROTATION_HEADS: list[Callable[..., Head]] = [
+    Quaternion, SixDGramSchmidt, SixDSVD, NineDSVD, QCQPBingham, davenport, harmonic,
+]  # fmt: skip
 ALL_HEADS = [*ROTATION_HEADS, Embedding]
 DTYPES = [torch.float32, torch.float64]
 

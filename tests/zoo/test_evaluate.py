@@ -7,7 +7,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryozoo.heads.base import Pose
-from cryozoo.zoo.evaluate import auroc, confidence_metrics, pose_metrics
+from cryozoo.zoo.data import Batch
+from cryozoo.zoo.encoder import create_encoder
+from cryozoo.zoo.evaluate import auroc, confidence_metrics, evaluate, pose_metrics
 
 
 def test_confidence_metrics_agree_with_scipy() -> None:
@@ -59,3 +61,13 @@ def test_errors_are_geodesic_and_symmetric() -> None:
 def test_missing_rotations_are_refused() -> None:
     with pytest.raises(ValueError, match="rotations"):
         pose_metrics(Pose(), Pose(torch.eye(3)[None]))
+
+
+@pytest.mark.parametrize("head", ["so3_harmonic", "nined_svd"])
+def test_densities_are_also_judged_by_calibration(head: str) -> None:
+    args = {"lmax": 2, "order": 2} if head == "so3_harmonic" else {}
+    encoder = create_encoder(f"test_vgg_gem-{head}", image_size=32, head_args=args)
+    truth = torch.from_numpy(Rotation.random(20, random_state=3).as_matrix()).float()
+    metrics = evaluate(encoder, Batch(torch.randn(20, 1, 32, 32), Pose(truth)))
+    assert metrics["n"] == 20
+    assert ({"nll", "ece", "coverage_50"} <= metrics.keys()) == (head == "so3_harmonic")
