@@ -1,4 +1,4 @@
-"""``python -m cryozoo.benchmarks list | run SUITE | table SUITE | uncertainty RUN | equivariance RUN ... | readme``."""
+"""``python -m cryozoo.benchmarks --help``: run suites, make their tables, draw what a finished run has learnt."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ def equivariance(run_folders: tuple[Path, ...]) -> None:
     from .equivariance import write
 
     click.echo(write(run_folders, RESULTS / "equivariance.png"))
+
+
+@main.command()
+@click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def modes(run_folder: Path) -> None:
+    """Print whether the densities of a finished run show the molecule's symmetry, and draw results/SUITE-RUN.png."""
+    from .modes import write
+
+    for name, value in write(run_folder, RESULTS / f"{run_folder.parent.name}-{run_folder.name}.png").items():
+        click.echo(f"{name:24} {value:.4f}")
 
 
 @main.command()

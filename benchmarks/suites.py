@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..zoo.recipe import Recipe
@@ -184,9 +184,20 @@ def small_data_70s() -> Mapping[str, Recipe]:
     }
 
 
+def modes_d2() -> Mapping[str, Recipe]:
+    """Does a density over rotations show a symmetry that nobody told it of? beta-galactosidase (D2), 600 CPU seconds.
+
+    Angles to the truth, of which there are four, say nothing here: see benchmarks/modes.py.
+    """
+    run = _network_run(NETWORKS["d4"], "so3_harmonic", "so3_nll", {}, seed=0)
+    data = {"volume": "structures/5a1a.npz", "snr": 0.5, "shift_sigma": 8.0}
+    return {"d4-so3_harmonic-seed0": replace(run, data=data, pixel_size=4.0, steps=3_000)}
+
+
 SUITES: dict[str, Callable[[], Mapping[str, Recipe]]] = {
     "heads_70s": heads_70s,
     "forum_70s": forum_70s,
     "equivariant_70s": equivariant_70s,
     "small_data_70s": small_data_70s,
+    "modes_d2": modes_d2,
 }
