@@ -1,7 +1,6 @@
 """Prediction against the bare network, on files and in memory; real stacks in the dialects they came in."""
 
 import threading
-import time
 
 import mrcfile
 import numpy as np
@@ -216,25 +215,3 @@ def test_real_stacks_come_back_with_all_their_columns(tiny, data, tmp_path, name
         angles = new.loc[row, ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(dtype=float)
         matrix = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().T
         np.testing.assert_allclose(matrix, pose.rotation[0].numpy(), rtol=0, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_the_machinery_costs_less_than_a_tenth():
-    """1,000 images of 64 pixels, processor time against the bare network; the best of five."""
-    torch.manual_seed(0)
-    encoder = create_encoder("vgg_gem-qcqp_bingham", image_size=64, head_args={"shift": True}).eval()
-    images = torch.randn(1000, 64, 64)
-    prepared = encoder.preprocessing(images)
-
-    def network():
-        with torch.inference_mode():
-            for batch in prepared.split(256):
-                encoder(batch)
-
-    def seconds(function):
-        began = time.process_time()
-        function()
-        return time.process_time() - began
-
-    times = [(seconds(network), seconds(lambda: encoder.predict(images))) for _ in range(5)]
-    assert min(t for _, t in times) <= 1.1 * min(t for t, _ in times)
