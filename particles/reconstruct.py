@@ -1,0 +1,229 @@
+"""A density map from particle images whose poses are known, with half maps that say how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ..geometry.point_groups import point_group
+from ._relion import missing_angles
+from ._table import CtfParameters, ParticleTable
+from .back_projector import BackProjector
+from .ctf import CTF, make_ctf
+from .errors import BadInput
+from .fsc import fourier_shell_correlation, resolution_at
+from .poses import PoseTable
+from .stack import ParticleStack
+from .star import StarFile
+from .volumes import Volume
+
+_SAMPLES = 1 << 18  # Fourier samples that are inserted at a time
+_LEAST = 2  # images of a half map: one is a plane and no volume
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What :func:`reconstruct` made of N images of L x L pixels; all tensors are on the CPU.
+
+    Attributes:
+        map: from all images, Wiener-filtered with the signal-to-noise ratio that the half maps show.
+        half_maps: from the two half-sets, unfiltered.
+        counts: images in the half-sets.
+        fsc: (L // 2 + 1,) correlation of the half maps, without a mask but that of the box's sphere.
+        coverage: (L // 2 + 1,) share of the Fourier voxels of a shell that images have reached. Missing orientations
+            leave it below 1.
+        weight: (2 L + 1, 2 L + 1, L + 1) sum of CTF^2 per Fourier voxel, as in ``BackProjector``: where it was reached.
+    """
+
+    map: Volume
+    half_maps: tuple[Volume, Volume]
+    counts: tuple[int, int]
+    fsc: Tensor
+    coverage: Tensor
+    weight: Tensor
+
+    @property
+    def resolution(self) -> float:
+        """Angstrom where the half maps correlate less than 0.143 (Rosenthal and Henderson 2003)."""
+        return resolution_at(self.fsc, 0.143, self.map.pixel_size)
+
+
+def reconstruct(
+    stack: ParticleStack,
+    poses: PoseTable | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    symmetry: str = "C1",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Reconstruction:
+    """Reconstruct a volume of the box and pixels of the images.
+
+    Each image is corrected for its shift and for its CTF, where the table has one. The half-sets are those of the table
+    (``rlnRandomSubset``, or ``alignments3D/split``), else a random split. The stack is read in batches.
+
+    Args:
+        stack: N images.
+        poses: of the same particles, matched by the names of their images where both name the same ones, else by row;
+            default those in the table of the stack.
+        weights: (N,) of the images, not negative; for instance ``poses.confidence`` when that is a probability.
+        symmetry: point group, such as C1, D7, O or I2, in RELION's axes.
+        seed: of the random split.
+        device: where the sums are made.
+        progress: show a bar with the time left.
+
+    Raises:
+        BadInput: no poses or not those of these particles, images whose CTF was corrected already, or half-sets that
+            are too small.
+        ValueError: no such point group.
+    """
+    group = point_group(symmetry)
+    _refuse_corrected(stack)
+    poses = _matched(stack, poses)
+    tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
+    ctf = next((_ctf(table.ctf) for table in tables if table.ctf is not None), None)
+    factors = None if weights is None else _checked_weights(stack, weights)
+    half_sets = _half_sets(stack, tables, factors, seed)
+    rotation, shift = torch.from_numpy(poses.rotation), torch.from_numpy(poses.shift)
+    projectors = []
+    total = sum(map(len, half_sets))
+    with tqdm(total=total, desc="reconstruct", unit="image", disable=not progress, smoothing=0.05) as bar:
+        for rows in half_sets:
+            projector = BackProjector(stack.image_size, stack.pixel_size, group=group, device=device)
+            projectors.append(projector)
+            for batch in np.array_split(rows, math.ceil(len(rows) * projector.samples_per_image / _SAMPLES)):
+                chosen = torch.from_numpy(batch)
+                projector.insert(
+                    torch.from_numpy(stack.images(batch)),
+                    rotation[chosen],
+                    shift[chosen],
+                    None if ctf is None else ctf[chosen],
+                    None if factors is None else factors[chosen],
+                )
+                bar.update(len(batch))
+    return combine_halves(*projectors)
+
+
+def combine_halves(first: BackProjector, second: BackProjector) -> Reconstruction:
+    """Make the maps of two half-sets and of all images from their sums; ``second`` is added to ``first``.
+
+    The map of all is Wiener-filtered: its shells are multiplied by 2 FSC / (1 + FSC) on average, their signal over
+    signal and noise (Rosenthal and Henderson 2003, J. Mol. Biol. 333, 721), less where there are more images than on
+    average and more where there are fewer.
+    """
+    counts = first.count, second.count
+    half_maps = _on_cpu(first.volume()), _on_cpu(second.volume())
+    fsc = fourier_shell_correlation(half_maps[0].data, half_maps[1].data)
+    first.add(second)
+    signal = fsc.clamp(1e-3, 1)
+    volume = first.volume(noise_to_signal=(1 - signal) / (2 * signal))
+    coverage = first.shell_weights()[1].cpu()
+    return Reconstruction(_on_cpu(volume), half_maps, counts, fsc, coverage, first.weight.cpu())
+
+
+def _on_cpu(volume: Volume) -> Volume:
+    return Volume(volume.data.cpu(), volume.pixel_size)
+
+
+def _ctf(parameters: CtfParameters) -> CTF:
+    columns = {f.name: torch.from_numpy(getattr(parameters, f.name)) for f in fields(parameters)}
+    return make_ctf(len(parameters), **columns)
+
+
+def _refuse_corrected(stack: ParticleStack) -> None:
+    """Images that were multiplied by the CTF or its sign already would be so twice."""
+    if stack.star is None:
+        return
+    for block in stack.star.blocks.values():
+        for label in ("rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"):
+            if label in block and (rows := np.flatnonzero(block.numbers(label))).size:
+                where, hint = block.where(int(rows[0]), label), "extract the particles without CTF correction"
+                raise BadInput(stack.path, "images that were corrected for the CTF", where=where, hint=hint)
+
+
+def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
+    """One pose per image of the stack."""
+    if poses is None:
+        if stack.poses is not None:
+            return stack.poses
+        missing = f": {missing_angles(stack.table)} is missing" if stack.star is not None else ""
+        raise BadInput(stack.path, f"no poses{missing}", hint="give them in a file of their own (--poses)")
+    source = poses._source
+    box, own = (_box(x.image_size, x.pixel_size) for x in (poses, stack))
+    if box is not None and own is not None and abs(box - own) > 0.01 * own:
+        expected = f"{own:g} A, as in {stack.path}: {stack.image_size} pixels of {stack.pixel_size:g} A"
+        found = f"poses of images of {poses.image_size} pixels of {poses.pixel_size:g} A, a box of {box:g} A"
+        raise BadInput(source, found, expected=expected)
+    wanted, known = _names(stack.table), _names(poses.particles)
+    if wanted and known and (set(wanted) & set(known)):
+        place = {name: row for row, name in enumerate(known)}
+        if missing_row := next((row for row, name in enumerate(wanted, 1) if name not in place), None):
+            found, where = f"no pose of {wanted[missing_row - 1]}", f"row {missing_row} of {stack.path}"
+            raise BadInput(source, found, where=where, expected="one for every image")
+        return poses.subset([place[name] for name in wanted])
+    if len(poses) != len(stack):
+        expected = f"{len(stack)}, as {stack.path} has images, or the same image names"
+        raise BadInput(source, f"{len(poses)} poses", expected=expected)
+    return poses
+
+
+def _box(image_size: int | None, pixel_size: float | None) -> float | None:
+    return None if image_size is None or pixel_size is None else image_size * pixel_size
+
+
+def _names(table: ParticleTable | None) -> list[str] | None:
+    if table is None or table.file is None or table.index is None:
+        return None
+    return [f"{i + 1}@{table.files[file]}" for i, file in zip(table.index.tolist(), table.file.tolist(), strict=True)]
+
+
+def _checked_weights(stack: ParticleStack, weights: ArrayLike) -> Tensor:
+    values = np.asarray(weights, dtype=np.float64)
+    if values.shape != (len(stack),):
+        raise BadInput(stack.path, f"weights of shape {values.shape}", expected=f"({len(stack)},)")
+    if (wrong := np.flatnonzero(~(np.isfinite(values) & (values >= 0)))).size:
+        where = stack.table.where(int(wrong[0]))
+        raise BadInput(stack.path, f"a weight of {values[wrong[0]]:g}", where=where, expected="0 or a positive number")
+    return torch.from_numpy(values)
+
+
+def _half_sets(
+    stack: ParticleStack, tables: list[ParticleTable], weights: Tensor | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the two half-sets, without those of weight 0."""
+    number = next((found for table in tables if (found := _given_half_sets(table)) is not None), None)
+    if number is None:
+        number = np.random.default_rng(seed).permutation(len(stack)) % 2 + 1
+    used = np.ones(len(stack), dtype=bool) if weights is None else weights.numpy() > 0
+    first, second = (np.flatnonzero((number == half) & used) for half in (1, 2))
+    for half, rows in enumerate((first, second), 1):
+        if len(rows) < _LEAST:
+            raise BadInput(stack.path, f"{len(rows)} images in half-set {half}", expected=f"at least {_LEAST}")
+    return first, second
+
+
+def _given_half_sets(table: ParticleTable) -> NDArray[np.int64] | None:
+    """(N,) 1 or 2, as the table says."""
+    if isinstance(table.origin, StarFile):
+        label, lowest = "rlnRandomSubset", 1
+        block = table.origin[table.block]
+        number = block.integers(label) if label in block else None
+    elif table.origin is not None:
+        label, lowest = "alignments3D/split", 0
+        number = table.origin[label].astype(np.int64) if label in (table.origin.dtype.names or ()) else None
+    else:
+        number = None
+    if number is None:
+        return None
+    number = number - lowest + 1
+    if (wrong := np.flatnonzero((number < 1) | (number > 2))).size:
+        found, expected = f"half-set {number[wrong[0]] + lowest - 1}", f"{lowest} or {lowest + 1}"
+        raise BadInput(table.path, found, where=table.where(int(wrong[0]), label), expected=expected)
+    return number
