@@ -15,8 +15,25 @@ from cryozoo.zoo.cli import main
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.pretrained import save_pretrained
 from cryozoo.zoo.recipe import Recipe
+from cryozoo.zoo.registry import list_combinations, list_parts
 
 SIZE, PIXEL_SIZE, COUNT = 32, 5.0, 23
+
+
+FAMILIES = [f"timm_test_byobnet-{head}" for head in list_parts("head")]
+"""A small member of each family of backbones, which the registry cannot list."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name.startswith("test_") else pytest.mark.slow)
+        for name in list_combinations() + FAMILIES
+    ]
+)
+def combination(request) -> tuple[str, dict[str, float]]:
+    """Every backbone with every head, none excluded: its name and the backbone's arguments, which make it narrow."""
+    name = request.param
+    return name, {} if name.startswith(("test_", "timm_")) else {"width": 1 / 16}
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from cryozoo.particles.volumes import Volume
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.predict import predict
 from cryozoo.zoo.preprocessing import Preprocessing
-from cryozoo.zoo.registry import list_combinations
 
 
-@pytest.mark.parametrize("name", list_combinations("test_*"))
-def test_every_combination_runs_forward_and_backward(name: str) -> None:
+def test_every_combination_runs_forward_and_backward(combination: tuple[str, dict[str, float]]) -> None:
     torch.manual_seed(0)
-    encoder = create_encoder(name, image_size=32, pixel_size=4.0, head_args={"shift": True})
+    name, args = combination
+    encoder = create_encoder(name, image_size=32, pixel_size=4.0, backbone_args=args, head_args={"shift": True})
     pose = encoder(torch.randn(3, 1, 32, 32))
     assert pose.shift is not None
     assert pose.raw is not None

@@ -21,7 +21,7 @@ from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.entries import get_entry, list_encoders
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
 from cryozoo.zoo.recipe import Recipe
-from cryozoo.zoo.registry import UnknownName, list_combinations
+from cryozoo.zoo.registry import UnknownName
 
 NAME = "test_vgg_gem-qcqp_bingham"
 FILES = {"config.json", "model.safetensors", "golden.safetensors", "README.md"}
@@ -59,10 +59,10 @@ def assert_same(found, expected):
         assert a is None or torch.equal(a, b), field.name
 
 
-@pytest.mark.parametrize("name", list_combinations("test_*"))
-def test_round_trip(name, tmp_path):
-    """Every head on every small backbone."""
-    encoder = make(name, pixel_size=3.5, head_args={"shift": True})
+def test_round_trip(combination, tmp_path):
+    """Every head on every backbone."""
+    name, args = combination
+    encoder = make(name, pixel_size=3.5, backbone_args=args, head_args={"shift": True})
     save_pretrained(encoder, tmp_path / "encoder", tag="toy")
     loaded = load(tmp_path / "encoder")
     assert_same(loaded, encoder)
