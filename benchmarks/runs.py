@@ -51,10 +51,9 @@ def bound_median_deg(recipe: Mapping[str, Any]) -> float:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """``mean (lowest to highest)`` over seeds, or the one value."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    """``mean (lowest to highest)`` over seeds, or the one value that all of them show."""
+    mean, lowest, highest = (f"{f(values):.{digits}f}" for f in (statistics.mean, min, max))
+    return mean if lowest == highest else f"{mean} ({lowest} to {highest})"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

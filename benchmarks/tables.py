@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..zoo.cost import multiply_accumulates
+from ..zoo.encoder import create_encoder
 from .runs import bound_median_deg, load_results, markdown_table, spread
 
 
@@ -35,7 +37,7 @@ def training_table(suite: str) -> str:
             {
                 "encoder": encoder,
                 "M parameters": f"{parameters / 1e6:.2f}",
-                "GMACs": column("gmacs", 3),
+                "GMACs": f"{_multiply_accumulates(records[0]['recipe']) / 1e9:.3f}",
                 "loss": loss,
                 "SNR": f"{snr:g}",
                 "training images": "on the fly" if images is None else _training_images(records[0]["recipe"]),
@@ -72,8 +74,18 @@ def _best_median(records: list[dict[str, Any]]) -> float:
     return min(record["metrics"]["median_deg"] for record in records)
 
 
+def _multiply_accumulates(recipe: dict[str, Any]) -> int:
+    args = {name: recipe[name] for name in ("image_size", "backbone_args", "head_args")}
+    return multiply_accumulates(create_encoder(recipe["encoder"], **args))
+
+
 def _seconds_to(records: list[dict[str, Any]], degrees: float) -> str:
-    """CPU seconds until a validation first had a median so small; empty unless it happened with every seed."""
+    """CPU seconds until a validation first had a median so small; empty unless it happened with every seed.
+
+    Also empty where validations are more than 500 steps apart, too far for seconds to mean much.
+    """
+    if any(record["recipe"]["validate_every"] > 500 for record in records):
+        return ""
     first = [
         next((row["cpu_s"] for row in record["history"] if row.get("median_deg", 180) <= degrees), None)
         for record in records

@@ -46,12 +46,15 @@ def test_sections_are_filled_and_refilled(tmp_path: Path) -> None:
 def test_markdown_and_spread() -> None:
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---:|\n| 1 | 2 |\n"
     assert spread([1.0]) == "1.00"
+    assert spread([1.001, 1.002]) == "1.00"
     assert spread([1.0, 3.0], 1) == "2.0 (1.0 to 3.0)"
 
 
 def test_seconds_to_an_accuracy_need_every_seed() -> None:
-    one = {"history": [{"cpu_s": 10.0, "median_deg": 20.0}, {"cpu_s": 20.0, "median_deg": 9.0}]}
-    other = {"history": [{"cpu_s": 12.0, "median_deg": 14.0}, {"cpu_s": 24.0, "median_deg": 12.0}]}
+    often = {"validate_every": 500}
+    one = {"recipe": often, "history": [{"cpu_s": 10.0, "median_deg": 20.0}, {"cpu_s": 20.0, "median_deg": 9.0}]}
+    other = {"recipe": often, "history": [{"cpu_s": 12.0, "median_deg": 14.0}, {"cpu_s": 24.0, "median_deg": 12.0}]}
     assert _seconds_to([one], 15) == "20"
     assert _seconds_to([one, other], 15) == "16 (12 to 20)"
     assert _seconds_to([one, other], 10) == ""
+    assert _seconds_to([{**one, "recipe": {"validate_every": 1000}}], 15) == ""
