@@ -148,6 +148,7 @@ class TestPredict:
 import os, signal, sys
 from cryozoo.zoo.encoder import PoseEncoder
 from cryozoo.zoo.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 forward, calls = PoseEncoder.forward, []
 def stop(self, images):
     calls.append(len(images))
