@@ -8,11 +8,15 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryozoo.heads.base import Pose
+from cryozoo.heads.embedding import Metric
 from cryozoo.zoo.distances import predicted_distances
 
 
-def embeddings(n: int) -> Pose:
-    return Pose(raw=torch.randn(n, 16, generator=torch.Generator().manual_seed(0)))
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
+
+
+def embeddings(n: int) -> torch.Tensor:
+    return torch.randn(n, 16, generator=torch.Generator().manual_seed(0))
 
 
 def test_between_rotations() -> None:
@@ -23,10 +27,9 @@ def test_between_rotations() -> None:
 
 
 def test_between_embeddings() -> None:
-    pose = embeddings(30)
-    assert pose.raw is not None
-    cosine, euclidean = (predicted_distances(pose, metric=metric, block=7) for metric in ("cosine", "euclidean"))
-    vectors = pose.raw.double().numpy()
+    raw = embeddings(30)
+    cosine, euclidean = (predicted_distances(Pose(raw=raw), metric=metric, block=7) for metric in METRICS)
+    vectors = raw.double().numpy()
     for i, j in product(range(30), repeat=2):
         a, b = vectors[i], vectors[j]
         similarity = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -35,15 +38,15 @@ def test_between_embeddings() -> None:
     assert (cosine == np.float32(np.pi)).any()
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("rotations", [True, False])
-def test_of_pairs_and_of_near_ones(rotations: bool, metric: str) -> None:
+def test_of_pairs_and_of_near_ones(rotations: bool, metric: Metric) -> None:
     if rotations:
         near = Rotation.random(20, rng=np.random.default_rng(0)).as_matrix()
         turn = Rotation.from_rotvec([1e-3, 0, 0]).as_matrix()
         pose = Pose(torch.from_numpy(np.concatenate([near, turn @ near])))
     else:
-        raw = embeddings(20).raw
+        raw = embeddings(20)
         pose = Pose(raw=torch.cat([raw, raw + 1e-3]))
     pairs = torch.triu_indices(40, 40, 1).T
     dense = predicted_distances(pose, metric=metric)
