@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
 from ._relion import missing_angles
-from ._table import CtfParameters, ParticleTable
+from ._table import Floats, ParticleTable
 from .back_projector import BackProjector
 from .ctf import CTF, make_ctf
 from .errors import BadInput
@@ -51,15 +51,15 @@ class Reconstruction:
     @property
     def resolution(self) -> float:
         """Angstrom where the half maps correlate less than 0.143 (Rosenthal and Henderson 2003)."""
-        return resolution_at(self.fsc, 0.143, self.map.pixel_size)
+        return resolution_at(self.fsc, 0.143, self.map.pixel_size, size=self.map.size)
 
 
 def reconstruct(
     stack: ParticleStack,
     poses: PoseTable | None = None,
     *,
-    weights: ArrayLike | None = None,
     symmetry: str = "C1",
+    fom_weighting: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -73,24 +73,25 @@ def reconstruct(
         stack: N images.
         poses: of the same particles, matched by the names of their images where both name the same ones, else by row;
             default those in the table of the stack.
-        weights: (N,) of the images, not negative; for instance ``poses.confidence`` when that is a probability.
         symmetry: point group, such as C1, D7, O or I2, in RELION's axes.
+        fom_weighting: weight every image with the confidence of its pose (``rlnParticleFigureOfMerit``); those of
+            weight 0 are left out.
         seed: of the random split.
         device: where the sums are made.
         progress: show a bar with the time left.
 
     Raises:
-        BadInput: no poses or not those of these particles, images whose CTF was corrected already, or half-sets that
-            are too small.
+        BadInput: no poses or not those of these particles, no confidence or negative ones, images whose CTF was
+            corrected already, or half-sets that are too small.
         ValueError: no such point group.
     """
     group = point_group(symmetry)
     _refuse_corrected(stack)
     poses = _matched(stack, poses)
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
-    ctf = next((_ctf(table.ctf) for table in tables if table.ctf is not None), None)
-    factors = None if weights is None else _checked_weights(stack, weights)
-    half_sets = _half_sets(stack, tables, factors, seed)
+    ctf = next((found for table in tables if (found := _ctf(table)) is not None), None)
+    weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
+    half_sets = _half_sets(stack, tables, weights, seed)
     rotation, shift = torch.from_numpy(poses.rotation), torch.from_numpy(poses.shift)
     projectors = []
     total = sum(map(len, half_sets))
@@ -105,7 +106,7 @@ def reconstruct(
                     rotation[chosen],
                     shift[chosen],
                     None if ctf is None else ctf[chosen],
-                    None if factors is None else factors[chosen],
+                    None if weights is None else weights[chosen],
                 )
                 bar.update(len(batch))
     return combine_halves(*projectors)
@@ -132,9 +133,14 @@ def _on_cpu(volume: Volume) -> Volume:
     return Volume(volume.data.cpu(), volume.pixel_size)
 
 
-def _ctf(parameters: CtfParameters) -> CTF:
-    columns = {f.name: torch.from_numpy(getattr(parameters, f.name)) for f in fields(parameters)}
-    return make_ctf(len(parameters), **columns)
+def _ctf(table: ParticleTable) -> CTF | None:
+    """The CTF of the table's images; an envelope (``rlnCtfBfactor``) is part of it, as in RELION."""
+    if table.ctf is None:
+        return None
+    columns = {f.name: torch.from_numpy(getattr(table.ctf, f.name)) for f in fields(table.ctf)}
+    if isinstance(table.origin, StarFile) and "rlnCtfBfactor" in (block := table.origin[table.block]):
+        columns["b_factor"] = torch.from_numpy(block.numbers("rlnCtfBfactor")[:, 0])
+    return make_ctf(table.size, **columns)
 
 
 def _refuse_corrected(stack: ParticleStack) -> None:
@@ -184,14 +190,16 @@ def _names(table: ParticleTable | None) -> list[str] | None:
     return [f"{i + 1}@{table.files[file]}" for i, file in zip(table.index.tolist(), table.file.tolist(), strict=True)]
 
 
-def _checked_weights(stack: ParticleStack, weights: ArrayLike) -> Tensor:
-    values = np.asarray(weights, dtype=np.float64)
-    if values.shape != (len(stack),):
-        raise BadInput(stack.path, f"weights of shape {values.shape}", expected=f"({len(stack)},)")
-    if (wrong := np.flatnonzero(~(np.isfinite(values) & (values >= 0)))).size:
-        where = stack.table.where(int(wrong[0]))
-        raise BadInput(stack.path, f"a weight of {values[wrong[0]]:g}", where=where, expected="0 or a positive number")
-    return torch.from_numpy(values)
+def _weights(poses: PoseTable) -> Floats:
+    """(N,) the confidence."""
+    if poses.confidence is None:
+        raise BadInput(poses._source, "no confidence", expected="rlnParticleFigureOfMerit, to weight the images with")
+    if (wrong := np.flatnonzero(poses.confidence < 0)).size:
+        row = int(wrong[0])
+        where = f"row {row + 1}" if poses.particles is None else poses.particles.where(row)
+        found = f"a confidence of {poses.confidence[row]:g}"
+        raise BadInput(poses._source, found, where=where, expected="0 or a positive number, to weight the image with")
+    return poses.confidence
 
 
 def _half_sets(

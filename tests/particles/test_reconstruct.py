@@ -208,6 +208,12 @@ class TestReconstruct:
         unfiltered = (result.half_maps[0].data + result.half_maps[1].data) / 2
         assert relative_error(result.map.data, volume.data) < 0.6 * relative_error(unfiltered, volume.data)
 
+    def test_the_envelope_of_the_ctf_is_undone(self, volume: Volume, tmp_path: Path) -> None:
+        imaging = Imaging(defocus=(8000.0, 20000.0), b_factor=400.0)
+        write_simulated_stack(tmp_path / "blurred.mrcs", Simulator(volume, imaging), 500)
+        result = reconstruct(ParticleStack.open(tmp_path / "blurred.star"))
+        assert relative_error(result.map.data, volume.data) < 0.05
+
     def test_symmetry_makes_up_for_images(self, tmp_path: Path) -> None:
         group = point_group("D2").float()
         one = Volume.phantom(size=SIZE, pixel_size=PIXEL)
@@ -267,10 +273,11 @@ class TestReconstruct:
         assert torch.equal(first.half_maps[0].data, again.half_maps[0].data)
         assert not torch.equal(first.half_maps[0].data, other.half_maps[0].data)
 
-    def test_weights_leave_particles_out(self, clean: ParticleStack) -> None:
-        weights = (np.arange(40) < 30).astype(float)
-        result = reconstruct(clean.subset(np.arange(40)), weights=weights)
-        expected = reconstruct(clean.subset(np.arange(30)))
+    def test_a_confidence_of_zero_leaves_a_particle_out(self, clean: ParticleStack) -> None:
+        few, poses = clean.subset(np.arange(40)), clean.poses
+        assert poses is not None
+        weighted = PoseTable(poses.rotation[:40], poses.shift[:40], (np.arange(40) < 30).astype(float))
+        result, expected = reconstruct(few, weighted, fom_weighting=True), reconstruct(clean.subset(np.arange(30)))
         assert result.counts == expected.counts == (15, 15)
         assert relative_error(result.map.data, expected.map.data) < 1e-5
 
@@ -310,7 +317,9 @@ class TestBadInput:
 
     def test_a_half_set_that_is_too_small(self, clean: ParticleStack) -> None:
         self.refused(clean.subset([0, 2, 4, 6, 7]), "1 images in half-set 2", "at least 2")
-        self.refused(clean.subset(np.arange(10)), "0 images in half-set 1", weights=np.arange(10) % 2)
+        poses = PoseTable(np.tile(np.eye(3), (10, 1, 1)), None, np.arange(10) % 2)
+        stack = clean.subset(np.arange(10))
+        self.refused(stack, "0 images in half-set 1", poses=poses, fom_weighting=True)
 
     def test_a_half_set_that_does_not_exist(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(4))
@@ -318,9 +327,11 @@ class TestBadInput:
         stack.table = replace(stack.table, origin=star)
         self.refused(stack, "row 3", "rlnRandomSubset", "half-set 3", "1 or 2")
 
-    @pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
-    def test_a_weight_that_cannot_be(self, clean: ParticleStack, wrong: float) -> None:
-        self.refused(clean.subset(np.arange(3)), "row 2", "a weight of", weights=[1, wrong, 1])
+    def test_a_confidence_that_is_no_weight(self, clean: ParticleStack) -> None:
+        few = clean.subset(np.arange(3))
+        self.refused(few, "particles.star", "no confidence", "rlnParticleFigureOfMerit", fom_weighting=True)
+        poses = few.with_poses(np.tile(np.eye(3), (3, 1, 1)), None, [1, -0.5, 1])
+        self.refused(few, "particles.star", "row 2", "a confidence of -0.5", poses=poses, fom_weighting=True)
 
     def test_images_that_were_corrected_for_the_ctf(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(4))
@@ -351,7 +362,24 @@ class TestAgainstRelion:
         assert up_to(0.8, fourier_shell_correlation(ours.map.data, theirs)).min() > 0.99
 
     def test_noisy_maps_are_as_near_to_the_truth(self, tmp_path: Path) -> None:
-        imaging = Imaging(snr=0.05, shift_sigma=8.0, defocus=(8000.0, 20000.0))
+        imaging = Imaging(snr=0.05, shift_sigma=8.0, defocus=(8000.0, 20000.0), b_factor=100.0)
         theirs, ours, volume = self.both(tmp_path, imaging, 48)
         truth = [resolution_at(fourier_shell_correlation(x, volume.data), 0.5, PIXEL) for x in (ours.map.data, theirs)]
         assert truth[0] <= 1.02 * truth[1]
+
+    def test_the_confidence_weighs_as_much(self, tmp_path: Path) -> None:
+        """Particles with wrong poses and a confidence of nearly 0."""
+        volume = Volume.phantom(size=48, pixel_size=PIXEL)
+        write_simulated_stack(tmp_path / "right.mrcs", Simulator(volume, Imaging()), COUNT)
+        stack = ParticleStack.open(tmp_path / "right.star")
+        assert stack.poses is not None
+        wrong = np.arange(COUNT) % 3 > 0
+        rotation = np.where(wrong[:, None, None], stack.poses.rotation.transpose(0, 2, 1), stack.poses.rotation)
+        stack.with_poses(rotation, None, np.where(wrong, 0.01, 1.0)).save(tmp_path / "half.star")
+        command = ["relion_reconstruct", "--i", "half.star", "--o", "theirs.mrc", "--fom_weighting"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        theirs = torch.from_numpy(mrcfile.read(tmp_path / "theirs.mrc").copy())
+        half = ParticleStack.open(tmp_path / "half.star")
+        ours, unweighted = (reconstruct(half, fom_weighting=flag).map.data for flag in (True, False))
+        assert up_to(0.8, fourier_shell_correlation(ours, theirs)).min() > 0.99
+        assert up_to(0.8, fourier_shell_correlation(unweighted, theirs)).min() < 0.95

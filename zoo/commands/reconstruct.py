@@ -1,0 +1,103 @@
+"""``cryozoo reconstruct``: particle images and their poses in, a density map out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...particles.errors import BadInput
+from ._common import (
+    INPUT,
+    PIXEL_SIZE,
+    check_output,
+    check_suffix,
+    choose_device,
+    device_option,
+    overwrite_option,
+    progress_option,
+    threads_option,
+    verb,
+    wants_progress,
+)
+
+
+@verb("reconstruct", short_help="A density map from images and poses.")
+@click.argument("particles", type=INPUT)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="MAP", help="The map, .mrc.")
+@click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
+@click.option("--halves", is_flag=True, help="Write the unfiltered half maps too: MAP_half1.mrc, MAP_half2.mrc.")
+@click.option("--symmetry", default="C1", metavar="GROUP", help="Point group of the molecule: C1, C4, D2, T, O, I2 ...")
+@click.option("--fom-weighting", is_flag=True, help="Weight images with their confidence (rlnParticleFigureOfMerit).")
+@click.option("--datadir", type=INPUT, metavar="DIR", help="Where the images are, if not beside the table.")
+@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping.")
+@click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table.")
+@overwrite_option
+@device_option
+@threads_option
+@progress_option
+def reconstruct(
+    particles: Path,
+    out: Path,
+    poses: Path | None,
+    halves: bool,
+    symmetry: str,
+    fom_weighting: bool,
+    datadir: Path | None,
+    pixel_size: float | None,
+    skip_bad: bool,
+    allow_outside: bool,
+    overwrite: bool,
+    device: str | None,
+    threads: int | None,
+    progress: bool | None,
+) -> None:
+    """Reconstruct a density map from PARTICLES (.star, .cs or .mrcs) with known poses, shifts and CTF.
+
+    The half-sets are those of the table (rlnRandomSubset), else random; the map is filtered by their agreement.
+    """
+    if out.suffix.lower() not in (".mrc", ".map"):
+        raise BadInput(out, f"the suffix {out.suffix!r}", expected="a map, .mrc")
+    inputs = [particles]
+    if poses is not None:
+        check_suffix(poses)
+        inputs.append(poses)
+    names = [out.with_name(f"{out.stem}_half{k}{out.suffix}") for k in (1, 2)] if halves else []
+    for path in (out, *names):
+        check_output(path, overwrite=overwrite, inputs=inputs)
+    from ...geometry.point_groups import point_group
+
+    try:
+        point_group(symmetry)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--symmetry") from None
+    where = choose_device(device, threads)
+
+    from ...particles.mrc import write_volume
+    from ...particles.poses import PoseTable
+    from ...particles.reconstruct import reconstruct as run
+    from ...particles.stack import ParticleStack
+
+    opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
+    stack = ParticleStack.open(particles, **opened)  # type: ignore[arg-type]
+    given = None
+    if poses is not None:
+        given = PoseTable.load(poses, image_size=stack.image_size, pixel_size=stack.pixel_size)
+    result = run(
+        stack,
+        given,
+        symmetry=symmetry,
+        fom_weighting=fom_weighting,
+        device=where,
+        progress=wants_progress(progress),
+    )
+    for path, volume in zip((*names, out), (*result.half_maps[: len(names)], result.map), strict=True):
+        write_volume(path, volume.data.numpy(), volume.pixel_size, overwrite=overwrite)
+    first, second = result.counts
+    size, pixel = result.map.size, result.map.pixel_size
+    click.echo(f"{first + second:,} images ({first:,} and {second:,}) in {size}^3 voxels of {pixel:g} A: {out}")
+    shells = range(1, min(round(size * pixel / result.resolution), size // 2) + 1)
+    reached = sum(s**2 * float(result.coverage[s]) for s in shells) / sum(s**2 for s in shells)
+    click.echo(f"the halves agree to {result.resolution:.2f} A (FSC 0.143, no mask)")
+    click.echo(f"images reach {reached:.1%} of Fourier space up to there")
