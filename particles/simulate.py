@@ -22,8 +22,7 @@ class Imaging:
 
     Attributes:
         snr: variance of the CTF-ed, shifted projection inside the inscribed circle, averaged over random poses, over
-        the
-            variance of the white Gaussian noise; None adds no noise.
+            the variance of the white Gaussian noise; None adds no noise.
         shift_sigma: standard deviation of the normal shift along x and y, in Angstrom.
         defocus: (lowest, highest) defocus in Angstrom, uniform; None images without a CTF.
         astigmatism: largest difference between defocus U and V in Angstrom, uniform from 0.
