@@ -64,10 +64,12 @@ def uncertainty(run_folder: Path) -> None:
 @main.command()
 @click.argument("run_folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def equivariance(run_folders: tuple[Path, ...]) -> None:
-    """Print how far the poses of turned views are from the turned poses, and draw results/equivariance.png."""
+    """How far the poses of turned views are from the turned poses: results/equivariance.md and .png."""
     from .equivariance import write
 
-    click.echo(write(run_folders, RESULTS / "equivariance.png"))
+    text = write(run_folders, RESULTS / "equivariance.png")
+    _write(RESULTS / "equivariance.md", text)
+    click.echo(text)
 
 
 @main.command()
