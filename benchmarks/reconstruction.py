@@ -3,9 +3,9 @@
     python -m cryozoo.benchmarks.reconstruction [SIZE [COUNT]]
 
 Prints one table and writes it to ``results/reconstruction.json`` and ``.md``. Noiseless images of a phantom with shifts
-and astigmatic CTF. All sides are whole commands on one thread, taking turns. Ours begins with the import of torch, which
-is a side of its own; ``cryozoo_without_start`` is the call in a process that has done so. RELION makes the map alone, we
-the map, both half maps, their FSC and the filter.
+and astigmatic CTF. All sides are whole commands on one thread, taking turns. Ours begins with the import of torch, a
+side of its own; ``cryozoo_without_start`` is the call in a process that has done so. RELION makes the map alone, we the
+map, both half maps, their FSC and the filter.
 """
 
 from __future__ import annotations

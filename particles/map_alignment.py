@@ -2,7 +2,8 @@
 
 All is done in Fourier space, where V(R^T (x - t)) is F[V](R^T k) exp(-2 pi i k t). Every rotation of a grid is tried
 with every shift and both hands at low resolution; Gauss-Newton steps take the best of them further, with more and more
-shells. What is maximised is the mean of the FSC over the shells, so that none outweighs another.
+shells. What is maximised is the mean of the FSC over the shells, so that none outweighs another, and at last, when the
+FSC is known, the likelihood.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from .volumes import Volume
 
 _PADDING = 2  # steps of the grid that is interpolated in a step of the box's transform
 _BOX = 64  # voxels; larger boxes are coarsened to this for the search
-_SHELLS = 8  # of the search on the grid, whose rotations are 15 degrees apart
-_GRID_ORDER = 2
-_BLOCK = 256  # rotations of the grid at a time
-_STAGES = ((32, _SHELLS), (4, 2 * _SHELLS), (1, None))  # candidates of either hand; shells to which they are refined
+_GRID_ORDER = 2  # rotations 15 degrees apart
+_GRID_SHELLS = 6  # that are compared with them
+_BLOCK = 256  # of them at a time
+_STAGES = ((32, 8), (4, 16), (1, None))  # candidates of either hand, and the shells to which they are refined
 _STEPS = 8
-_TRUSTED = 0.143  # FSC; the last stage goes to where it falls below that
+_TRUSTED = 0.143  # FSC; shells from where it falls below are not used in the end
 _MIRROR = torch.diag(torch.tensor([1.0, 1.0, -1.0]))  # as in geometry.alignment
 
 
@@ -71,6 +72,8 @@ class _Placements:
 def align_map(moving: Volume, reference: Volume, *, mirror: bool = True) -> MapAlignment:
     """Find the rotation, the shift and the hand with which ``moving`` fits ``reference`` best; deterministic.
 
+    Where several fit equally well, as with symmetric molecules, it is one of them.
+
     Args:
         moving: a map.
         reference: a map of the same box and voxels.
@@ -84,10 +87,11 @@ def align_map(moving: Volume, reference: Volume, *, mirror: bool = True) -> MapA
     spectra = _spectrum(moving.data, size), _spectrum(reference.data, size)
     last = (size - 1) // 2
     table = _Table(_inverse(spectra[0]), last, gradient=True)
-    found = _searched(_Shells(*spectra, min(_SHELLS, last)), table, mirror)
+    found = _searched(_Shells(*spectra, min(_GRID_SHELLS, last)), table, mirror)
     for candidates, shells in _STAGES:
-        # The best come first; of both hands some are kept, for at low resolution they differ by little.
-        found = found[torch.cat([(found.mirrored == hand).nonzero()[:candidates, 0] for hand in (False, True)])]
+        # The best come first. Some of either hand are kept, for at low resolution the hands differ by little.
+        kept = torch.cat([(found.mirrored == hand).nonzero()[:candidates, 0] for hand in (False, True)])
+        found = found[kept.sort().values]
         compared = _Shells(*spectra, min(shells or last, last))
         if shells is None:
             compared = compared.weighted(compared.correlations(table, found[:1])[0])
@@ -286,7 +290,10 @@ def _refined(compared: _Shells, table: _Table, placed: _Placements) -> _Placemen
         factor = score / (here.abs() ** 2).sum((1, 2))
         residual = reference / factor.clamp_min(0.05)[:, None, None] - here
         normal = (jacobian.mH @ jacobian).real
-        normal = normal + damping[:, None, None] * normal.diagonal(dim1=1, dim2=2).diag_embed()
+        diagonal = normal.diagonal(dim1=1, dim2=2)
+        # What the maps do not tell, such as the angle about an axis of a round one, must not make it singular.
+        added = damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True)
+        normal = normal + added.diag_embed()
         step = torch.linalg.solve(normal, (jacobian.mH @ residual).real)[:, :, 0]
         turned = rotvec_to_matrix(step[:, :3].double()) @ placed.rotation.double()
         trial = _Placements(turned, placed.shift + step[:, 3:], placed.mirrored)

@@ -70,6 +70,12 @@ def test_without_the_other_hand_a_mirrored_map_does_not_fit() -> None:
     assert bound.correlation < free.correlation - 0.05
 
 
+def test_a_ball_fits_in_any_orientation() -> None:
+    ball = CENTRES[:1]
+    found = align_map(balls(ball, 24), balls(ball + 2.5, 24))
+    assert found.correlation > 0.99
+
+
 def test_the_same_maps_give_the_same_bits() -> None:
     moving, reference = balls(CENTRES, 24, noise=0.5, seed=1), balls(CENTRES[:, ::-1], 24, noise=0.5, seed=2)
     first, again = align_map(moving, reference), align_map(moving, reference)
