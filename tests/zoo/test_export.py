@@ -98,7 +98,9 @@ def check(encoder: PoseEncoder, path: Path) -> None:
         images = torch.randn(n, 1, *2 * (encoder.preprocessing.image_size,), generator=torch.Generator().manual_seed(n))
         found = run(images)
         with torch.no_grad():
-            assert_close(found["raw"], encoder(images).raw)
+            raw = encoder(images).raw
+            # All entries are sums over the same features: they round alike, whatever their own size.
+            assert (found["raw"] - raw).abs().max() <= 1e-5 * raw.abs().max()
             # From the same raw vector: of a short one, or one with close eigenvalues, the rotation is less exact.
             expected = vars(encoder.head(found["raw"]))
         assert list(found) == [name for name, value in expected.items() if value is not None]
