@@ -59,8 +59,8 @@ class BackProjector:
         ky = torch.fft.fftfreq(image_size, pixel_size, device=device)
         kx = torch.fft.rfftfreq(image_size, pixel_size, device=device)
         frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1)
-        # Inside the Nyquist ring, with a margin for rounding, all eight neighbours are on the grid.
-        self._inside = frequency.norm(dim=-1) < 0.5 / pixel_size * (1 - 1e-6)
+        # Inside the Nyquist ring all eight neighbours are on the grid; PoseTable lets pass what is a rotation to 0.001.
+        self._inside = frequency.norm(dim=-1) < 0.5 / pixel_size * (1 - 1e-3)
         self._frequency = frequency[self._inside]
         # The half-plane holds both samples of a conjugate pair where kx is 0, elsewhere one.
         self._share = torch.where(self._frequency[:, 0] == 0, 0.5, 1.0)
@@ -159,9 +159,8 @@ class BackProjector:
         """The volume, inside the sphere that the images' box holds whatever the orientation.
 
         Args:
-            noise_to_signal: (L // 2 + 1,) per shell, noise over signal of an average voxel: the Wiener filter, which
-                adds as much of the shell's mean weight to the weight. Infinite ones make a shell zero. Without it
-                nothing is added.
+            noise_to_signal: (L // 2 + 1,) power of the noise over that of the signal in a shell's average voxel, for
+                the Wiener filter: that much of the shell's mean weight is added to the weight. By default nothing is.
         """
         mean, _ = self.shell_weights()
         wiener = torch.zeros_like(mean) if noise_to_signal is None else mean * noise_to_signal.to(mean)

@@ -22,7 +22,7 @@ from .volumes import Volume
 _PADDING = 2  # steps of the grid that is interpolated in a step of the box's transform
 _BOX = 64  # voxels; larger boxes are coarsened to this for the search
 _GRID_ORDER = 2  # rotations 15 degrees apart
-_GRID_SHELLS = 6  # that are compared with them
+_GRID_SHELLS = 8  # that are compared with them
 _BLOCK = 256  # of them at a time
 _STAGES = ((32, 8), (4, 16), (1, None))  # candidates of either hand, and the shells to which they are refined
 _STEPS = 8

@@ -144,6 +144,12 @@ class TestInsertion:
         assert relative_error(torch.view_as_real(ours.numerator), torch.view_as_real(expected.numerator)) < 1e-5
         assert relative_error(ours.weight, expected.weight) < 1e-5
 
+    def test_matrices_that_are_barely_rotations_stay_on_the_grid(self) -> None:
+        along_z = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+        ours = BackProjector(64, PIXEL)
+        ours.insert(torch.ones(1, 64, 64), 1.0005 * along_z[None])
+        assert ours.weight.sum() > 0
+
     def test_a_weight_is_a_number_of_copies(self) -> None:
         images, rotation = torch.randn(3, 9, 9), rotations(3)
         ours, expected = BackProjector(9, PIXEL), BackProjector(9, PIXEL)
