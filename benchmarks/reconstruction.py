@@ -25,17 +25,16 @@ from .timing import write_figures
 
 # The peak of a child counts from its parent's size, so that the parent must be a small one.
 _LAUNCHER = """
-import os, subprocess, sys, time
-began = time.perf_counter()
+import os, subprocess, sys
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(child.pid, 0)
-print(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
 def _run(command: list[str], folder: Path) -> tuple[float, ...]:
-    """Wall seconds, CPU seconds and peak megabytes of a command."""
+    """CPU seconds and peak megabytes of a command."""
     launcher = [sys.executable, "-c", _LAUNCHER, *command]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(launcher, cwd=folder, env=one_thread, check=True, capture_output=True, text=True)
@@ -78,7 +77,7 @@ def measure(size: int = 64, count: int = 2000, rounds: int = 3) -> dict[str, Any
         maps = {side: Volume.load(folder / f"{side}.mrc").data for side in sides if side != "import_torch"}
     last = int(0.8 * (size // 2))
     for side in sides:
-        for unit, values in zip(("wall_s", "cpu_s", "peak_MB"), zip(*costs[side], strict=True), strict=True):
+        for unit, values in zip(("cpu_s", "peak_MB"), zip(*costs[side], strict=True), strict=True):
             figures[f"{side}_{unit}"] = statistics.median(values)
     for side, data in maps.items():
         fsc = fourier_shell_correlation(data, volume.data)
