@@ -270,6 +270,18 @@ class TestReconstruct:
         )  # fmt: skip
         assert relative_error(result.half_maps[0].data, expected.volume().data) < 1e-5
 
+    def test_half_sets_of_cryosparc_count_from_zero(self, clean: ParticleStack) -> None:
+        few, poses = clean.subset(np.arange(9)), clean.poses
+        assert poses is not None
+        given = PoseTable(poses.rotation[:9], poses.shift[:9])
+        table = np.zeros(9, dtype=[("alignments3D/split", "u4")])
+        table["alignments3D/split"][:4] = 1
+        few.table = replace(few.table, origin=table)
+        assert reconstruct(few, given).counts == (5, 4)
+        table["alignments3D/split"][6] = 2
+        with pytest.raises(BadInput, match=r"row 7, alignments3D/split: half-set 2; expected 0 or 1"):
+            reconstruct(few, given)
+
     def test_without_half_sets_the_split_is_random_and_repeatable(self, clean: ParticleStack) -> None:
         few = clean.subset(np.arange(21))
         few.table = replace(few.table, origin=None)
