@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
+    from .particles.reconstruct import reconstruct as reconstruct
     from .zoo.encoder import Pose as Pose
     from .zoo.encoder import PoseEncoder as PoseEncoder
     from .zoo.encoder import PoseTable as PoseTable
@@ -45,6 +46,7 @@ _HOMES = {
     "list_encoders": "zoo.entries",
     "list_parts": "zoo.registry",
     "load_pretrained": "zoo.pretrained",
+    "reconstruct": "particles.reconstruct",
     "register_backbone": "zoo.registry",
     "register_head": "zoo.registry",
     "register_loss": "zoo.registry",

@@ -10,7 +10,7 @@ import cryozoo
 
 PROMISED = {
     *("list_encoders", "list_parts", "get_entry", "create_encoder", "load_pretrained", "save_pretrained"),
-    *("PoseEncoder", "Pose", "PoseTable", "create_loss", "train", "Recipe", "evaluate", "export"),
+    *("PoseEncoder", "Pose", "PoseTable", "create_loss", "train", "Recipe", "evaluate", "export", "reconstruct"),
     *("register_backbone", "register_head", "register_loss"),
 }
 
