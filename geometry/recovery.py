@@ -1,0 +1,208 @@
+"""Orientations from pairwise distances (Banjac et al. 2021, arXiv:2104.06237), in seconds instead of hours.
+
+**What is minimised.** L_OR, the mean over the pairs of ``(estimate - d(q_i, q_j))^2``, ``d = 2 arccos |<q_i, q_j>|``:
+the paper's loss, as its figures report it. ``method="spectral"`` starts from eigenvectors (``_recovery_start.py``) and
+descends by Gauss-Newton steps (``_recovery_descent.py``); ``method="adam"`` is the paper's own, for comparison.
+
+**What it can reach.** With independent normal errors of deviation s and N distances of a particle to uniform others,
+the information about its orientation is ``N / (3 s^2)`` for each of the three components of a rotation vector, since
+the unit tangents t have ``E t t^T = 1 / 3``. An efficient estimator is off by ``s sqrt(3 / N)`` in each, by an angle of
+``s sqrt(3 / N) sqrt(8 / pi)`` on average. Least squares is efficient.
+
+**What it withstands** (``_recovery_errors.py``). Estimates that saturate, or are any rising function f of the distance
+plus errors: f is estimated along. A share of pairs that are plainly wrong. Errors whose variance depends on the
+distance. All three are looked for in the data, and left out where these do not ask for them.
+
+**What stays open.** Distances do not change when all quaternions are multiplied by one orthogonal 4 x 4 matrix:
+rotations are known up to ``R -> A R B`` and transposition. :func:`align_o4` removes this with the truth,
+:func:`resolve_gauge` without. Where all orientations crowd into a small region, f and the size of that region are hard
+to tell apart.
+
+**Symmetric objects.** Distances between orientations restricted to one asymmetric unit (:func:`restrict`), as in the
+paper, are served like any others: the views just are not uniform. The smallest distances between all mates are not the
+distances of any set of quaternions: the loss stays large and ``explained`` small.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ._recovery_adam import adam
+from ._recovery_descent import Descent, descend, expected_errors
+from ._recovery_errors import explained, fit_errors
+from ._recovery_pairs import PLENTY, Pairs, Sample, checked_pairs
+from ._recovery_start import Subspace, kernel, power_method, within_hemisphere
+from .distances import quaternion_distance
+
+_SAMPLE = 2**15
+_FEWER = 2**14
+
+# So many particles need one start. Fewer need more: the pairs of fewer say less about each.
+_DESCENTS = 3000
+
+# A start that explains less of the variance of the estimates may be no better than chance, and others are tried.
+_EXPLAINED = 0.15
+
+# Nats per pair for which a link is taken: it is a strong assumption, and weakens what long distances say.
+_LINK_WORTH = 0.1
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What :func:`recover_orientations` found; P particles.
+
+    Attributes:
+        quaternions: (P, 4) unit (w, x, y, z), float64, up to one orthogonal 4 x 4 matrix.
+        loss: L_OR, the mean over the pairs of the squared difference between estimated and recovered distances, in
+            radians squared.
+        particle_loss: (P,) the same mean over the pairs of each particle; large for one that fits nowhere.
+        explained: share of the variance of the estimates that a rising function of the recovered distances explains:
+            1 without errors, near 0 where the estimates are no distances at all. This, not the loss, says whether
+            recovery worked: the loss of estimates that saturate is large however well they are understood. Measured
+            on pairs held back, where there are fewer than 300 for each particle.
+        noise: root mean square error, in radians, of the estimates that are not wrong, about the link.
+        wrong: share of the pairs found wrong.
+        link: (65,) expected estimates at true distances ``linspace(0, pi, 65)``; None where these are the same.
+        expected_errors: (P,) radians, the mean angular error to expect of each particle, from the errors of its own
+            distances. Compare them with each other: what all particles share (the link, the frame) is not in them.
+        sweeps: passes over all pairs that the descent made, or batches of ``adam``.
+    """
+
+    quaternions: Tensor
+    loss: float
+    particle_loss: Tensor
+    explained: float
+    noise: float
+    wrong: float
+    link: Tensor | None
+    expected_errors: Tensor
+    sweeps: int
+
+
+def recover_orientations(
+    distances: Tensor,
+    *,
+    pairs: Tensor | None = None,
+    method: Literal["spectral", "adam"] = "spectral",
+    seed: int = 0,
+) -> Recovery:
+    """Find orientations with these distances.
+
+    Args:
+        distances: estimates in radians, from 0 to pi: a symmetric (P, P) matrix of any floating type, which is neither
+            copied nor changed; or (M,) with pairs.
+        pairs: (M, 2) integers, which particles each distance is between; particles are numbered from 0 to the largest
+            number here. Pairs should be drawn at random, a hundred or more of each particle; neighbours alone do not
+            do.
+        method: ``"spectral"``, or ``"adam"`` as published: Adam at a learning rate of 0.5 on batches of 256 pairs.
+        seed: of the random starts and samples; the same input and seed give the same result.
+
+    Returns:
+        Quaternions and what was learned about the errors. The device of ``distances`` is kept.
+
+    Raises:
+        ValueError: distances that are not finite, negative, above pi, not symmetric, or not 0 on the diagonal; pairs
+            that repeat, of a particle with itself, or in several groups without distances between them; fewer than 30
+            particles, 4 pairs of one, or 30 pairs of each on average; an unknown method.
+    """
+    if method not in ("spectral", "adam"):
+        raise ValueError(f"method {method!r}, expected 'spectral' or 'adam'")
+    checked = checked_pairs(torch.as_tensor(distances), None if pairs is None else torch.as_tensor(pairs))
+    return recover(checked, method, seed)
+
+
+def recover(pairs: Pairs, method: Literal["spectral", "adam"], seed: int) -> Recovery:
+    """:func:`recover_orientations` of pairs as they are, whatever range their distances are in."""
+    generator = torch.Generator().manual_seed(seed)
+    used, unseen = pairs.split(generator)
+    sample = used.sample(_SAMPLE, generator)
+    if method == "spectral":
+        found = _spectral(used, sample, generator)
+    else:
+        q, batches = adam(used, generator)
+        found = Descent(q, fit_errors(_sampled(q, sample), sample[2], link=False), batches, True)
+    squares = _squares(pairs, found.q)
+    # Residuals are smaller than errors by what the 3 P - 6 numbers sought could fit.
+    right = (1 - found.errors.wrong) * used.count
+    fitted = math.sqrt(right / max(right - 3 * pairs.particles + 6, 1))
+    test = sample if unseen is None else unseen
+    return Recovery(
+        quaternions=found.q,
+        loss=float(squares.sum() / (2 * pairs.count)),
+        particle_loss=squares / pairs.degrees,
+        explained=explained(_sampled(found.q, test), test[2]),
+        noise=fitted * found.errors.noise,
+        wrong=found.errors.wrong,
+        link=found.errors.link,
+        expected_errors=fitted * expected_errors(used, found.q, found.errors),
+        sweeps=found.sweeps,
+    )
+
+
+def _sampled(q: Tensor, sample: Sample) -> Tensor:
+    return quaternion_distance(q[sample[0]], q[sample[1]])
+
+
+def _squares(pairs: Pairs, q: Tensor) -> Tensor:
+    """(P,) sums over the pairs of each particle of the squared difference."""
+
+    def square(c: Tensor | None, estimates: Tensor) -> list[Tensor]:
+        assert c is not None
+        return [(estimates - 2 * c.abs_().clamp_(max=1).acos_()).square_()]
+
+    return pairs.sums(square, q, [torch.ones_like(q[:, :1])])[0][:, 0]
+
+
+def _spectral(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Descent:
+    i, j, estimates = (part[:_FEWER] for part in sample)
+    fewer = (i, j, estimates)
+    start = _start(pairs, fewer, generator)
+    found = Descent(start, fit_errors(_sampled(start, fewer), estimates, link=False), 0, False)
+    # Errors that are still shrinking after the first sweeps are of the orientations, not of the distances. Where they
+    # are not, a link may be missing, without which the particles drift away from the start.
+    for sweeps, smallest in ((15, 0.05), (100, 1e-6)):
+        found = descend(pairs, found.q, fewer, link=False, sweeps=sweeps)
+        if found.errors.noise > smallest:
+            needed = found.errors.likelihood + _LINK_WORTH
+            if fit_errors(_sampled(found.q, fewer), estimates, link=True).likelihood > needed:
+                linked = descend(pairs, start, sample, link=True, sweeps=10)
+                if linked.errors.likelihood > needed:
+                    return linked
+        if found.stopped:
+            break
+    return found
+
+
+def _start(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Tensor:
+    """(P, 4) the best of several starts, by the share of the variance that they explain."""
+    estimates = sample[2]
+    descents = max(1, _DESCENTS // pairs.particles)
+    candidates: list[tuple[float, Tensor]] = []
+
+    def consider(q: Tensor) -> None:
+        candidates.append((explained(_sampled(q, sample), estimates), q))
+
+    if float(estimates.quantile(0.99)) < math.pi / 2:
+        consider(within_hemisphere(pairs, generator))
+    for robust in (False, True):
+        table = kernel(estimates, robust=robust)
+        starts = Subspace(pairs, table, generator).orientations(max(6, descents), generator)
+        for q in islice(starts, descents):
+            if float(pairs.degrees.mean()) < PLENTY:
+                q = power_method(pairs, table, q)
+            if descents > 1:  # few particles, many minima
+                q = descend(pairs, q, sample, link=False, sweeps=10).q
+            consider(q)
+        if max(candidates, key=_score)[0] > _EXPLAINED:
+            break
+    return max(candidates, key=_score)[1]
+
+
+def _score(candidate: tuple[float, Tensor]) -> float:
+    return candidate[0]
