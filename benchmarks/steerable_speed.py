@@ -118,9 +118,8 @@ def _speeds(steps: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]
     }
 
 
-def main() -> None:
-    """Measure, print, write."""
-    figures = measure()
+def speed_table(figures: dict[str, Any]) -> str:
+    """A row per network, a column per kind of step, and where it was measured."""
     kinds = [key for key, value in figures.items() if isinstance(value, dict) and key != "mega_macs"]
     names = list(dict.fromkeys(name for kind in kinds for name in figures[kind]))
 
@@ -130,7 +129,16 @@ def main() -> None:
 
     rows = [[name, *(cell(kind, name) for kind in kinds)] for name in names]
     table = markdown_table(["images/s (relative to plain)", *kinds], rows)
-    write_figures("steerable_speed", figures, table)
+    return (
+        f"{table}\nImages of {figures['image_size']} pixels, batches of {figures['images']}. Commit {figures['commit']}; "
+        f"{figures['hardware']}, {figures['threads']} thread; torch {figures['torch']}.\n"
+    )
+
+
+def main() -> None:
+    """Measure, print, write."""
+    figures = measure()
+    write_figures("steerable_speed", figures, speed_table(figures))
 
 
 if __name__ == "__main__":
