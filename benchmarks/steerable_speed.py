@@ -130,8 +130,8 @@ def speed_table(figures: dict[str, Any]) -> str:
     rows = [[name, *(cell(kind, name) for kind in kinds)] for name in names]
     table = markdown_table(["images/s (relative to plain)", *kinds], rows)
     return (
-        f"{table}\nImages of {figures['image_size']} pixels, batches of {figures['images']}. Commit {figures['commit']}; "
-        f"{figures['hardware']}, {figures['threads']} thread; torch {figures['torch']}.\n"
+        f"{table}\nImages of {figures['image_size']} pixels, batches of {figures['images']}. "
+        f"Commit {figures['commit']}; {figures['hardware']}, {figures['threads']} thread; torch {figures['torch']}.\n"
     )
 
 
