@@ -1,0 +1,117 @@
+"""Orientations from distances: exact, noisy against what theory allows, refused; and the camera's side from copies."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryozoo.geometry import PlaneGroup, align_frames, align_o4, matrix_to_quaternion
+from cryozoo.geometry.gauge import resolve_gauge
+from cryozoo.geometry.recovery import recover_orientations
+
+N = 400
+
+
+def truth(n: int = N, seed: int = 0) -> Rotation:
+    return Rotation.random(n, rng=np.random.default_rng(seed))
+
+
+def quaternions(rotation: Rotation) -> torch.Tensor:
+    return torch.from_numpy(rotation.as_quat(scalar_first=True))
+
+
+def distances(rotation: Rotation, deviation: float = 0.0) -> torch.Tensor:
+    """Angles by scipy, with normal errors, folded back at 0 and pi."""
+    q = rotation.as_quat()
+    angle = 2 * np.arccos(np.clip(np.abs(q @ q.T), 0, 1))
+    error = np.triu(np.random.default_rng(1).normal(0, deviation, angle.shape), 1) if deviation else 0 * angle
+    angle = np.abs(angle + error + error.T)
+    angle = np.where(angle > np.pi, 2 * np.pi - angle, angle)
+    np.fill_diagonal(angle, 0)
+    return torch.from_numpy(angle)
+
+
+def test_exact_distances() -> None:
+    found = recover_orientations(distances(truth()))
+    assert align_o4(found.quaternions, quaternions(truth())).error < 1e-6
+    assert found.explained == pytest.approx(1)
+    assert found.loss < 1e-10
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_noise_costs_what_theory_says(dense: bool) -> None:
+    """Mean error s sqrt(3 / N) sqrt(8 / pi), N the pairs of a particle."""
+    s, matrix = 0.2, distances(truth(), 0.2)
+    if dense:
+        found, count = recover_orientations(matrix), N - 1.0
+    else:
+        i, j = np.triu_indices(N, 1)
+        kept = np.random.default_rng(2).random(len(i)) < 0.5
+        pairs = torch.from_numpy(np.stack([i[kept], j[kept]], 1))
+        found, count = recover_orientations(matrix[pairs[:, 0], pairs[:, 1]], pairs=pairs), 2 * kept.sum() / N
+    theory = s * math.sqrt(3 / count) * math.sqrt(8 / math.pi)
+    assert align_o4(found.quaternions, quaternions(truth())).error == pytest.approx(theory, rel=0.15)
+    assert found.noise == pytest.approx(s, rel=0.1)
+
+
+def test_loss_against_a_loop() -> None:
+    matrix = distances(truth(60), 0.2)
+    found = recover_orientations(matrix)
+    q = found.quaternions.numpy()
+    squares = [
+        (matrix[i, j].item() - 2 * math.acos(min(1, abs(float(q[i] @ q[j]))))) ** 2 for i in range(60) for j in range(i)
+    ]
+    assert found.loss == pytest.approx(np.mean(squares), rel=1e-6)
+
+
+def test_distances_of_nothing_explain_nothing() -> None:
+    random = torch.rand(N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * math.pi
+    assert recover_orientations(random.triu(1) + random.triu(1).T).explained < 0.1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: d[0, 1].fill_(math.nan), "finite"),
+        (lambda d: d[0, 1].fill_(-0.1), "negative"),
+        (lambda d: d[0, 1].fill_(4.0), "pi"),
+        (lambda d: d[0, 1].add_(0.1), "symmetric"),
+        (lambda d: d[3, 3].fill_(0.1), "diagonal"),
+    ],
+)
+def test_bad_distances_are_refused(spoil: Callable[[torch.Tensor], object], message: str) -> None:
+    matrix = distances(truth(60)).clamp_max(3.0)
+    spoil(matrix)
+    with pytest.raises(ValueError, match=message):
+        recover_orientations(matrix)
+
+
+def test_few_particles_and_separate_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="particles"):
+        recover_orientations(distances(truth(10)))
+    i, j = np.triu_indices(100, 1)
+    together = (i < 50) == (j < 50)
+    pairs = torch.from_numpy(np.stack([i[together], j[together]], 1))
+    with pytest.raises(ValueError, match=r"2 .*50"):
+        recover_orientations(distances(truth(100))[pairs[:, 0], pairs[:, 1]], pairs=pairs)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_copies_fix_the_side_of_the_camera(transposed: bool) -> None:
+    """Poses known up to R -> A R B (or transposed), some of them those of turned and mirrored copies of others."""
+    phi = PlaneGroup("D4").phi[torch.tensor([1, 4])].double()
+    originals = torch.from_numpy(truth(40).as_matrix())
+    copies = torch.stack([g @ originals[:20] for g in phi])
+    poses = torch.cat([originals, copies.flatten(0, 1)])
+    a, b = (torch.from_numpy(x) for x in truth(2, 5).as_matrix())
+    hidden = a @ (poses.mT if transposed else poses) @ b
+    rows = torch.arange(20)
+    index = torch.cat([torch.stack([rows, 40 + 20 * k + rows], 1) for k in range(2)])
+    gauge = resolve_gauge(matrix_to_quaternion(hidden), index, phi.repeat_interleave(20, 0))
+    assert gauge.transposed == transposed
+    assert gauge.residual < 1e-6 < 0.1 < gauge.other_residual
+    assert align_frames(gauge.rotations, poses).angles.max() < 1e-6
+    assert align_frames(hidden, poses).angles.median() > 0.5  # without it
