@@ -22,7 +22,7 @@ _MOST = 30_000
 _SETTLED = 1e-7
 
 
-def adam(pairs: Pairs, generator: torch.Generator, most: int = _MOST) -> tuple[Tensor, int]:
+def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int]:
     """(P, 4) unit quaternions, and the number of batches.
 
     Ends when the mean loss of a thousand batches differs from that of the thousand before by less than 1e-7, or after
@@ -33,7 +33,7 @@ def adam(pairs: Pairs, generator: torch.Generator, most: int = _MOST) -> tuple[T
     q = matrix_to_quaternion(euler_to_matrix(euler)).to(pairs.degrees.device).requires_grad_()
     optimizer = torch.optim.SparseAdam([q], lr=_RATE)
     losses: list[float] = []
-    for done in range(1, most + 1):
+    for done in range(1, _MOST + 1):
         i, j, estimates = pairs.sample(_BATCH, generator)
         both = torch.nn.functional.embedding(torch.stack([i, j]), q, sparse=True)
         recovered = quaternion_distance(*torch.nn.functional.normalize(both, dim=-1))
