@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
+    from .geometry.recovery import recover_orientations as recover_orientations
     from .particles.reconstruct import reconstruct as reconstruct
     from .zoo.encoder import Pose as Pose
     from .zoo.encoder import PoseEncoder as PoseEncoder
@@ -47,6 +48,7 @@ _HOMES = {
     "list_parts": "zoo.registry",
     "load_pretrained": "zoo.pretrained",
     "reconstruct": "particles.reconstruct",
+    "recover_orientations": "geometry.recovery",
     "register_backbone": "zoo.registry",
     "register_head": "zoo.registry",
     "register_loss": "zoo.registry",

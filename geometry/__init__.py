@@ -1,11 +1,13 @@
-"""SO(3): conventions, conversions, distances, sampling, grids, point groups, alignment of pose sets."""
+"""SO(3): conventions, conversions, distances, sampling, grids, point groups, alignment of poses, recovery from distances."""
 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
 from .alignment import FrameAlignment, O4Alignment, align_frames, align_o4
 from .distances import chordal_distance, geodesic_distance, quaternion_distance
+from .gauge import Gauge, resolve_gauge
 from .grids import healpix_directions, so3_grid
 from .plane_groups import PlaneGroup
 from .point_groups import ChanceLevel, chance_level, closest_mate, point_group, restrict, symmetric_distance
+from .recovery import Recovery, recover_orientations
 from .rotations import (
     davenport_matrix,
     euler_to_matrix,
@@ -24,8 +26,10 @@ from .wigner import WignerD, wigner_d
 __all__ = [
     "ChanceLevel",
     "FrameAlignment",
+    "Gauge",
     "O4Alignment",
     "PlaneGroup",
+    "Recovery",
     "WignerD",
     "align_frames",
     "align_o4",
@@ -46,6 +50,8 @@ __all__ = [
     "quaternion_to_matrix",
     "random_quaternions",
     "random_rotations",
+    "recover_orientations",
+    "resolve_gauge",
     "restrict",
     "rotvec_to_matrix",
     "so3_grid",

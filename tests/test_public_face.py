@@ -11,6 +11,7 @@ import cryozoo
 PROMISED = {
     *("list_encoders", "list_parts", "get_entry", "create_encoder", "load_pretrained", "save_pretrained"),
     *("PoseEncoder", "Pose", "PoseTable", "create_loss", "train", "Recipe", "evaluate", "export", "reconstruct"),
+    "recover_orientations",
     *("register_backbone", "register_head", "register_loss"),
 }
 
