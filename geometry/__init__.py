@@ -1,4 +1,4 @@
-"""SO(3): conventions, conversions, distances, sampling, grids, point groups, alignment of poses, recovery from distances."""
+"""SO(3): conventions, distances, sampling, grids, point groups, alignment of pose sets, recovery from distances."""
 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
 from .alignment import FrameAlignment, O4Alignment, align_frames, align_o4
