@@ -104,7 +104,7 @@ def _converge(
         undetermined = math.sqrt(3 / float(pairs.degrees.mean())) * errors.noise
         # Estimates beyond pi keep pushing pairs across the largest distance, to and fro.
         jitters = moved < 0.5 * undetermined and moved > 0.8 * before
-        if jitters or moved < max(_ROUNDING, 0.05 * undetermined):
+        if jitters or moved < max(_ROUNDING, 0.1 * undetermined):
             return arrived, done, True
         before = moved
         arrivals, steps = [*arrivals[-_MEMORY:], arrived], [*steps[-_MEMORY:], step]

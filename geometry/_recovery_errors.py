@@ -21,7 +21,8 @@ from torch import Tensor
 
 CELLS = 64
 _RANGES = 16
-_FLOOR = 1e-24
+# Variance of distances near 0, by rounding.
+_FLOOR = 1e-16
 
 # Nats per pair for which a further complication is taken. What is lost by not taking it is of that order.
 _VARIANCES_WORTH = 0.02
@@ -104,13 +105,14 @@ def _isotonic(y: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Ranges:
-    """Pairs sorted by d, in as many ranges of equal count as there are data for."""
+    """Pairs sorted by d, in as many ranges as there are data for: at least 40 in the first, which is rare, then more."""
 
     def __init__(self, d: Tensor, estimates: Tensor) -> None:
-        self.count = max(1, min(_RANGES, len(d) // 200))
+        self.count = max(1, min(_RANGES, math.isqrt(len(d) // 40)))
         order = d.argsort()
         self.d, self.estimates = d[order], estimates[order]
-        self.of = torch.arange(len(d), device=d.device) * self.count // len(d)
+        rank = (torch.arange(len(d), dtype=torch.float64, device=d.device) + 0.5) / len(d)
+        self.of = (rank.sqrt() * self.count).long()
         self.centres = self.sums(self.d) / self.sums(torch.ones_like(d))
 
     def sums(self, x: Tensor) -> Tensor:
@@ -124,7 +126,8 @@ class _Ranges:
 
     def median_link(self) -> tuple[Tensor, Tensor]:
         """The same from medians, for a start that wrong pairs do not spoil."""
-        medians = torch.stack([part.median() for part in self.estimates.tensor_split(self.count)])
+        sizes = torch.bincount(self.of, minlength=self.count).tolist()
+        medians = torch.stack([part.median() for part in self.estimates.split(sizes)])
         return self._through(self.centres, _isotonic(medians, torch.ones_like(medians)))
 
     def _through(self, x: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:

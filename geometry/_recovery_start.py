@@ -122,10 +122,10 @@ class Subspace:
 
         start = torch.randn(starts, len(some), 4, generator=generator, dtype=torch.float64).to(device)
         q = torch.nn.functional.normalize(start, dim=-1)
-        for _ in range(30):
+        for _ in range(20):
             q = _leading(weights @ (basis.T @ monomials(q)))
         alternated, inverse = q, torch.linalg.pinv(basis)
-        for _ in range(6):
+        for _ in range(4):
             alternated = _leading(basis @ (inverse @ monomials(alternated)))
         powers, squares = fit(q), fit(alternated)
         for best in torch.maximum(powers, squares).argsort(descending=True).tolist():

@@ -45,13 +45,17 @@ _SAMPLE = 2**15
 _FEWER = 2**14
 
 # So many particles need one start. Fewer need more: the pairs of fewer say less about each.
-_DESCENTS = 1500
+_DESCENTS = 3000
 
 # A start that explains less of the variance of the estimates may be no better than chance, and others are tried.
 _EXPLAINED = 0.15
 
 # Nats per pair for which a link is taken: it is a strong assumption, and weakens what long distances say.
 _LINK_WORTH = 0.1
+_CLEAR = 0.5
+
+# Radians, of distances.
+_NO_ERRORS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -165,19 +169,22 @@ def _spectral(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Desce
     fewer = (i, j, estimates)
     start = _start(pairs, fewer, generator)
     found = Descent(start, fit_errors(_sampled(start, fewer), estimates, link=False), 0, False)
-    # Errors that are still shrinking after the first sweeps are of the orientations, not of the distances. Where they
-    # are not, a link may be missing, without which the particles drift away from the start.
-    for sweeps, smallest in ((15, 0.05), (100, 1e-6)):
+    # Without a link that is there, particles drift away from the start, in no hurry; without one that is not, some need
+    # many sweeps to arrive. So ask early whether the case is clear, and again when they have stopped.
+    for sweeps, worth in ((15, _CLEAR), (100, _LINK_WORTH)):
         found = descend(pairs, found.q, fewer, link=False, sweeps=sweeps)
-        if found.errors.noise > smallest:
-            needed = found.errors.likelihood + _LINK_WORTH
-            if fit_errors(_sampled(found.q, fewer), estimates, link=True).likelihood > needed:
-                linked = descend(pairs, start, sample, link=True, sweeps=10)
-                if linked.errors.likelihood > needed:
-                    return linked
+        needed = found.errors.likelihood + worth
+        if found.errors.noise > _NO_ERRORS and _bent(found.q, fewer) > needed:
+            linked = descend(pairs, start, sample, link=True, sweeps=10)
+            if linked.errors.likelihood > needed:
+                return linked
         if found.stopped:
             break
     return found
+
+
+def _bent(q: Tensor, sample: Sample) -> float:
+    return fit_errors(_sampled(q, sample), sample[2], link=True).likelihood
 
 
 def _start(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,237 @@
+"""The parts of recovery, each against loops, autograd, scipy or what the data were made with."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import isotonic_regression
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from cryozoo.geometry import align_o4, quaternion_distance, random_quaternions, rotvec_to_matrix
+from cryozoo.geometry._recovery_descent import _normal_equations, expected_errors
+from cryozoo.geometry._recovery_errors import CELLS, ErrorModel, _isotonic, explained, fit_errors
+from cryozoo.geometry._recovery_pairs import DensePairs, Pairs, SparsePairs, _components
+from cryozoo.geometry._recovery_start import Subspace, kernel, within_hemisphere
+from cryozoo.geometry.rotations import matrix_to_quaternion
+
+D = torch.float64
+PLAIN = ErrorModel(1.0, 0.0, 1.0, 0.0, None, None)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _distances(q: Tensor) -> Tensor:
+    return quaternion_distance(q[:, None], q)
+
+
+def _both(particles: int = 150) -> tuple[Tensor, Tensor, list[tuple[Pairs, Tensor]]]:
+    """Quaternions, their distances, and a dense and a sparse set of pairs with the 0/1 matrix of what they contain."""
+    q = random_quaternions(particles, generator=_generator(), dtype=D)
+    d = _distances(q)
+    i, j = torch.triu_indices(particles, particles, 1)
+    kept = torch.rand(len(i), generator=_generator(1)) < 0.4
+    i, j = torch.where(torch.rand(len(i), generator=_generator(2)) < 0.5, torch.stack([i, j]), torch.stack([j, i]))
+    i, j = i[kept], j[kept]
+    mask = torch.zeros(particles, particles, dtype=D)
+    mask[i, j] = mask[j, i] = 1
+    sparse = SparsePairs(d[i, j], torch.stack([i, j], 1), particles)
+    full = 1 - torch.eye(particles, dtype=D)
+    return q, d, [(DensePairs(d), full), (sparse, mask)]
+
+
+def test_sums_over_pairs_are_products_with_a_matrix() -> None:
+    q, d, both = _both()
+    before = d.clone()
+    values = [torch.randn(len(q), k, generator=_generator(3), dtype=D) for k in (1, 4)]
+    for pairs, mask in both:
+        found = pairs.sums(lambda c, x: [c * x, x.cos()], q, values)
+        for got, weights, value in zip(found, ((q @ q.T) * d, d.cos()), values, strict=True):
+            assert (got - (mask * weights) @ value).abs().max() < 1e-12
+        assert torch.equal(pairs.degrees, mask.sum(1))
+        assert pairs.count == mask.sum() / 2
+    assert torch.equal(d, before)
+
+
+def test_samples_and_pairs_held_back_are_of_the_pairs() -> None:
+    _, d, both = _both()
+    for pairs, mask in both:
+        for n in (100, 10**6):
+            i, j, estimates = pairs.sample(n, _generator())
+            assert torch.equal(estimates, d[i, j])
+            assert bool((mask[i, j] == 1).all())
+            assert len(i) == min(n, pairs.count)
+    used, unseen = both[1][0].split(_generator())
+    assert unseen is not None
+    assert used.count + len(unseen[0]) == both[1][0].count
+    assert 0 < len(unseen[0]) < 0.02 * both[1][0].count
+    held = torch.zeros_like(d)
+    held[unseen[0], unseen[1]] = 1
+    i, j, _ = used.sample(10**6, _generator())
+    assert held[i, j].sum() == held[j, i].sum() == 0
+    assert both[0][0].split(_generator()) == (both[0][0], None)
+
+
+@pytest.mark.parametrize("edges", [10, 60, 120])
+def test_components_are_those_of_scipy(edges: int) -> None:
+    pairs = torch.randint(80, (edges, 2), generator=_generator(edges))
+    label = _components(pairs, 80)
+    graph = coo_matrix((np.ones(edges), pairs.numpy().T), shape=(80, 80))
+    count, expected = connected_components(graph, directed=False)
+    assert len(label.unique()) == count
+    for k in range(count):
+        members = np.flatnonzero(expected == k)
+        assert set(label[members].tolist()) == {int(members.min())}
+
+
+def test_a_long_chain_is_one_component() -> None:
+    order = torch.randperm(3000, generator=_generator())
+    assert _components(torch.stack([order[:-1], order[1:]], 1), 3000).max() == 0
+
+
+def test_exact_distances_have_ten_dimensions() -> None:
+    q, d, both = _both()
+    space = Subspace(both[0][0], kernel(d[0]), _generator())
+    assert (space.basis.T @ space.basis - torch.eye(10, dtype=D)).abs().max() < 1e-12
+    # Cells of the table are pi / 256 wide.
+    matrix = 1 + 2 * d.cos()
+    off = torch.eye(len(q)).logical_not()
+    shifted = (space.weights @ space.basis.T - matrix)[off]
+    assert (shifted - shifted.mean()).abs().max() < 0.05
+
+
+def test_subspace_is_that_of_lapack() -> None:
+    q = random_quaternions(300, generator=_generator(), dtype=D)
+    noise = torch.randn(300, 300, generator=_generator(1), dtype=D).triu(1)
+    d = (_distances(q) + 0.6 * (noise + noise.T)).clamp(0, math.pi)
+    table = kernel(d[0])
+    space = Subspace(DensePairs(d), table, _generator())
+    matrix = table[(d * (256 / math.pi)).int().clamp(max=255).long()]
+    matrix.fill_diagonal_(float(table[0]))
+    centred = matrix - matrix.mean(0) - matrix.mean(1)[:, None] + matrix.mean()
+    leading = torch.linalg.eigh(centred).eigenvectors[:, -9:]
+    cosines = torch.linalg.svdvals(space.basis.T @ leading)
+    assert cosines.min() > 0.99
+
+
+def test_within_a_hemisphere_the_start_is_the_solution() -> None:
+    axis = torch.nn.functional.normalize(torch.randn(200, 3, generator=_generator(), dtype=D), dim=1)
+    for width in (0.1, 0.7):
+        q = matrix_to_quaternion(rotvec_to_matrix(width * axis))
+        found = within_hemisphere(DensePairs(_distances(q)), _generator())
+        assert align_o4(found, q).error < 1e-6
+
+
+def test_gradient_is_that_of_autograd() -> None:
+    q, d, both = _both(40)
+    moved = torch.nn.functional.normalize(q + 0.2 * torch.randn(40, 4, generator=_generator(4), dtype=D), dim=1)
+    for pairs, mask in both:
+        leaf = moved.clone().requires_grad_()
+        loss = (mask * (d - _distances(torch.nn.functional.normalize(leaf, dim=1))).square()).sum() / 2
+        (expected,) = torch.autograd.grad(loss, leaf)
+        _, step = _normal_equations(pairs, moved, PLAIN)
+        assert (2 * step + expected).abs().max() < 1e-9  # the loss is a sum of squares, not of halves
+
+
+def test_curvature_is_that_of_loops() -> None:
+    q, d, _ = _both(30)
+    link = torch.linspace(0, math.pi, CELLS + 1, dtype=D) * 0.5
+    errors = ErrorModel(0.2, 0.3, 4.0, 0.0, link, torch.full((CELLS + 1,), 0.04, dtype=D))
+    estimates = d * 0.5 + 0.1
+    curvature, gradient = _normal_equations(DensePairs(estimates.fill_diagonal_(0)), q, errors)
+    for i in range(0, 30, 7):
+        expected, slope = torch.zeros(4, 4, dtype=D), torch.zeros(4, dtype=D)
+        for j in range(30):
+            if j == i:
+                continue
+            towards = q[j] * torch.sign(q[i] @ q[j])
+            tangent = torch.nn.functional.normalize(towards - (towards @ q[i]) * q[i], dim=0)
+            residual = float(estimates[i, j] - 0.5 * d[i, j])
+            densities = [
+                share * math.exp(-(residual**2) / (2 * v)) / math.sqrt(v) for share, v in ((0.7, 0.04), (0.3, 4.0))
+            ]
+            right = densities[0] / sum(densities)
+            precision = 0.04 * (right / 0.04 + (1 - right) / 4.0)
+            expected += 4 * precision * 0.25 * torch.outer(tangent, tangent)
+            slope -= 2 * precision * 0.5 * residual * tangent
+        assert (curvature[i] - expected).abs().max() < 1e-9
+        assert (gradient[i] - slope).abs().max() < 1e-9
+
+
+def test_isotonic_is_that_of_scipy() -> None:
+    for seed in range(20):
+        y = torch.randn(16, generator=_generator(seed), dtype=D) + torch.linspace(0, 2, 16, dtype=D)
+        weights = torch.rand(16, generator=_generator(seed + 100), dtype=D) + 0.1
+        expected = isotonic_regression(y.numpy(), weights=weights.numpy()).x
+        assert np.abs(_isotonic(y, weights).numpy() - expected).max() < 1e-12
+
+
+def _pairs_of(count: int = 16_000) -> tuple[Tensor, Tensor]:
+    """Distances between uniform orientations, and standard normal numbers."""
+    p, q = random_quaternions(2 * count, generator=_generator(), dtype=D).chunk(2)
+    return quaternion_distance(p, q), torch.randn(count, generator=_generator(1), dtype=D)
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("deviation", [0.05, 0.8])
+def test_normal_errors_ask_for_nothing_more(deviation: float, link: bool) -> None:
+    d, normal = _pairs_of()
+    errors = fit_errors(d, d + deviation * normal, link=link)
+    assert errors.variance is None
+    assert errors.wrong == 0
+    assert errors.noise == pytest.approx(deviation, rel=0.02)
+    if errors.link is not None:
+        grid = torch.linspace(0, math.pi, CELLS + 1, dtype=D)
+        assert (errors.link - grid)[16:].abs().max() < 0.1 * deviation + 0.01  # small distances are rare
+
+
+@pytest.mark.parametrize("wrong", [0.1, 0.5])
+def test_wrong_pairs_are_counted_and_lose_their_weight(wrong: float) -> None:
+    d, normal = _pairs_of()
+    spoilt = torch.rand(len(d), generator=_generator(2)) < wrong
+    uniform = math.pi * torch.rand(len(d), generator=_generator(3), dtype=D)
+    estimates = torch.where(spoilt, uniform, d + 0.1 * normal)
+    errors = fit_errors(d, estimates, link=False)
+    assert errors.wrong == pytest.approx(wrong, rel=0.1)
+    assert errors.noise == pytest.approx(0.1, rel=0.05)
+    residual, _, precision = errors.residual(d, estimates)
+    assert precision is not None
+    far = residual.abs() > 0.6
+    assert precision[far].max() < 0.02
+    assert precision[~spoilt].mean() > 0.8
+
+
+def test_link_is_found_and_straightens_the_estimates() -> None:
+    d, normal = _pairs_of()
+    estimates = 1.2 * (d / 1.2).tanh() + 0.1 * normal
+    errors = fit_errors(d, estimates, link=True)
+    assert errors.noise == pytest.approx(0.1, rel=0.05)
+    assert errors.link is not None
+    grid = torch.linspace(0, math.pi, CELLS + 1, dtype=D)[8:]
+    assert (errors.link[8:] - 1.2 * (grid / 1.2).tanh()).abs().max() < 0.05
+    assert errors.likelihood > fit_errors(d, estimates, link=False).likelihood + 1
+    residual, slope, _ = errors.residual(d, estimates)
+    assert slope is not None
+    assert residual.mean().abs() < 0.01
+    assert explained(d, estimates) == pytest.approx(1 - 0.01 / float(estimates.var()), abs=0.01)
+    assert explained(d, normal) < 0.01
+
+
+def test_expected_errors_are_those_of_theory_and_of_the_fit() -> None:
+    particles, deviation = 400, 0.2
+    q = random_quaternions(particles, generator=_generator(), dtype=D)
+    errors = ErrorModel(deviation, 0.0, 1.0, 0.0, None, None)
+    found = expected_errors(DensePairs(_distances(q)), q, errors)
+    theory = deviation * math.sqrt(3 / (particles - 1)) * math.sqrt(8 / math.pi)
+    assert found.mean().item() == pytest.approx(theory, rel=0.02)
+    # The mean length of a normal vector with that covariance, of one particle with all others known.
+    tangents = [torch.nn.functional.normalize(x - (x @ q[0]) * q[0], dim=0) for x in q[1:]]
+    information = 4 * sum(torch.outer(t, t) for t in tangents) / deviation**2
+    basis = torch.linalg.qr(torch.cat([q[:1].T, torch.eye(4, dtype=D)[:, :3]], 1)).Q[:, 1:]
+    covariance = 4 * torch.linalg.inv(basis.T @ information @ basis)
+    draws = np.random.default_rng(0).multivariate_normal(np.zeros(3), covariance.numpy(), 200_000)
+    assert found[0].item() == pytest.approx(np.linalg.norm(draws, axis=1).mean(), rel=0.01)
