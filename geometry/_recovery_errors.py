@@ -105,7 +105,7 @@ def _isotonic(y: Tensor, weights: Tensor) -> Tensor:
 
 
 class _Ranges:
-    """Pairs sorted by d, in as many ranges as there are data for: at least 40 in the first, which is rare, then more."""
+    """Pairs sorted by d, in as many ranges as there is data for: at least 40 in the first, then more."""
 
     def __init__(self, d: Tensor, estimates: Tensor) -> None:
         self.count = max(1, min(_RANGES, math.isqrt(len(d) // 40)))

@@ -48,8 +48,13 @@ def test_sums_over_pairs_are_products_with_a_matrix() -> None:
     q, d, both = _both()
     before = d.clone()
     values = [torch.randn(len(q), k, generator=_generator(3), dtype=D) for k in (1, 4)]
+
+    def terms(c: Tensor | None, x: Tensor) -> list[Tensor]:
+        assert c is not None
+        return [c * x, x.cos()]
+
     for pairs, mask in both:
-        found = pairs.sums(lambda c, x: [c * x, x.cos()], q, values)
+        found = pairs.sums(terms, q, values)
         for got, weights, value in zip(found, ((q @ q.T) * d, d.cos()), values, strict=True):
             assert (got - (mask * weights) @ value).abs().max() < 1e-12
         assert torch.equal(pairs.degrees, mask.sum(1))
