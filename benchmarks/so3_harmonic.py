@@ -37,7 +37,7 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
     product = torch.empty(64, dense.shape[1])
 
     def separably() -> None:
-        for _ in head._values(raw):
+        for _ in head.series.values_in_parts(raw):
             pass
 
     def densely() -> None:

@@ -9,15 +9,14 @@ order="centered", condon_shortley="cs")``; geometry's Euler angles are rot = -c,
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
+from ._constants import constant
 from .rotations import matrix_to_euler
 
 
-@cache
+@constant
 def so3_generators(degree: int) -> Tensor:
     """X_a = d/dt D^l(exp(t e_a)) at t = 0 for a = x, y, z, real and antisymmetric, (3, 2l+1, 2l+1) float64."""
     m = torch.arange(-degree, degree + 1, dtype=torch.float64)
@@ -33,7 +32,7 @@ def so3_generators(degree: int) -> Tensor:
     return (real.conj() @ (-1j * angular) @ real.T).real
 
 
-@cache
+@constant
 def _tables(lmax: int) -> tuple[Tensor, Tensor]:
     """What makes D of the Euler angles' sines and cosines: float64 (2, 2 lmax + 1, K) and indices (2, K).
 
@@ -89,12 +88,26 @@ class WignerD(nn.Module):
 
     def forward(self, rotation: Tensor) -> Tensor:
         """Float32 or float64."""
-        c, b, a = _multiples(-matrix_to_euler(rotation.reshape(-1, 3, 3)), self.lmax).unbind(-2)
-        polynomials = (_tables(self.lmax)[0] if b.dtype == torch.float64 else self.polynomials).to(b)
+        c, b, a = self._waves(rotation.reshape(-1, 3, 3))
+        polynomials = self._polynomials(b)
         turns = (a[:, :, None] * c[:, None, :]).flatten(1)
-        # of two dimensions, index_select is five times as fast as of more, or as indexing
+        # index_select is fast of two dimensions only
         same, crossed = (turns.index_select(1, p) * (b @ t) for p, t in zip(self.products, polynomials, strict=True))
-        return (same + crossed).reshape(*rotation.shape[:-2], -1)
+        return (same + crossed).reshape(*rotation.shape[:-2], polynomials.shape[-1])
+
+    def series(self, coefficients: Tensor, rotation: Tensor) -> Tensor:
+        """Sums of coefficients times entries, (B, K) and (B, M, 3, 3) -> (B, M), many times as fast for large M."""
+        c, b, a = self._waves(rotation)
+        table = coefficients.new_zeros(len(coefficients), b.shape[-1], b.shape[-1] ** 2)
+        for products, polynomials in zip(self.products, self._polynomials(b), strict=True):
+            table = table.index_add(2, products, coefficients[:, None] * polynomials)
+        return ((b @ table) * (a[..., :, None] * c[..., None, :]).flatten(-2)).sum(-1)
+
+    def _waves(self, rotation: Tensor) -> tuple[Tensor, ...]:
+        return _multiples(-matrix_to_euler(rotation), self.lmax).unbind(-2)
+
+    def _polynomials(self, like: Tensor) -> Tensor:
+        return (_tables(self.lmax)[0] if like.dtype == torch.float64 else self.polynomials).to(like)
 
 
 def wigner_d(degree: int, rotation: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,6 +97,14 @@ class Loss(nn.Module):
     def predicted_rotation(self, pose: Pose) -> Tensor:
         """``pose.rotation``, or a ValueError that names this loss."""
         return self._required(pose.rotation, "prediction", "rotation")
+
+    def raw_vector(self, pose: Pose, expected: str, fits: Callable[[int], bool]) -> Tensor:
+        """``pose.rotation_raw`` of a length that fits, or a ValueError that names this loss and what it expected."""
+        raw = pose.rotation_raw
+        if raw is None or not fits(raw.shape[1]):
+            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
+            raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")
+        return raw
 
     def _shift_error(self, pose: Pose, target: Pose) -> Tensor:
         shift = self._required(pose.shift, "prediction", "shift")

@@ -56,11 +56,8 @@ class BinghamNLL(Loss):
 
     def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
         """Part "nll": mean negative log likelihood."""
-        raw = pose.rotation_raw
-        if raw is None or raw.shape[1] not in (9, 10):
-            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
-            expected = "the 10 or 9 numbers of the QCQPBingham head or the 9 of NineDSVD"
-            raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")
+        expected = "the 10 or 9 numbers of the QCQPBingham head or the 9 of NineDSVD"
+        raw = self.raw_vector(pose, expected, lambda length: length in (9, 10))
         matrix = bingham_matrix(raw)
         if len(self.group) > 1:
             target = self.mate(self.predicted_rotation(pose), target)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..heads import Pose
-from ..heads._centred_grid import CentredGrid
-from ..heads._so3_series import SO3Series, log_sum_exp, pick
+from ..heads._so3_series import log_sum_exp
+from ..heads._so3_sums import so3_sums
 from ..heads.so3_harmonic import harmonic_degree
 from .base import Loss, LossOutput
+
+_EXPECTED = "the 35, 84, 165, 286, 455, ... numbers of the SO3Harmonic head (lmax 2, 3, 4, 5, 6, ...)"
 
 
 class SO3NLL(Loss):
@@ -21,11 +23,10 @@ class SO3NLL(Loss):
     The density is relative to the uniform one: 0 is what knowing nothing scores, and ``exp(-loss)`` is how many times
     likelier than that the truth was. Under a symmetry the truth is all its mates: their mean density counts.
 
-    - "exact": F at the truth itself; Z by a sum that is finer around the truth. At order 3 it is right to 2 % for a
-      peak there of one degree (standard deviation) or more.
+    - "exact": F at the truth itself; Z by a sum that is finer around the highest modes, however narrow they are.
     - "cross_entropy": the truth is the nearest point of the fixed grid, and the density a probability for each point,
-      as in Klee et al. 2023 (Image2Sphere, ICLR). The rounding, 3.5 degrees on average at order 3, counts as an error
-      of the truth: it learns densities that are too wide by it.
+      as in Klee et al. 2023 (Image2Sphere, ICLR). The rounding, 28 / 2^order degrees on average, counts as an error of
+      the truth: it learns densities that are too wide by it.
 
     Args:
         form: one of the two.
@@ -51,31 +52,23 @@ class SO3NLL(Loss):
             raise ValueError(f"order {order}, expected 0 or more")
         self.form = form
         self.order = order
-        self.grid: CentredGrid | None = None  # made when the length of the raw vector is known
 
     def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
         """Part "nll": mean negative log likelihood."""
-        raw, grid = self._prepare(pose.rotation_raw)
+        raw = self.raw_vector(pose, _EXPECTED, lambda length: harmonic_degree(length) is not None)
+        lmax = harmonic_degree(raw.shape[1])
+        assert lmax is not None
+        sums = so3_sums(lmax, self.order, raw.device)
         mates = target[:, None] @ self.group.to(target)
         if self.form == "exact":
-            heights = (grid.series.wigner(mates) @ raw[..., None]).squeeze(-1)
-            best = pick(mates, heights.argmax(1)).squeeze(1)
-            log_z = grid.log_z(raw, best)
+            heights = sums.maxima.wigner.series(raw, mates)
+            log_z = sums.log_z(raw)
         else:
-            values = grid.series.values(raw)
-            points = grid.series.grid(torch.arange(len(grid.series), device=raw.device)).to(raw).flatten(1).T
-            nearest = [(mate.flatten(1) @ points).argmax(1) for mate in mates.unbind(1)]
+            series = sums.series
+            values = series.values(raw)
+            points = series.grid(torch.arange(len(series), device=raw.device)).to(raw).flatten(1).T
+            nearest = [(mate.flatten(1) @ points).max(1).indices for mate in mates.unbind(1)]
             heights = values.gather(1, torch.stack(nearest, 1))
-            log_z = log_sum_exp(values) - math.log(len(grid.series))
+            log_z = log_sum_exp(values) - math.log(len(series))
         nll = (log_z - torch.logsumexp(heights, 1) + math.log(len(self.group))).mean()
         return LossOutput(nll, {"nll": nll})
-
-    def _prepare(self, raw: Tensor | None) -> tuple[Tensor, CentredGrid]:
-        lmax = None if raw is None else harmonic_degree(raw.shape[1])
-        if raw is None or lmax is None:
-            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
-            expected = "the 35, 84, 165, 286, 455, ... numbers of the SO3Harmonic head (lmax 2, 3, 4, 5, 6, ...)"
-            raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")
-        if self.grid is None or self.grid.series.lmax != lmax:
-            self.grid = CentredGrid(SO3Series(lmax, self.order))
-        return raw, self.grid.to(raw.device)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..geometry._constants import constant
 from ..geometry.plane_groups import PlaneGroup
 
 
-@cache
+@constant
 def filter_basis(group: str, kernel_size: int, lift: bool) -> Tensor:
     """The filters between two regular fields, or from a scalar field to a regular one (``lift``), float32.
 

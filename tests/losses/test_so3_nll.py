@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -11,8 +12,7 @@ from scipy.stats import spearmanr
 from cryozoo.geometry import geodesic_distance, point_group, so3_grid
 from cryozoo.geometry.wigner import WignerD, wigner_d
 from cryozoo.heads import Pose
-from cryozoo.heads._centred_grid import CentredGrid
-from cryozoo.heads._so3_series import SO3Series
+from cryozoo.heads._so3_sums import so3_sums
 from cryozoo.heads.qcqp_bingham import QCQPBingham
 from cryozoo.heads.so3_harmonic import SO3Harmonic, harmonic_dim
 from cryozoo.losses.so3_nll import SO3NLL
@@ -67,24 +67,21 @@ def test_cross_entropy_agrees_with_a_loop(symmetry: str, rotations: Callable, an
     assert loss(Pose(raw=raw), Pose(rotation=truth)).total.item() == pytest.approx(sum(losses) / 4, abs=1e-5)
 
 
-@pytest.mark.parametrize("degrees", [20.0, 8, 5, 3.5, 2.5, 1.8, 1.4, 1])
+@pytest.mark.parametrize("degrees", [20.0, 5, 2.5, 1, 0.3])
 def test_a_narrow_density_is_worth_what_it_is(degrees: float, rotations: Callable) -> None:
     """Against the integral over the angle from its centre. A fixed grid loses a narrow peak between its points."""
-    t = np.radians(np.linspace(0, 180, 200_001)[1:])
+    t = np.radians(np.geomspace(1e-3, 180, 200_001))
     character = sum(np.sin((degree + 0.5) * t) / np.sin(t / 2) for degree in range(7)) / 49
-    uniform = (1 - np.cos(t)) / (1 - np.cos(t)).sum()
     height = 1 / (8 * math.radians(degrees) ** 2)  # the character's curvature is 392 / 49
-    log_z = math.log((uniform * np.exp(height * (character - 1))).sum()) + height
+    log_z = math.log(np.trapezoid((1 - np.cos(t)) / np.pi * np.exp(height * (character - 1)), t)) + height
     truth = rotations(30)
-    off = Rotation.from_rotvec(math.radians(degrees) * np.random.default_rng(1).normal(size=(30, 3)))
-    raw = height / 49 * WignerD(6)(truth @ torch.from_numpy(off.as_matrix()))
-    grid = CentredGrid(SO3Series(6, 3))
-    assert (grid.log_z(raw, truth) - log_z).square().mean().sqrt() < 0.02
-    values = grid.series.values(raw)
-    fixed = torch.logsumexp(values, 1) - math.log(values.shape[1]) - log_z
-    if degrees <= 1.8:
-        assert fixed.mean() < -0.1
-        assert fixed.square().mean().sqrt() > 0.4
+    off = np.random.default_rng(1).normal(size=(30, 3)) * math.radians(degrees)
+    raw = height / 49 * WignerD(6)(truth @ torch.from_numpy(Rotation.from_rotvec(off).as_matrix()))
+    angle = np.linalg.norm(off, axis=1)
+    at_truth = height / 49 * sum(np.sin((degree + 0.5) * angle) / np.sin(angle / 2) for degree in range(7))
+    for dtype in (torch.float32, torch.float64):
+        loss = SO3NLL()(Pose(raw=raw.to(dtype)), Pose(rotation=truth)).total
+        assert loss.item() == pytest.approx(log_z - at_truth.mean(), abs=0.01)
 
 
 @forms
@@ -96,9 +93,10 @@ def test_nothing_known_scores_nothing(form: Form, rotations: Callable) -> None:
 @forms
 @pytest.mark.parametrize("symmetry", ["C1", "C2"])
 def test_gradcheck(form: Form, symmetry: str, rotations: Callable) -> None:
-    raw, target = raw_vectors(3, 2).requires_grad_(), Pose(rotation=rotations(3))
-    loss = SO3NLL(form=form, order=1, symmetry=symmetry)
-    assert torch.autograd.gradcheck(lambda raw: loss(Pose(raw=raw), target).total, raw)
+    # wide enough for the grid, else lattices move with the raw vector
+    raw, target = raw_vectors(3, 2, 0.3).requires_grad_(), Pose(rotation=rotations(3))
+    loss = SO3NLL(form=form, order=2, symmetry=symmetry)
+    assert torch.autograd.gradcheck(lambda raw: loss(Pose(raw=raw), target).total, raw, fast_mode=True)
 
 
 @forms
@@ -113,11 +111,11 @@ def test_gradients_are_finite_at_any_scale(form: Form, scale: float, rotations: 
 
 @forms
 def test_total_falls_when_it_is_minimised_and_the_mode_goes_to_the_truth(form: Form, rotations: Callable) -> None:
-    head, target = SO3Harmonic(lmax=4, order=2, shift=True), Pose(rotations(8), torch.ones(8, 2))
+    head, target = SO3Harmonic(lmax=3, order=2, shift=True), Pose(rotations(8), torch.ones(8, 2))
     loss = SO3NLL(form=form, order=2, shift_weight=0.1)
-    raw = torch.cat([raw_vectors(8, 4), torch.zeros(8, 2)], 1).float().requires_grad_()
-    optimiser = torch.optim.Adam([raw], lr=0.05)
-    for _ in range(60):
+    raw = torch.cat([raw_vectors(8, 3), torch.zeros(8, 2)], 1).float().requires_grad_()
+    optimiser = torch.optim.Adam([raw], lr=0.2)
+    for _ in range(25):
         optimiser.zero_grad()
         output = loss(head(raw), target)
         output.total.backward()
@@ -163,6 +161,21 @@ def test_shift_dtype_and_autocast(form: Form, rotations: Callable) -> None:
 
 
 @forms
+def test_a_network_can_be_trained_after_it_was_judged(form: Form, rotations: Callable) -> None:
+    """What a loss keeps from its first call must not belong to inference mode."""
+    so3_sums.cache_clear()
+    raw, target = raw_vectors(2, 2), Pose(rotation=rotations(2))
+    loss = SO3NLL(form=form, order=1)
+    with torch.inference_mode():
+        judged = loss(Pose(raw=raw), target).total.item()
+    leaf = raw.clone().requires_grad_()
+    loss(Pose(raw=leaf), target).total.backward()
+    assert leaf.grad is not None
+    assert copy.deepcopy(loss)(Pose(raw=raw), target).total.item() == pytest.approx(judged, abs=1e-9)
+    assert not list(loss.children())
+
+
+@forms
 def test_other_heads_and_wrong_arguments_are_refused(form: Form, rotations: Callable) -> None:
     target = Pose(rotation=rotations(2))
     with pytest.raises(ValueError, match=r"SO3NLL: needs .* 455.* of the SO3Harmonic head .* raw vector of 10 numbers"):
@@ -178,10 +191,10 @@ def test_other_heads_and_wrong_arguments_are_refused(form: Form, rotations: Call
 def test_learns_a_noisy_rotation_and_how_noisy_it_is() -> None:
     """Nine noisy entries of a rotation and the noise, known; chance is 126 degrees."""
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(19, 128), torch.nn.ReLU(), torch.nn.Linear(128, harmonic_dim(4)))
-    head, loss = SO3Harmonic(lmax=4, order=2), SO3NLL(order=2)
+    net = torch.nn.Sequential(torch.nn.Linear(19, 128), torch.nn.ReLU(), torch.nn.Linear(128, harmonic_dim(2)))
+    head, loss = SO3Harmonic(lmax=2, order=2), SO3NLL(order=2)
     rng = np.random.default_rng(0)
-    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
 
     def draw(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         truth = Rotation.random(n, rng=rng).as_matrix()
@@ -190,7 +203,7 @@ def test_learns_a_noisy_rotation_and_how_noisy_it_is() -> None:
         features = np.concatenate([entries, entries / noise, noise], 1)
         return torch.from_numpy(features).float(), torch.from_numpy(truth).float()
 
-    for _ in range(250):
+    for _ in range(120):
         features, truth = draw(64)
         optimiser.zero_grad()
         total = loss(Pose(raw=net(features)), Pose(rotation=truth)).total

@@ -1,4 +1,7 @@
-"""Truths from the densities themselves, and from wider and narrower ones."""
+"""Truths at the quantiles of the densities themselves, and of wider and narrower ones.
+
+Quantiles instead of draws: nothing is left to chance, so an error of calibration is one of the sums over rotations.
+"""
 
 import math
 
@@ -6,60 +9,112 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from scipy.stats import chi
+from torch import Tensor
 
-from cryozoo.geometry.wigner import WignerD
+from cryozoo.geometry.wigner import WignerD, wigner_d
+from cryozoo.heads._so3_series import SO3Series
 from cryozoo.zoo.calibration import calibration_metrics
 
+N = 100
+RNG = np.random.default_rng(0)
+LEVELS = (np.arange(N) + 0.5) / N
+ANGLES = np.radians(np.geomspace(0.001, 180, 20_000))
 
-def one_peak(degrees: float, n: int = 200, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Raw vectors (n, 455) of peaks of a width at random places, and a rotation from each density.
 
-    F = height x the sum of the characters of degree 0 to 6 / 49 depends on the angle from the peak alone.
-    """
-    rng = np.random.default_rng(seed)
+def character(angle: np.ndarray) -> np.ndarray:
+    """The sum of the characters of degree 0 to 6, 1 at angle 0, where its curvature is 8."""
+    return np.sum([np.sin((degree + 0.5) * angle) / np.sin(angle / 2) for degree in range(7)], 0) / 49
+
+
+def share_within(height: float) -> np.ndarray:
+    """Of the density exp(height x character), within each of ANGLES."""
+    cumulative = np.cumsum((1 - np.cos(ANGLES)) * np.exp(height * (character(ANGLES) - 1)) * np.gradient(ANGLES))
+    return cumulative / cumulative[-1]
+
+
+def directions(n: int) -> np.ndarray:
+    axis = RNG.normal(size=(n, 3))
+    return axis / np.linalg.norm(axis, axis=1, keepdims=True)
+
+
+def one_peak(degrees: float) -> tuple[Tensor, Tensor]:
+    """Raw vectors (N, 455) of peaks of one width at random places, and a rotation from each density."""
     height = 1 / (8 * math.radians(degrees) ** 2)
-    t = np.radians(np.linspace(0, 180, 100_001)[1:])
-    f = height * sum(np.sin((degree + 0.5) * t) / np.sin(t / 2) for degree in range(7)) / 49
-    cumulative = np.cumsum((1 - np.cos(t)) * np.exp(f - height))
-    angle = np.interp((np.arange(n) + 0.5) / n, cumulative / cumulative[-1], t)  # quantiles: less noise than draws
-    axis = rng.normal(size=(n, 3))
-    centre = Rotation.random(n, rng=rng)
-    truth = centre * Rotation.from_rotvec(angle[:, None] * axis / np.linalg.norm(axis, axis=1, keepdims=True))
-    raw = height / 49 * WignerD(6)(torch.from_numpy(centre.as_matrix()))
-    return raw.float(), torch.from_numpy(truth.as_matrix())
+    angle = np.interp(LEVELS, share_within(height), ANGLES)
+    centre = Rotation.random(N, rng=RNG)
+    truth = centre * Rotation.from_rotvec(angle[:, None] * directions(N))
+    return height / 49 * WignerD(6)(torch.from_numpy(centre.as_matrix())), torch.from_numpy(truth.as_matrix())
 
 
-@pytest.mark.parametrize("degrees", [30.0, 8.0, 4.0, 2.0, 1.2])
-def test_densities_that_the_truths_come_from_are_calibrated(degrees: float) -> None:
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("degrees", [30.0, 8.0, 5.0, 3.0, 1.2, 0.3])
+def test_densities_that_the_truths_come_from_are_calibrated(degrees: float, order: int) -> None:
     raw, truth = one_peak(degrees)
-    metrics = calibration_metrics(raw, truth)
+    metrics = calibration_metrics(raw.float(), truth, order=order)
+    assert metrics["ece"] < 0.01
+    assert metrics["coverage_50"] == pytest.approx(0.5, abs=0.025)
+    assert metrics["coverage_90"] == pytest.approx(0.9, abs=0.025)
+
+
+def test_a_density_that_is_wider_in_one_direction_is_calibrated() -> None:
+    """Matrix-Fisher, exp(tr(M^T R)), whose peak is normal with precisions that are sums of two singular values."""
+    singular = np.array([3000.0, 1000.0, 100.0])
+    scale = (singular.sum() - singular) ** -0.5
+    u, v = Rotation.random(N, rng=RNG), Rotation.random(N, rng=RNG)
+    off = Rotation.from_rotvec(scale * chi(3).ppf(LEVELS)[:, None] * directions(N))
+    truth = (u * off * v).as_matrix()
+    m = (u.as_matrix() * singular @ v.as_matrix())[:, [1, 2, 0]][:, :, [1, 2, 0]]
+    raw = torch.zeros(N, 455)
+    raw[:, 1:10] = torch.from_numpy(m).mT.flatten(1)
+    metrics = calibration_metrics(raw, torch.from_numpy(truth))
+    assert metrics["ece"] < 0.01
+    # of a normal density, relative to that of all rotations, 8 pi^2
+    normal = 1.5 * math.log(2 * math.pi) + np.log(scale).sum() + (chi(3).ppf(LEVELS) ** 2).mean() / 2
+    assert metrics["nll"] == pytest.approx(normal - math.log(8 * math.pi**2), abs=0.01)
+
+
+@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+@pytest.mark.parametrize("degrees", [2.0, 6.0])
+def test_overconfident_and_underconfident_densities_are_told_apart(degrees: float, factor: float) -> None:
+    raw, truth = one_peak(degrees)
+    right, wrong = calibration_metrics(raw.float(), truth), calibration_metrics(factor * raw.float(), truth)
+    height = 1 / (8 * math.radians(degrees) ** 2)
+    level = np.interp(np.interp(LEVELS, share_within(height), ANGLES), ANGLES, share_within(factor * height))
+    assert wrong["ece"] == pytest.approx(np.abs(level - LEVELS).mean(), abs=0.01)
+    assert wrong["coverage_50"] == pytest.approx((level <= 0.5).mean(), abs=0.025)
+    assert wrong["coverage_90"] == pytest.approx((level <= 0.9).mean(), abs=0.025)
+    assert right["nll"] < wrong["nll"] - 0.2
+    assert right["ece"] < 0.1 * wrong["ece"]
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_two_peaks(order: int) -> None:
+    """Of equal height, farther apart than they are wide, and the truth from the first."""
+    raw, truth = one_peak(3.0)
+    # moving a density by A on the left moves its coefficients by D(A), in every degree
+    turn = torch.from_numpy(Rotation.from_rotvec([0, 2.5, 0]).as_matrix())
+    blocks = raw.split([(2 * degree + 1) ** 2 for degree in range(7)], 1)
+    moved = [b.unflatten(1, (n, n)) @ wigner_d(n // 2, turn).mT for b, n in zip(blocks, range(1, 14, 2), strict=True)]
+    raw = raw + torch.cat([b.flatten(1) for b in moved], 1)
+    metrics = calibration_metrics(raw.float(), truth, order=order)
     assert metrics["ece"] < 0.02
-    assert metrics["coverage_50"] == pytest.approx(0.5, abs=0.05)
-    assert metrics["coverage_90"] == pytest.approx(0.9, abs=0.03)
+    finer = SO3Series(6, 4)
+    log_z = torch.cat([finer.values(part).logsumexp(1) for part in raw.float().split(8)]) - math.log(len(finer))
+    nll = (log_z - (raw * WignerD(6)(truth)).sum(1)).mean()
+    assert metrics["nll"] == pytest.approx(float(nll), abs=0.01)
 
 
-def test_overconfident_and_underconfident_densities_are_told_apart() -> None:
-    raw, truth = one_peak(6.0)
-    right, over, under = (calibration_metrics(factor * raw, truth) for factor in (1.0, 3.0, 1 / 3))
-    assert right["nll"] < min(over["nll"], under["nll"])
-    assert over["ece"] > 0.15
-    assert over["coverage_90"] < 0.6
-    assert under["ece"] > 0.15
-    assert under["coverage_50"] > 0.8
+def test_what_chance_makes_of_perfect_calibration() -> None:
+    """The docstring's figure, for many sets of levels drawn as they should be."""
+    for n in (50, 1000):
+        levels = np.sort(np.random.default_rng(n).uniform(size=(2000, n)), 1)
+        ece = np.abs(levels - (np.arange(n) + 0.5) / n).mean()
+        assert ece == pytest.approx(math.sqrt(2 * math.pi / n) / 8, rel=0.03)
 
 
-def test_two_peaks_and_a_grid_of_another_order() -> None:
-    """The truth is from the first of two peaks of equal height, which are farther apart than they are wide."""
-    raw, truth = one_peak(5.0)
-    far = Rotation.from_rotvec([0, 0, 2.5]) * Rotation.from_matrix(truth)
-    other = 1 / (8 * math.radians(5.0) ** 2) / 49 * WignerD(6)(torch.from_numpy(far.as_matrix()))
-    for order in (2, 3):
-        metrics = calibration_metrics(raw + other.float(), truth, order=order)
-        assert metrics["ece"] < 0.06
-        alone = calibration_metrics(raw, truth, order=order)
-        assert metrics["nll"] == pytest.approx(alone["nll"] + math.log(2), abs=0.15)
-
-
-def test_other_raw_vectors_are_refused() -> None:
+def test_other_raw_vectors_and_none_are_refused() -> None:
     with pytest.raises(ValueError, match="10 numbers is not that of an SO3Harmonic head"):
         calibration_metrics(torch.zeros(2, 10), torch.eye(3).expand(2, 3, 3))
+    with pytest.raises(ValueError, match="no raw vectors"):
+        calibration_metrics(torch.zeros(0, 35), torch.zeros(0, 3, 3))
