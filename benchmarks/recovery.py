@@ -116,13 +116,14 @@ def run(case: Case, seed: int, method: Literal["spectral", "adam"] = "spectral")
     from ..geometry.distances import quaternion_distance
     from ..geometry.recovery import recover
     from ..geometry.sampling import random_quaternions
+    from ..losses.pairs import random_partners
 
     generator = torch.Generator().manual_seed(seed)
     truth = random_quaternions(case.particles, generator=generator, dtype=torch.float64)
     if case.each is None:
         i, j = torch.triu_indices(case.particles, case.particles, 1)
     else:
-        i, j = _random_pairs(case.particles, case.particles * case.each // 2, generator)
+        i, j = random_partners(case.particles, case.each, generator=generator).unbind(1)
     estimates = case.estimate(quaternion_distance(truth[i], truth[j]), generator)
     pairs: Pairs
     if case.each is None:
@@ -136,18 +137,6 @@ def run(case: Case, seed: int, method: Literal["spectral", "adam"] = "spectral")
     seconds = time.process_time() - began
     error = align_o4(found.quaternions, truth).error
     return {"L_OR": found.loss, "E_OR": error, "seconds": seconds, "wrong_found": found.wrong}
-
-
-def _random_pairs(particles: int, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Different pairs; every particle is in several, at the densities asked for here."""
-    import torch
-
-    numbers = torch.randint(particles**2, (3 * count,), generator=generator)
-    i, j = numbers // particles, numbers % particles
-    keys = torch.unique(torch.minimum(i, j) * particles + torch.maximum(i, j))
-    keys = keys[keys // particles != keys % particles]
-    keys = keys[torch.randperm(len(keys), generator=generator)[:count]]
-    return keys // particles, keys % particles
 
 
 def alignment(particles: int = 1650, problems: int = 30) -> list[list[str]]:

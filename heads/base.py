@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +30,16 @@ class Pose:
     def rotation_raw(self) -> Tensor | None:
         """(B, rotation_dim), ``raw`` without the two numbers of the shift."""
         return self.raw[:, :-2] if self.raw is not None and self.shift is not None else self.raw
+
+
+def join_poses(poses: Sequence[Pose]) -> Pose:
+    """The poses of batches, one after the other; all from the same head."""
+
+    def join(values: list[Tensor | None]) -> Tensor | None:
+        present = [value for value in values if value is not None]
+        return torch.cat(present) if present else None
+
+    return Pose(*(join([getattr(pose, f.name) for pose in poses]) for f in fields(Pose)))
 
 
 class Head(nn.Module):

@@ -36,6 +36,27 @@ def random_pairs(
     return torch.stack([first, (first + step) % n], dim=1)
 
 
+def random_partners(particles: int, each: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Random pairs of which none repeats and every particle is in equally many, (particles * each / 2, 2).
+
+    The particles are put on a circle in random order; each is paired with those at ``each / 2`` random distances on it.
+
+    Args:
+        particles: more than ``each``.
+        each: partners of a particle, an even number.
+        generator: source of randomness.
+
+    Raises:
+        ValueError: an odd number of partners, or more than there are.
+    """
+    if each % 2 or not 0 < each < particles:
+        raise ValueError(f"{each} partners each of {particles}, expected an even number below that of the particles")
+    order = torch.randperm(particles, generator=generator)
+    steps = 1 + torch.randperm((particles - 1) // 2, generator=generator)[: each // 2]
+    place = (torch.arange(particles)[:, None] + steps) % particles
+    return torch.stack([order[:, None].expand_as(place), order[place]], -1).flatten(0, 1)
+
+
 def pair_distance(rotations: Tensor, pairs: Tensor, group: Tensor | None = None) -> Tensor:
     """Angle between the rotations of each pair, the least over a point group; (N, 3, 3) and (P, 2) -> (P,) radians."""
     first, second = rotations[pairs[:, 0]], rotations[pairs[:, 1]]

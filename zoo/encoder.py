@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,8 @@ from .registry import get_part, split_name
 
 if TYPE_CHECKING:
     from ..particles.poses import PoseTable
-    from ..particles.stack import ParticleStack
+    from ._source import Particles
+    from .recover import RecoveredPoses
 
 
 class PoseEncoder(nn.Module):
@@ -74,7 +74,7 @@ class PoseEncoder(nn.Module):
 
     def predict(
         self,
-        particles: str | Path | ParticleStack | Tensor,
+        particles: Particles,
         *,
         batch_size: int = 256,
         pixel_size: float | None = None,
@@ -92,6 +92,31 @@ class PoseEncoder(nn.Module):
             pixel_size=pixel_size,
             progress=progress,
             on_batch=on_batch,
+            **open_args,
+        )
+
+    def recover(
+        self,
+        particles: Particles,
+        *,
+        copies: int = 64,
+        batch_size: int = 256,
+        pixel_size: float | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        **open_args: Any,
+    ) -> RecoveredPoses:
+        """Poses of many images together, from the distances between them; see :func:`cryozoo.zoo.recover`."""
+        from .recover import recover_poses
+
+        return recover_poses(
+            self,
+            particles,
+            copies=copies,
+            batch_size=batch_size,
+            pixel_size=pixel_size,
+            seed=seed,
+            progress=progress,
             **open_args,
         )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry.point_groups import chance_level, point_group, symmetric_distance
-from ..heads.base import Pose
+from ..heads.base import Pose, join_poses
 from ..heads.so3_harmonic import SO3Harmonic
 from ..losses.pairs import all_pairs, pair_distance
 from ..losses.siamese import SiameseDistance
@@ -26,17 +26,7 @@ def predict_batches(encoder: PoseEncoder, images: Tensor, batch_size: int = 256)
     encoder.eval()
     poses = [encoder(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     encoder.train(training)
-
-    def join(values: list[Tensor | None]) -> Tensor | None:
-        present = [v for v in values if v is not None]
-        return torch.cat(present) if present else None
-
-    return Pose(
-        join([p.rotation for p in poses]),
-        join([p.shift for p in poses]),
-        join([p.confidence for p in poses]),
-        join([p.raw for p in poses]),
-    )
+    return join_poses(poses)
 
 
 def evaluate(encoder: PoseEncoder, data: Batch, *, symmetry: str = "C1", batch_size: int = 256) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cryozoo.geometry.point_groups import point_group
-from cryozoo.losses.pairs import all_pairs, pair_distance, random_pairs, stratified_pairs
+from cryozoo.losses.pairs import all_pairs, pair_distance, random_pairs, random_partners, stratified_pairs
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -25,6 +25,26 @@ def test_random_pairs_are_uniform_over_pairs_of_different_images() -> None:
     off = counts[~torch.eye(5, dtype=torch.bool)]
     assert off.max() < 10_000 + 5 * 100
     assert off.min() > 10_000 - 5 * 100
+
+
+@pytest.mark.parametrize(("particles", "each"), [(3, 2), (8, 6), (101, 100), (500, 40)])
+def test_random_partners_are_equally_many_and_never_the_same(particles: int, each: int) -> None:
+    draws = torch.stack([random_partners(particles, each, generator=generator(seed)) for seed in range(20)])
+    for pairs in draws:
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+        assert len(pairs.sort(1).values.unique(dim=0)) == len(pairs) == particles * each // 2
+        assert (pairs.flatten().bincount(minlength=particles) == each).all()
+    # every pair has its turn
+    expected = 20 * each / (particles - 1)
+    assert (draws.flatten(0, 1) == 0).any(1).sum() == 20 * each
+    partners = draws.flatten(0, 1)[(draws.flatten(0, 1) == 0).any(1)].sum(1).bincount(minlength=particles)[1:]
+    assert partners.max() < expected + 6 * expected**0.5
+
+
+@pytest.mark.parametrize(("particles", "each"), [(10, 3), (10, 10), (10, 0), (1, 2)])
+def test_impossible_numbers_of_partners(particles: int, each: int) -> None:
+    with pytest.raises(ValueError, match=f"{each} partners each of {particles}, expected an even number"):
+        random_partners(particles, each)
 
 
 def test_draws_are_reproducible(rotations: Callable) -> None:

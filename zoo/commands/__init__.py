@@ -10,10 +10,26 @@ from .export import export
 from .fsc import fsc
 from .predict import predict
 from .reconstruct import reconstruct
+from .recover import recover
 from .simulate import simulate
 from .train import train
 from .verify import verify
 
-VERBS = (list_, info, demo, simulate, convert, train, predict, evaluate, reconstruct, fsc, export, doctor, verify)
+VERBS = (
+    list_,
+    info,
+    demo,
+    simulate,
+    convert,
+    train,
+    predict,
+    recover,
+    evaluate,
+    reconstruct,
+    fsc,
+    export,
+    doctor,
+    verify,
+)
 
 __all__ = ["VERBS", "Settings"]

@@ -12,6 +12,10 @@ from ...particles.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from ...geometry.gauge import Gauge
+    from ..recover import RecoveredPoses
 
 INK, MUTED, BLUE = "#22313f", "#8795a1", "#2a6f97"
 
@@ -121,6 +125,50 @@ def draw_against_confidence(axes: Any, error_deg: NDArray[np.float64], confidenc
     axes.set_xlabel("confidence (rank)")
     axes.set_title("error, and its median", loc="left", fontsize=11, color=INK)
     tidy(axes)
+
+
+def recovery_figure(found: RecoveredPoses, *, title: str) -> Figure:
+    """How far recovered poses can be trusted: their distances, their copies, and from where the images are seen."""
+    plt = pyplot()
+    figure = plt.figure(figsize=(14.4, 4.6), facecolor="white")
+    figure.suptitle(title, x=0.02, y=0.96, ha="left", fontsize=15, color=INK, fontweight="bold")
+    places = figure.add_gridspec(1, 3, left=0.06, right=0.985, top=0.82, bottom=0.14, wspace=0.22)
+    draw_distances(figure.add_subplot(places[0]), found.distances, found.between_poses())
+    _draw_copies(figure.add_subplot(places[1]), found.gauge)
+    draw_directions(figure.add_subplot(places[2], projection="mollweide"), found.poses.rotation)
+    return figure
+
+
+def draw_distances(axes: Any, predicted: Tensor, between_poses: Tensor) -> None:
+    """Density of predicted distances (M,) over those between poses (M,), both in radians."""
+    x, y = (np.degrees(values.numpy()) for values in (between_poses, predicted))
+    axes.hist2d(x, y, bins=60, range=((0, 180), (0, 180)), cmap="Blues", cmin=1)
+    axes.plot([0, 180], [0, 180], color=MUTED, linewidth=0.9, linestyle=":")
+    axes.set(xlim=(0, 180), ylim=(0, 180), xticks=(0, 45, 90, 135, 180), yticks=(0, 45, 90, 135, 180))
+    axes.set_xlabel("distance between the poses (degrees)")
+    axes.set_title("predicted distance (degrees)", loc="left", fontsize=11, color=INK)
+    tidy(axes)
+
+
+def _draw_copies(axes: Any, gauge: Gauge) -> None:
+    right, other = np.degrees([gauge.residual, gauge.other_residual])
+    axes.hist(np.degrees(gauge.residuals.numpy()), bins=45, range=(0, 180), color=BLUE)
+    for angle, colour, label in ((right, INK, "median"), (other, MUTED, "median, if the poses\nwere transposed")):
+        axes.axvline(angle, color=colour, linewidth=1.2, linestyle=":")
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (6, -14), "textcoords": "offset points"}
+        axes.annotate(label, (angle, 1.0), color=colour, fontsize=11, va="top", **place)
+    axes.set(xlim=(0, 180), xticks=(0, 45, 90, 135, 180))
+    axes.set_xlabel("angle between seen and known turn (degrees)")
+    axes.set_title("turned and mirrored images", loc="left", fontsize=11, color=INK)
+    tidy(axes)
+
+
+def draw_directions(axes: Any, rotation: NDArray[np.float64]) -> None:
+    """Directions from which the object is seen, (N, 3, 3), on axes of Mollweide's equal-area projection."""
+    x, y, z = rotation[:, 2].T
+    axes.scatter(np.arctan2(y, x), np.arcsin(np.clip(z, -1, 1)), s=5, color=BLUE, alpha=0.4, linewidths=0)
+    axes.set(xticks=(), yticks=())
+    axes.set_title("directions of view", loc="left", fontsize=11, color=INK)
 
 
 def tidy(axes: Any) -> None:

@@ -1,0 +1,70 @@
+"""``cryozoo recover`` with the embedded encoder, on its phantom, and what it refuses."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from cryozoo.geometry import align_frames
+from cryozoo.particles.poses import PoseTable
+from cryozoo.particles.simulate import Imaging, Simulator
+from cryozoo.particles.simulate_files import write_simulated_stack
+from cryozoo.particles.volumes import Volume
+
+EMBEDDED = "vgg_gem-qcqp_bingham.phantom_64"
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recover")
+    simulator = Simulator(Volume.phantom(size=64, pixel_size=5.0), Imaging(snr=0.5, shift_sigma=5.0))
+    write_simulated_stack(folder / "particles.mrcs", simulator, 300)
+    return folder / "particles.star"
+
+
+def test_poses_and_figure(run, particles, tmp_path):
+    words = ["--encoder", EMBEDDED, "--copies", "20", "--no-progress"]
+    done = run("recover", particles, "-o", tmp_path / "out.star", "--figure", tmp_path / "out.png", *words)
+    assert (done.code, done.err) == (0, "")
+    explained, noise = re.search(r"explain (\d+)% of the distances, which are off by (\d\.\d\d) rad", done.out).groups()
+    assert int(explained) > 90
+    assert float(noise) < 0.2
+    assert re.search(r"agree with them to \d\.\d degrees \(\d\d+\.\d if they were transposed\)", done.out)
+    assert "hand may be the wrong one" in done.out
+    assert "do not trust" not in done.out
+    found, true = (PoseTable.load(path) for path in (tmp_path / "out.star", particles))
+    angles = align_frames(torch.from_numpy(found.rotation), torch.from_numpy(true.rotation)).angles
+    assert torch.rad2deg(angles).median() < 8
+    assert np.sqrt(((found.shift - true.shift) ** 2).mean()) < 4
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_to_be_trusted_is_said(run, tiny_folder, tmp_path):
+    """An encoder with random weights."""
+    write_simulated_stack(tmp_path / "few.mrcs", Simulator(Volume.phantom(size=32), Imaging(snr=0.1)), 60)
+    done = run("recover", tmp_path / "few.star", "--encoder", f"local-dir:{tiny_folder}", "-o", tmp_path / "out.star")
+    assert done.code == 0
+    assert "do not trust these poses" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--copies", "1"], 2, "--copies"),
+        (["-o", "poses.txt"], 3, "suffix '.txt'"),
+        (["--figure", "/nowhere/out.png"], 3, "cannot be written"),
+        (["--encoder", "vgg_gem-quaternion.none"], 2, "vgg_gem-quaternion.none"),
+    ],
+)
+def test_refusals(run, particles, tmp_path, words, code, message):
+    done = run("recover", particles, "--encoder", EMBEDDED, "-o", tmp_path / "out.star", *words)
+    assert done.code == code
+    assert message in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few(run, stack, tiny_folder, tmp_path):
+    done = run("recover", stack, "--encoder", f"local-dir:{tiny_folder}", "-o", tmp_path / "out.star")
+    assert done.code == 3
+    assert "23 particles; expected at least 30" in done.err

@@ -1,0 +1,160 @@
+"""Recovered poses against the true ones, with an encoder that reads distances off drawings of rotations."""
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+import torch
+from scipy.spatial.transform import Rotation
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from cryozoo.geometry import align_frames, align_o4, matrix_to_quaternion, rotvec_to_matrix
+from cryozoo.heads.base import Pose
+from cryozoo.heads.embedding import Embedding
+from cryozoo.heads.quaternion import Quaternion
+from cryozoo.losses.pairs import pair_distance
+from cryozoo.particles.errors import BadInput
+from cryozoo.particles.poses import PoseTable
+from cryozoo.zoo import recover
+from cryozoo.zoo.encoder import PoseEncoder
+from cryozoo.zoo.preprocessing import Preprocessing
+from cryozoo.zoo.recover import recover_poses
+
+SIZE, REACH = 96, 44
+
+
+def truth(n: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(Rotation.random(n, rng=np.random.default_rng(seed)).as_matrix())
+
+
+def drawings(rotation: Tensor) -> Tensor:
+    """(N, L, L): where the three unit vectors of the object are seen, in pixels of brightness 1, 2 and 3."""
+    column, row = (rotation[:, :2] * REACH).round().long().unbind(1)
+    images = torch.zeros(len(rotation), SIZE, SIZE)
+    n = torch.arange(len(rotation))
+    for axis in range(3):
+        images[n, row[:, axis] + SIZE // 2, column[:, axis] + SIZE // 2] = axis + 1.0
+    return images
+
+
+def read(images: Tensor) -> Tensor:
+    """The rotations of drawings, however bright, (N, 3, 3); right to a degree."""
+    place = images.flatten(1).topk(3).indices.flip(1)
+    seen = torch.stack([place % SIZE, place // SIZE], 1).double() - SIZE // 2
+    rows = torch.cat([seen, torch.linalg.cross(seen[:, :1], seen[:, 1:])], 1) / REACH
+    u, _, vh = torch.linalg.svd(torch.cat([rows[:, :2], torch.nn.functional.normalize(rows[:, 2:], dim=2)], 1))
+    return u @ vh
+
+
+class Reader(PoseEncoder):
+    """An encoder that gives rotations with wrong frames on both sides, or all products of two of their quaternions."""
+
+    def __init__(self, *, rotations: bool, deviation: float = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.name = "reader"
+        self.head = Quaternion() if rotations else Embedding(dim=16, shift=True)
+        self.deviation = deviation
+        self.preprocessing = Preprocessing(SIZE, 1.0)
+        self.camera, self.frame = truth(2, seed=7)
+        self.anything = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Pose:
+        seen = read(images[:, 0])
+        if self.deviation:
+            noise = torch.randn(len(seen), 3, generator=torch.Generator().manual_seed(len(seen)), dtype=seen.dtype)
+            seen = rotvec_to_matrix(self.deviation * noise) @ seen
+        if self.head.has_rotation:
+            return Pose(self.camera @ seen @ self.frame)
+        q = matrix_to_quaternion(seen)
+        shift = images.new_ones(len(seen), 2)
+        return Pose(shift=shift, raw=torch.cat([(q[:, :, None] * q[:, None]).flatten(1), shift], 1))
+
+
+def test_the_reader_reads_and_knows_copies() -> None:
+    true = truth(50)
+    assert torch.rad2deg(pair_distance(torch.cat([read(drawings(true)), true]), _diagonal(50))).max() < 3
+    wrong = truth(50, seed=1)
+    assert torch.rad2deg(pair_distance(torch.cat([read(drawings(true)), wrong]), _diagonal(50))).median() > 90
+
+
+def _diagonal(n: int) -> Tensor:
+    return torch.stack([torch.arange(n), torch.arange(n) + n], 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_only_the_frame_of_the_object_stays_open(seed: int) -> None:
+    true, encoder = truth(200), Reader(rotations=True)
+    found = recover_poses(encoder, drawings(true), copies=12, batch_size=64, seed=seed)
+    assert torch.rad2deg(align_frames(torch.from_numpy(found.poses.rotation), true).angles).quantile(0.95) < 3
+    assert found.gauge.residual < 0.02 < 1 < found.gauge.other_residual
+    # the encoder's rotations alone are of another camera
+    seen = encoder(encoder.preprocessing(drawings(true), None)).rotation
+    assert seen is not None
+    assert torch.rad2deg(align_frames(seen, true).angles).median() > 30
+
+
+def test_an_embedding_whose_distances_are_bent() -> None:
+    """2 arccos <q q', q q'> = 2 arccos cos^2(d / 2) rises with d and is no distance of rotations: a link is found."""
+    true = truth(300)
+    found = recover_poses(Reader(rotations=False), drawings(true), copies=20)
+    assert found.recovery.link is not None
+    assert torch.rad2deg(align_frames(torch.from_numpy(found.poses.rotation), true).angles).median() < 4
+    np.testing.assert_array_equal(found.poses.shift, 1)
+    assert spearmanr(found.distances, found.between_poses()).statistic > 0.99
+
+
+def test_many_particles_by_some_of_their_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "_DENSE", 100)
+    monkeypatch.setattr(recover, "_PARTNERS", 100)
+    true = truth(400)
+    found = recover_poses(Reader(rotations=True), drawings(true), copies=12)
+    q, p = (matrix_to_quaternion(r) for r in (torch.from_numpy(found.poses.rotation), true))
+    assert np.degrees(align_o4(q, p).error) < 2
+    assert torch.rad2deg(align_frames(torch.from_numpy(found.poses.rotation), true).angles).median() < 3
+
+
+def test_noise_and_images_that_fit_nowhere() -> None:
+    true = truth(240)
+    images = drawings(true)
+    ring = torch.arange(SIZE) - SIZE // 2
+    images[::8] = torch.where(torch.rand(30, SIZE, SIZE) < 0.01, 3.0, 0.0) * (ring**2 + ring[:, None] ** 2 < REACH**2)
+    found = recover_poses(Reader(rotations=True, deviation=0.1), images, copies=40, batch_size=240)
+    angles = torch.rad2deg(align_frames(torch.from_numpy(found.poses.rotation), true).angles)
+    good = torch.arange(240) % 8 > 0
+    assert angles[good].median() < 12
+    assert found.poses.confidence is not None
+    assert ((found.poses.confidence > 0) & (found.poses.confidence <= 1)).all()
+
+
+def test_poses_join_the_table_of_the_particles(tmp_path: Path) -> None:
+    images, true = drawings(truth(60)), truth(60)
+    with mrcfile.new(tmp_path / "drawn.mrcs") as file:
+        file.set_data(images.numpy())
+        file.set_image_stack()
+    PoseTable(true.numpy(), image_size=SIZE, pixel_size=1.0).save(tmp_path / "poses.star")
+    rows = starfile.read(tmp_path / "poses.star")
+    rows["particles"]["rlnImageName"] = [f"{k + 1:06d}@drawn.mrcs" for k in range(60)]
+    rows["particles"]["rlnCoordinateX"] = np.arange(60.0)
+    starfile.write(rows, tmp_path / "drawn.star")
+    found = recover_poses(Reader(rotations=True), tmp_path / "drawn.star", copies=12)
+    found.poses.save(tmp_path / "out.star")
+    out = starfile.read(tmp_path / "out.star")["particles"]
+    assert list(out["rlnImageName"]) == list(rows["particles"]["rlnImageName"])
+    assert list(out["rlnCoordinateX"]) == list(range(60))
+    assert out["rlnParticleFigureOfMerit"].between(0, 1).all()
+    read_back = torch.from_numpy(PoseTable.load(tmp_path / "out.star").rotation)
+    assert torch.rad2deg(align_frames(read_back, true).angles).median() < 3
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="copies 1"):
+        recover_poses(Reader(rotations=True), drawings(truth(40)), copies=1)
+    with pytest.raises(BadInput, match="29 particles"):
+        recover_poses(Reader(rotations=True), drawings(truth(29)))
+    images = drawings(truth(40))
+    images[11] = torch.nan
+    with pytest.raises(BadInput, match="row 12"):
+        recover_poses(Reader(rotations=True), images)

@@ -1,0 +1,141 @@
+"""Particle images on their way to an encoder: opened, and read and prepared in the background while it works."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ..particles.errors import BadInput, BadInputWarning
+from ..particles.poses import PoseTable
+from ..particles.stack import ParticleStack
+
+if TYPE_CHECKING:
+    from .encoder import PoseEncoder
+
+_PIECE = 2**22
+"""Pixels prepared at once: 16 MiB of them, and some 100 MiB of Fourier transforms."""
+_LARGEST_PIXEL = 1e15
+"""Squares and sums of larger values leave the range of float32."""
+
+Particles = str | Path | ParticleStack | Tensor | NDArray[np.floating]
+
+
+class Images:
+    """Images in memory, with the few attributes of a ParticleStack that are needed here."""
+
+    path = "images"
+
+    def __init__(self, images: Tensor, pixel_size: float) -> None:
+        shape = tuple(images.shape)
+        if images.ndim == 4 and shape[1] == 1:
+            images = images[:, 0]
+        if images.ndim != 3 or not len(images) or images.shape[1] != images.shape[2]:
+            raise BadInput(self.path, f"an array of shape {shape}", expected="(N, L, L) or (N, 1, L, L)")
+        self._images = images
+        self.image_size = images.shape[-1]
+        self.pixel_size = pixel_size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def images(self, rows: range) -> Tensor:
+        images = self._images[rows.start : rows.stop].float()
+        low, high = images.flatten(1).aminmax(dim=1)
+        good = (low < high) & (low >= -_LARGEST_PIXEL) & (high <= _LARGEST_PIXEL)  # NaN compares as false
+        if not good.all():
+            row = rows[int((~good).nonzero()[0])]
+            found = f"an image that is NaN, infinite, constant or beyond {_LARGEST_PIXEL:g}"
+            raise BadInput(self.path, found, where=f"row {row + 1}")
+        return images
+
+
+def open_particles(
+    encoder: PoseEncoder, particles: Particles, pixel_size: float | None, open_args: Mapping[str, Any]
+) -> ParticleStack | Images:
+    """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of another scale than that of the training."""
+    source: ParticleStack | Images
+    if isinstance(particles, str | Path):
+        source = ParticleStack.open(particles, pixel_size=pixel_size, **open_args)
+    elif open_args or (isinstance(particles, ParticleStack) and pixel_size is not None):
+        raise TypeError(f"only for files that are to be opened: {', '.join(open_args) or 'pixel_size'}")
+    elif isinstance(particles, ParticleStack):
+        source = particles
+    else:
+        source = Images(torch.as_tensor(particles), pixel_size or encoder.preprocessing.pixel_size)
+    _warn_of_another_scale(source, encoder)
+    return source
+
+
+def _warn_of_another_scale(source: ParticleStack | Images, encoder: PoseEncoder) -> None:
+    trained = encoder.preprocessing
+    width, wanted = source.image_size * source.pixel_size, trained.image_size * trained.pixel_size
+    if width < 0.98 * wanted:
+        message = f"the images are {width:.0f} A wide and are padded; the encoder was trained on {wanted:.0f} A"
+        warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
+    if source.pixel_size > 1.02 * trained.pixel_size:
+        message = f"pixels of {source.pixel_size:.4g} A are coarser than the {trained.pixel_size:.4g} A of the training"
+        warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
+
+
+def prepared_batches(
+    encoder: PoseEncoder, source: ParticleStack | Images, batch_size: int, *, progress: bool, desc: str
+) -> Iterator[tuple[range, Tensor]]:
+    """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile."""
+    device = next(encoder.parameters()).device
+    batches = [range(k, min(k + batch_size, len(source))) for k in range(0, len(source), batch_size)]
+
+    def prepare(rows: range) -> Tensor:
+        step = max(1, _PIECE // source.image_size**2)
+        pieces = []
+        for start in range(rows.start, rows.stop, step):
+            images = torch.as_tensor(source.images(range(start, min(start + step, rows.stop))))
+            pieces.append(encoder.preprocessing(images.to(device), source.pixel_size))
+        return torch.cat(pieces)
+
+    bar = tqdm(total=len(source), desc=desc, unit="image", disable=not progress, smoothing=0.05)
+    with bar, ThreadPoolExecutor(1) as reader:
+        pending = reader.submit(prepare, batches[0])
+        for rows, following in zip(batches, [*batches[1:], None], strict=True):
+            images = pending.result()
+            if following is not None:
+                pending = reader.submit(prepare, following)
+            yield rows, images
+            bar.update(len(rows))
+
+
+@contextmanager
+def inference(encoder: PoseEncoder) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is restored afterwards."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        encoder.train(training)
+
+
+def pose_table(
+    source: ParticleStack | Images,
+    rotation: NDArray[np.floating],
+    shift: NDArray[np.floating] | None,
+    confidence: NDArray[np.floating] | None,
+) -> PoseTable:
+    """Poses of the first particles, with what else their file says; its shifts where none are given."""
+    if not isinstance(source, ParticleStack):
+        size, pixel_size = source.image_size, source.pixel_size
+        return PoseTable(rotation, shift, confidence, image_size=size, pixel_size=pixel_size, source=source.path)
+    if shift is None and source.poses is not None:
+        shift = source.poses.shift[: len(rotation)]
+    chosen = source if len(rotation) == len(source) else source.subset(np.arange(len(rotation)))
+    return chosen.with_poses(rotation, shift, confidence)
