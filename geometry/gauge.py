@@ -43,6 +43,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._gauge_search import search_camera, symmetric_residuals
 from .distances import geodesic_distance
 from .rotations import _require, quaternion_to_matrix
 
@@ -63,7 +64,8 @@ class Gauge:
         rotations: (P, 3, 3) float64 ``A^T Q`` (or ``A^T Q^T``): poses up to the object's frame and its hand.
         camera: (3, 3) the A taken away.
         transposed: whether the poses had to be transposed.
-        residuals: (K,) radians between ``Q_j Q_i^T`` and ``A phi A^T`` of each copy.
+        residuals: (K,) radians between ``Q_j Q_i^T`` and ``A phi A^T`` of each copy; of a symmetric object, those by
+            which the angle between them differs from the nearest angle of the group.
         residual: their median, for the reading that was taken.
         other_residual: the same for the other reading; where it is not much larger, do not trust the choice.
     """
@@ -76,7 +78,7 @@ class Gauge:
     other_residual: float
 
 
-def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor) -> Gauge:
+def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor, *, group: Tensor | None = None) -> Gauge:
     """Find the camera's side of recovered poses, and whether they are transposed, from turned and mirrored copies.
 
     Args:
@@ -85,6 +87,7 @@ def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor) -> Gauge:
         phi: (K, 3, 3) what that does to poses, ``R_j = phi R_i``: ``diag(g, det g)`` of an orthogonal map g of the
             image plane. At least one turn by something else than 0 or 180 degrees, and one reflection; a dozen of each
             where poses have errors.
+        group: (G, 3, 3) the point group, where orientations were restricted to one asymmetric unit.
 
     Raises:
         ValueError: shapes or indices do not fit, phi is not of that form, or copies leave more open than the hand.
@@ -108,8 +111,12 @@ def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor) -> Gauge:
     readings = []
     for poses in (rotations, rotations.mT):
         observed = poses[j] @ poses[i].mT
-        camera = _camera(observed, phi)
-        residuals = geodesic_distance(observed, camera @ phi @ camera.T)
+        if group is None or len(group) == 1:
+            camera = _camera(observed, phi)
+            residuals = geodesic_distance(observed, camera @ phi @ camera.T)
+        else:
+            camera = search_camera(observed, phi, group)
+            residuals = symmetric_residuals(camera[None], observed, phi, group)[0]
         readings.append((float(residuals.quantile(0.5)), camera, residuals, poses))
     transposed = readings[1][0] < readings[0][0]
     residual, camera, residuals, poses = readings[transposed]

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..geometry.point_groups import restrict
 from ..heads import Pose
 from ..heads.embedding import Metric, embedding_distance
 from .base import Loss, LossOutput
@@ -24,9 +25,14 @@ class SiameseDistance(Loss):
         num_pairs: how many to draw; by default as many as images. Not with "all".
         metric: distance of embeddings, "cosine" or "euclidean".
         symmetry: point group of the object; distances between rotations, true and predicted, are the least over it.
+        restricted: restrict true rotations to one asymmetric unit instead (Banjac et al. 2021), and take distances as
+            they are. Only of such distances orientations can be recovered; near the border of the unit no encoder can
+            know on which side an image is.
         shift_weight: weight of the shift term.
         shift_scale: Angstrom that count as an error of 1.
     """
+
+    unit: Tensor | None
 
     def __init__(
         self,
@@ -35,6 +41,7 @@ class SiameseDistance(Loss):
         num_pairs: int | None = None,
         metric: Metric = "cosine",
         symmetry: str = "C1",
+        restricted: bool = False,
         shift_weight: float = 0.0,
         shift_scale: float = 1.0,
     ) -> None:
@@ -48,6 +55,9 @@ class SiameseDistance(Loss):
         self.pairs = pairs
         self.num_pairs = num_pairs
         self.metric: Metric = metric
+        self.register_buffer("unit", self.group if restricted else None, persistent=False)
+        if restricted:
+            self.group = self.group[:1]
 
     def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
         """Part "distance": mean absolute error, in radians for rotations and the cosine metric."""
@@ -62,7 +72,11 @@ class SiameseDistance(Loss):
         num_pairs = n if self.num_pairs is None else self.num_pairs
         if self.pairs == "random":
             return random_pairs(n, num_pairs, device=device)
-        return stratified_pairs(target, num_pairs, group=self.group)
+        return stratified_pairs(self._restrict(target), num_pairs, group=self.group)
+
+    def true_distance(self, target: Tensor, pairs: Tensor) -> Tensor:
+        """What is to be predicted, (B, 3, 3) and (P, 2) -> (P,) radians."""
+        return pair_distance(self._restrict(target), pairs, self.group)
 
     def distance_error(self, pose: Pose, target: Tensor, pairs: Tensor) -> Tensor:
         """Mean absolute error of the distances of the pairs, a scalar."""
@@ -71,4 +85,7 @@ class SiameseDistance(Loss):
         else:
             embedding = self._required(pose.rotation_raw, "prediction", "rotation and no embedding")
             predicted = embedding_distance(embedding[pairs[:, 0]], embedding[pairs[:, 1]], self.metric)
-        return (predicted - pair_distance(target, pairs, self.group)).abs().mean()
+        return (predicted - self.true_distance(target, pairs)).abs().mean()
+
+    def _restrict(self, target: Tensor) -> Tensor:
+        return target if self.unit is None else restrict(target, self.unit)

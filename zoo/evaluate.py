@@ -12,7 +12,7 @@ from torch import Tensor
 from ..geometry.point_groups import chance_level, point_group, symmetric_distance
 from ..heads.base import Pose, join_poses
 from ..heads.so3_harmonic import SO3Harmonic
-from ..losses.pairs import all_pairs, pair_distance
+from ..losses.pairs import all_pairs
 from ..losses.siamese import SiameseDistance
 from .calibration import calibration_metrics
 from .data import Batch
@@ -90,7 +90,7 @@ def distance_metrics(loss: SiameseDistance, predicted: Pose, target: Pose) -> di
     n = min(512, len(target.rotation))
     first = Pose(*(None if v is None else v[:n] for v in (predicted.rotation, None, None, predicted.raw)))
     pairs = all_pairs(n, device=target.rotation.device)
-    true = pair_distance(target.rotation[:n], pairs, loss.group.to(target.rotation))
+    true = loss.true_distance(target.rotation[:n], pairs)
     error = loss.distance_error(first, target.rotation[:n], pairs)
     return {
         "n": n,

@@ -8,7 +8,16 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryozoo.geometry import PlaneGroup, align_frames, align_o4, matrix_to_quaternion
+from cryozoo.geometry import (
+    PlaneGroup,
+    align_frames,
+    align_o4,
+    geodesic_distance,
+    matrix_to_quaternion,
+    point_group,
+    restrict,
+    rotvec_to_matrix,
+)
 from cryozoo.geometry.gauge import resolve_gauge
 from cryozoo.geometry.recovery import recover_orientations
 
@@ -115,3 +124,22 @@ def test_copies_fix_the_side_of_the_camera(transposed: bool) -> None:
     assert gauge.residual < 1e-6 < 0.1 < gauge.other_residual
     assert align_frames(gauge.rotations, poses).angles.max() < 1e-6
     assert align_frames(hidden, poses).angles.median() > 0.5  # without it
+
+
+@pytest.mark.parametrize("name", ["C2", "C3", "D2", "T"])
+def test_copies_of_a_symmetric_object_leave_its_asymmetric_unit(name: str) -> None:
+    group = point_group(name)
+    phi = PlaneGroup("D4").phi[1:]
+    originals = restrict(torch.from_numpy(truth(48).as_matrix()), group)
+    moved = restrict(phi @ originals[:, None], group)
+    assert (geodesic_distance(moved, phi @ originals[:, None]) < 1e-6).double().mean() < 0.6
+    errors = torch.from_numpy(np.random.default_rng(1).normal(0, 0.1, (48 * 8, 3)))
+    poses = torch.cat([originals, moved.flatten(0, 1)])
+    a, b = (torch.from_numpy(x) for x in truth(2, 5).as_matrix())
+    hidden = matrix_to_quaternion(rotvec_to_matrix(errors) @ a @ poses @ b)
+    index = torch.stack([torch.arange(48).repeat_interleave(7), torch.arange(48, 48 * 8)], 1)
+    gauge = resolve_gauge(hidden, index, phi.repeat(48, 1, 1), group=group)
+    assert not gauge.transposed
+    assert 1.7 * gauge.residual < gauge.other_residual
+    assert align_frames(gauge.rotations, poses).angles.median() < 0.2
+    assert resolve_gauge(hidden, index, phi.repeat(48, 1, 1)).residual > 1  # fits nothing without the symmetry

@@ -28,6 +28,18 @@ def test_rotations_agree_with_a_loop(symmetry: str, batch: Callable, symmetric_a
     assert output.parts["distance"].item() == output.total.item()
 
 
+@pytest.mark.parametrize("symmetry", ["C1", "C3", "D2"])
+def test_restricted_rotations_agree_with_a_loop(symmetry: str, batch: Callable, angle: Callable) -> None:
+    pose, target = batch()
+    group, p, t = point_group(symmetry).numpy(), pose.rotation.numpy(), target.rotation.numpy()
+    t = [min((r @ g for g in group), key=lambda mate: angle(mate, np.eye(3))) for r in t]
+    errors = [abs(angle(p[i], p[j]) - angle(t[i], t[j])) for i, j in every_pair(7)]
+    loss = SiameseDistance(symmetry=symmetry, restricted=True)
+    assert loss(pose, target).total.item() == pytest.approx(sum(errors) / len(errors), abs=1e-9)
+    mates = Pose(target.rotation @ point_group(symmetry)[torch.arange(7) % len(group)])
+    assert loss(pose, mates).total.item() == pytest.approx(sum(errors) / len(errors), abs=1e-6)
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("shift", [False, True])
 def test_embeddings_agree_with_a_loop(metric: Metric, shift: bool, batch: Callable, angle: Callable) -> None:
