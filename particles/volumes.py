@@ -32,6 +32,19 @@ class Volume:
         """Edge of the box in voxels."""
         return self.data.shape[0]
 
+    def coarsen(self, size: int) -> Volume:
+        """The same box in ``size`` voxels along an edge, fewer than it has: higher frequencies are cut off.
+
+        Raises:
+            ValueError: it has fewer voxels.
+        """
+        if not 0 < size <= self.size:
+            raise ValueError(f"size {size}, expected 1 to the {self.size} voxels that the volume has")
+        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(self.data)))
+        low = slice(self.size // 2 - size // 2, self.size // 2 - size // 2 + size)
+        data = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectrum[low, low, low])).real)
+        return Volume(data * (size / self.size) ** 3, self.pixel_size * self.size / size)
+
     @classmethod
     def load(cls, path: str | Path, *, size: int | None = None, pixel_size: float | None = None) -> Volume:
         """Read a map (.mrc, .map, .ccp4) or an atomic model (.pdb, .cif, .npz).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..heads.base import Pose
 from ..particles.errors import BadInput
-from ..particles.simulate import Imaging, Simulator
+from ..particles.simulate import Imaging, Particles, Simulator
 from ..particles.volumes import Volume
 from .augment import augment_d4, augment_rotate
 from .preprocessing import Preprocessing, standardise
@@ -63,13 +63,32 @@ class OnTheFly:
 
 def draw(simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None) -> Batch:
     """``n`` preprocessed particles from a generator with this seed, or from torch's global one."""
-    generator = None if seed is None else torch.Generator(simulator.projector.frequency.device).manual_seed(seed)
-    chunks = []
-    for start in range(0, n, 256):
-        particles = simulator(min(256, n - start), generator)
-        images = preprocessing(particles.images, simulator.projector.pixel_size)
-        chunks.append(Batch(images, Pose(particles.rotation, particles.shift)))
+    pixel_size = simulator.projector.pixel_size
+    chunks = [
+        Batch(preprocessing(particles.images, pixel_size), Pose(particles.rotation, particles.shift))
+        for particles in simulate(simulator, n, seed)
+    ]
     return _join(chunks)
+
+
+def simulate(simulator: Simulator, n: int, seed: int | None = None) -> Iterator[Particles]:
+    """``n`` particles as they come, some at a time."""
+    generator = None if seed is None else torch.Generator(simulator.projector.frequency.device).manual_seed(seed)
+    for start in range(0, n, 256):
+        yield simulator(min(256, n - start), generator)
+
+
+def split_rows(image_ids: Tensor, split: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of a fixed set that train, validate and test, always the same ones; rows of one image stay together."""
+    images, ids = image_ids.unique(return_inverse=True)
+    n = len(images)
+    train, validation = round(split[0] * n), round(split[1] * n)
+    if min(train, validation, n - train - validation) < 1:
+        raise BadInput("data", f"{n} images split {split} leave an empty set", hint="give more images or other shares")
+    place = torch.randperm(n, generator=torch.Generator().manual_seed(0))[ids]
+    parts = place < train, (place >= train) & (place < train + validation), place >= train + validation
+    train_rows, validation_rows, test_rows = (part.nonzero()[:, 0] for part in parts)
+    return train_rows, validation_rows, test_rows
 
 
 class FixedSet:
@@ -93,20 +112,11 @@ class FixedSet:
         image_ids: Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        ids = torch.arange(len(particles)) if image_ids is None else image_ids.unique(return_inverse=True)[1]
-        n = int(ids.max()) + 1
-        train, validation = round(split[0] * n), round(split[1] * n)
-        if min(train, validation, n - train - validation) < 1:
-            raise BadInput(
-                "data", f"{n} images split {split} leave an empty set", hint="give more images or other shares"
-            )
-        place = torch.randperm(n, generator=torch.Generator().manual_seed(0))[ids]
-        self.train = particles[(place < train).nonzero()[:, 0]]
-        self.validation = particles[((place >= train) & (place < train + validation)).nonzero()[:, 0]]
-        self.test = particles[(place >= train + validation).nonzero()[:, 0]]
+        ids = torch.arange(len(particles)) if image_ids is None else image_ids
+        self.train, self.validation, self.test = (particles[rows] for rows in split_rows(ids, split))
         self.augment = augment
         self.seed = seed
-        self._epoch = (-1, place)
+        self._epoch = (-1, torch.empty(0, dtype=torch.long))
 
     def batch(self, step: int, size: int) -> Batch:
         """The batch of a step; the last incomplete one of an epoch is filled from the next permutation's start."""

@@ -87,3 +87,17 @@ def test_phantom_has_no_symmetry() -> None:
         ):
             turned = map_coordinates(data, (grid @ operation).T + 16, order=1).ravel()
             assert np.corrcoef(turned, data.ravel())[0, 1] < 0.9
+
+
+@pytest.mark.parametrize(("size", "smaller"), [(48, 32), (48, 31), (45, 32), (45, 27), (32, 32)])
+def test_coarser_voxels_of_the_same_box_sample_the_same_density(size: int, smaller: int) -> None:
+    def blob(size: int, pixel_size: float) -> torch.Tensor:
+        axis = (torch.arange(size) - size // 2) * pixel_size
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        return torch.exp(-((x - 7) ** 2 + (y + 4) ** 2 + (z - 11) ** 2) / (2 * 12.0**2))
+
+    found = Volume(blob(size, 4.0), 4.0).coarsen(smaller)
+    assert (found.size, found.pixel_size) == (smaller, pytest.approx(4.0 * size / smaller))
+    torch.testing.assert_close(found.data, blob(smaller, found.pixel_size), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match=f"1 to the {smaller} voxels"):
+        found.coarsen(smaller + 1)
