@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..particles.files import atomic_write
+from ..particles.files import atomic_write, write_json
 from .readme import with_tables
 from .runs import RESULTS, run_suite
 from .suites import SUITES
@@ -80,6 +80,19 @@ def modes(run_folder: Path) -> None:
 
     for name, value in write(run_folder, RESULTS / f"{run_folder.parent.name}-{run_folder.name}.png").items():
         click.echo(f"{name:24} {value:.4f}")
+
+
+@main.command()
+@click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def maps(run_folder: Path) -> None:
+    """Orientations and a map from the distances that a finished run learnt: results/SUITE-RUN.json and .png."""
+    from .maps import write
+
+    name = f"{run_folder.parent.name}-{run_folder.name}"
+    metrics = write(run_folder, RESULTS / f"{name}.png")
+    write_json(RESULTS / f"{name}.json", metrics, overwrite=True)
+    for key, value in metrics.items():
+        click.echo(f"{key:24} {value}")
 
 
 @main.command()

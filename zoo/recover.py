@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..geometry.gauge import Gauge, resolve_gauge
 from ..geometry.plane_groups import PlaneGroup
+from ..geometry.point_groups import point_group
 from ..geometry.recovery import Recovery, recover_orientations
 from ..heads.base import join_poses
 from ..losses.pairs import pair_distance, random_pairs, random_partners
@@ -65,6 +66,7 @@ def recover_poses(
     particles: Particles,
     *,
     copies: int = 64,
+    symmetry: str | None = None,
     batch_size: int = 256,
     pixel_size: float | None = None,
     seed: int = 0,
@@ -80,6 +82,8 @@ def recover_poses(
             restored afterwards.
         particles: as in :func:`cryozoo.zoo.predict.predict`; at least 30.
         copies: how many of the particles are also turned and mirrored.
+        symmetry: point group to one of whose asymmetric units the distances were restricted in the training; by default
+            what the weights say of it.
         batch_size: images per step of the network.
         pixel_size: Angstrom per pixel, instead of what a file says; of images in memory, by default the encoder's.
         seed: of what is copied, of the partners, and of the search.
@@ -88,13 +92,14 @@ def recover_poses(
 
     Raises:
         BadInput: the particles cannot be used, or are too few.
-        ValueError: fewer than 2 copies.
+        ValueError: fewer than 2 copies, or no such point group.
 
     Warns:
         BadInputWarning: the images cover less than those the encoder was trained on, or have coarser pixels.
     """
     if copies < 2:
         raise ValueError(f"copies {copies}: at least 2, or nothing tells the camera's side")
+    group = point_group(_restricted_to(encoder) if symmetry is None else symmetry)
     source = open_particles(encoder, particles, pixel_size, open_args)
     n = len(source)
     if n < LEAST:
@@ -116,9 +121,16 @@ def recover_poses(
     partners = None if total <= _DENSE else random_partners(total, _PARTNERS, generator=generator)
     recovery = recover_orientations(predicted_distances(every, partners).cpu(), pairs=partners, seed=seed)
     i, elements = torch.cat(moves).unbind(1)
-    gauge = resolve_gauge(recovery.quaternions, torch.stack([i, torch.arange(n, total)], 1), _D4[elements])
+    gauge = resolve_gauge(recovery.quaternions, torch.stack([i, torch.arange(n, total)], 1), _D4[elements], group=group)
     pairs = random_pairs(n, _SHOWN, generator=generator)
     rotation, confidence = gauge.rotations[:n].numpy(), (-recovery.particle_loss[:n]).exp().numpy()
     shift = None if original.shift is None else original.shift.cpu().numpy()
     poses = pose_table(source, rotation, shift, confidence)
     return RecoveredPoses(poses, recovery, gauge, pairs, predicted_distances(original, pairs).cpu())
+
+
+def _restricted_to(encoder: PoseEncoder) -> str:
+    trained = (encoder.entry or {}).get("trained_with") or {}
+    if not trained.get("loss_args", {}).get("restricted"):
+        return "C1"
+    return trained["loss_args"].get("symmetry") or trained["data"].get("symmetry", "C1")
