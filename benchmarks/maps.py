@@ -195,7 +195,9 @@ def _figure(
     draw_directions(figure.add_subplot(places[0, 2], projection="mollweide"), found.poses.rotation)
     axes = figure.add_subplot(places[1, 0])
     per_particle = found.recovery.particle_loss[: len(test.images)].sqrt()
-    axes.scatter(torch.rad2deg(per_particle).numpy(), torch.rad2deg(errors.o4).numpy(), s=6, color=BLUE, alpha=0.4, linewidths=0)
+    axes.scatter(
+        torch.rad2deg(per_particle).numpy(), torch.rad2deg(errors.o4).numpy(), s=6, color=BLUE, alpha=0.4, linewidths=0
+    )
     axes.set(xlim=(0, None), ylim=(0, None), xlabel="misfit of a particle's distances (RMS, degrees)")
     axes.set_title("error of its pose (degrees)", loc="left", fontsize=11, color=INK)
     tidy(axes)

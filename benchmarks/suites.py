@@ -198,10 +198,57 @@ def modes_d2() -> Mapping[str, Recipe]:
     return {"d4-so3_harmonic-seed0": replace(_density_run(seed=0), data=data, pixel_size=4.0, steps=3_000)}
 
 
+_MOLECULES: dict[str, tuple[dict[str, Any], float]] = {
+    "5j0n": ({"volume": "maps/5j0n_map.mrc"}, 76 * 3.66667 / 64),
+    "5a1a": ({"volume": "structures/5a1a.npz", "symmetry": "D2"}, 4.0),
+}
+_CONDITIONS: dict[str, dict[str, Any]] = {"clean": {}, "noisy": {"snr": 10**-1.2, "shift_sigma": 8.0}}
+_DISTANCES: dict[str, tuple[str, dict[str, Any], str, str, int]] = {
+    "siamese_cnn": ("siamese_cnn-embedding", {}, "all", "none", 11_000),
+    "d4": ("d4_vgg_gem-embedding", NETWORKS["d4"].args, "stratified", "rotate", 16_000),
+    "d4_rotation": ("d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, "stratified", "rotate", 16_000),
+}
+
+
+def maps() -> Mapping[str, Recipe]:
+    """What maps come from distances? Banjac et al. (2021): 5,000 images, 1,650 of them the test; 2,400 CPU seconds.
+
+    ``siamese_cnn`` is their network; theirs are 76 and 116 pixels across. Noisy is -12 dB, and shifted. Then
+    ``python -m cryozoo.benchmarks maps RUN``.
+    """
+    runs = {}
+    for molecule, (data, pixel_size) in _MOLECULES.items():
+        for condition, imaging in _CONDITIONS.items():
+            for label, (encoder, args, pairs, augment, steps) in _DISTANCES.items():
+                loss_args: dict[str, Any] = {"pairs": pairs, "restricted": "symmetry" in data}
+                if pairs == "stratified":
+                    loss_args["num_pairs"] = 512
+                if imaging:
+                    loss_args |= {"shift_weight": 0.3, "shift_scale": 10.0}
+                runs[f"{molecule}-{condition}-{label}"] = Recipe(
+                    encoder=encoder,
+                    image_size=64,
+                    pixel_size=pixel_size,
+                    backbone_args=args,
+                    data={**data, **imaging, "images": 5000, "split": (0.5, 0.17)},
+                    shift=bool(imaging),
+                    loss="siamese_distance",
+                    loss_args=loss_args,
+                    augment=augment,  # type: ignore[arg-type]
+                    steps=steps,
+                    lr=1e-3 if label == "siamese_cnn" else 3e-3,
+                    weight_decay=0.05,
+                    precision="bf16",
+                    validate_every=500,
+                )
+    return runs
+
+
 SUITES: dict[str, Callable[[], Mapping[str, Recipe]]] = {
     "heads_70s": heads_70s,
     "forum_70s": forum_70s,
     "equivariant_70s": equivariant_70s,
     "small_data_70s": small_data_70s,
     "modes_d2": modes_d2,
+    "maps": maps,
 }
