@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 
 from ..geometry.alignment import align_frames, align_o4
-from ..geometry.distances import geodesic_distance
-from ..geometry.point_groups import point_group, restrict
+from ..geometry.point_groups import point_group, restrict, symmetric_distance
 from ..geometry.recovery import recover_orientations
 from ..geometry.rotations import matrix_to_quaternion
 from ..geometry.sampling import random_rotations
 from ..heads.base import Pose
+from ..losses.pairs import pair_distance, random_pairs
 from ..losses.siamese import SiameseDistance
 from ..particles.back_projector import BackProjector
 from ..particles.fsc import fourier_shell_correlation, resolution_at
 from ..particles.map_alignment import align_map
+from ..particles.poses import PoseTable
 from ..particles.reconstruct import combine_halves
 from ..particles.volumes import Volume
 from ..zoo.commands.figures import BLUE, INK, MUTED, draw_directions, draw_distances, pyplot, save_figure, tidy
@@ -38,6 +39,7 @@ from ..zoo.encoder import PoseEncoder
 from ..zoo.evaluate import distance_metrics, predict_batches
 from ..zoo.loss import create_loss
 from ..zoo.pretrained import load_pretrained
+from ..zoo.provenance import provenance
 from ..zoo.recipe import Recipe
 from ..zoo.recover import RecoveredPoses, recover_poses
 
@@ -45,65 +47,117 @@ SEEDS = 10
 """Of the recovery: how often it finds the camera's side."""
 FOUND = 0.1
 """Radians by which the error without any truth may exceed E_OR where the camera's side was found."""
+_TRAINED = ("encoder", "parameters", "steps", "cpu_s", "seed")
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """What an encoder is tried on: raw images (N, L, L), rotations restricted as in the training, shifts."""
+    """What an encoder is tried on.
+
+    Attributes:
+        images: (N, L, L), as they were before they were prepared.
+        rotation: (N, 3, 3), restricted to one asymmetric unit where the training was.
+        shift: (N, 2).
+        pixel_size: Angstrom.
+        group: point group of the object; that of nothing where the training was restricted.
+        truth: the object.
+    """
 
     images: Tensor
     rotation: Tensor
     shift: Tensor
     pixel_size: float
+    group: Tensor
     truth: Volume
 
 
 @dataclass(frozen=True)
-class PoseErrors:
-    """Radians, (N,) each, between recovered and true poses.
+class Found:
+    """Poses of the test images, without any truth.
 
     Attributes:
-        before: nothing aligned.
-        o4: after the best orthogonal map of quaternions; their mean is E_OR.
-        blind: after the best rotation of the object's frame, in the better hand.
+        poses: N of them.
+        pairs: (M, 2) some pairs.
+        distances: (M,) their predicted distances.
+        metrics: of how they were found.
     """
 
-    before: Tensor
-    o4: Tensor
-    blind: Tensor
+    poses: PoseTable
+    pairs: Tensor
+    distances: Tensor
+    metrics: dict[str, float]
+
+    @property
+    def rotation(self) -> Tensor:
+        """(N, 3, 3)."""
+        return torch.from_numpy(self.poses.rotation)
 
 
 def open_test_set(recipe: Recipe) -> TestSet:
-    """The test images of a recipe with a fixed simulated set, as they were before they were prepared."""
+    """The test images of a recipe with a fixed simulated set."""
     simulator = open_simulator(recipe.data, image_size=recipe.image_size, pixel_size=recipe.pixel_size)
     chunks = list(simulate(simulator, recipe.data["images"], FIXED_SEED))
     rows = split_rows(torch.arange(recipe.data["images"]), tuple(recipe.data["split"]))[2]
     images, rotation, shift = (
         torch.cat([getattr(chunk, name) for chunk in chunks])[rows] for name in ("images", "rotation", "shift")
     )
+    group = point_group(recipe.data.get("symmetry", "C1"))
     if recipe.loss_args.get("restricted"):
-        rotation = restrict(rotation, point_group(recipe.data["symmetry"]))
+        rotation, group = restrict(rotation, group), group[:1]
     volume = load_volume(recipe.data["volume"], image_size=recipe.image_size, pixel_size=recipe.pixel_size)
-    return TestSet(
-        images[:, 0], rotation.double(), shift, simulator.projector.pixel_size, volume.coarsen(recipe.image_size)
-    )
+    truth = volume.coarsen(recipe.image_size)
+    return TestSet(images[:, 0], rotation.double(), shift, simulator.projector.pixel_size, group, truth)
 
 
-def pose_errors(found: RecoveredPoses, truth: Tensor) -> PoseErrors:
-    """The three errors of recovered poses."""
-    q, true = found.recovery.quaternions[: len(truth)], matrix_to_quaternion(truth)
-    return PoseErrors(
-        geodesic_distance(torch.from_numpy(found.poses.rotation), truth),
-        align_o4(q, true).distances,
-        align_frames(torch.from_numpy(found.poses.rotation), truth).angles,
-    )
+def recover(encoder: PoseEncoder, test: TestSet) -> Found:
+    """From distances alone, and how often that finds the camera's side."""
+
+    def attempt(seed: int) -> RecoveredPoses:
+        return recover_poses(encoder, test.images, pixel_size=test.pixel_size, seed=seed)
+
+    def blind(found: RecoveredPoses) -> float:
+        return float(align_frames(torch.from_numpy(found.poses.rotation), test.rotation).angles.mean())
+
+    def e_or(found: RecoveredPoses) -> float:
+        return align_o4(found.recovery.quaternions[: len(true)], true).error
+
+    true = matrix_to_quaternion(test.rotation)
+    began = time.process_time()
+    found = attempt(0)
+    seconds = time.process_time() - began
+    others = [found, *(attempt(seed) for seed in range(1, SEEDS))]
+    metrics = {
+        "recover_cpu_s": seconds,
+        "L_OR": found.recovery.loss,
+        "E_OR": e_or(found),
+        "gauge_found": statistics.mean(blind(other) < e_or(other) + FOUND for other in others),
+        "gauge_residual": found.gauge.residual,
+        "gauge_other_residual": found.gauge.other_residual,
+    }
+    return Found(found.poses, found.pairs, found.distances, metrics)
+
+
+def predict(encoder: PoseEncoder, test: TestSet) -> Found:
+    """As the encoder says, where it is equivariant: then its poses have no other camera than that of the images.
+
+    With ``E(g I) = phi(g) E(I)``, poses ``A R B`` ask that A commutes with all phi(g), among which are reflections and
+    quarter turns: A is the identity, or the half turn about z, which is the other hand (:mod:`cryozoo.geometry.gauge`).
+    """
+    began = time.process_time()
+    poses = encoder.predict(test.images, pixel_size=test.pixel_size)
+    metrics = {"recover_cpu_s": time.process_time() - began}
+    pairs = random_pairs(len(poses), 20_000, generator=torch.Generator().manual_seed(0))
+    rotation = torch.from_numpy(poses.rotation)
+    if len(test.group) == 1:
+        metrics["E_OR"] = align_o4(matrix_to_quaternion(rotation), matrix_to_quaternion(test.rotation)).error
+    return Found(poses, pairs, pair_distance(rotation, pairs, test.group), metrics)
 
 
 def map_from(test: TestSet, rotation: Tensor, shift: Tensor) -> Volume:
     """The map of all images, Wiener-filtered by the agreement of two halves."""
     halves = []
     for first in (0, 1):
-        projector = BackProjector(test.images.shape[-1], test.pixel_size)
+        projector = BackProjector(test.images.shape[-1], test.pixel_size, group=test.group)
         for rows in torch.arange(first, len(test.images), 2).split(128):
             projector.insert(test.images[rows], rotation[rows].float(), shift[rows].float())
         halves.append(projector)
@@ -144,75 +198,51 @@ def write(run: Path, picture: Path) -> dict[str, Any]:
     """Metrics of a finished run; draws them to ``picture`` (PNG)."""
     recipe = Recipe.load(run / "recipe.json")
     test, encoder = open_test_set(recipe), load_pretrained(f"local-dir:{run / 'model'}")
-    began = time.process_time()
-    first = recover_poses(encoder, test.images, pixel_size=test.pixel_size)
-    seconds = time.process_time() - began
-    attempts = [first] + [
-        recover_poses(encoder, test.images, pixel_size=test.pixel_size, seed=seed) for seed in range(1, SEEDS)
-    ]
-    errors = [pose_errors(found, test.rotation) for found in attempts]
-    gaps = [float(error.blind.mean() - error.o4.mean()) for error in errors]
-    pixels = recover_orientations(pixel_distances(test.images))
+    found = (predict if encoder.group and encoder.head.has_rotation else recover)(encoder, test)
+    blind = align_frames(found.rotation, test.rotation, group=test.group)
+    random = random_rotations(len(test.images), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     maps = {
-        "recovered": (torch.from_numpy(first.poses.rotation), torch.from_numpy(first.poses.shift)),
-        "true": (test.rotation, test.shift),
-        "random": (random_rotations(len(test.images), generator=torch.Generator().manual_seed(0)), test.shift),
+        "recovered": map_from(test, found.rotation, torch.from_numpy(found.poses.shift)),
+        "true": map_from(test, test.rotation, test.shift),
+        "random": map_from(test, random, test.shift),
     }
-    laid = {name: agreement(map_from(test, *poses), test.truth) for name, poses in maps.items()}
+    laid = {name: agreement(volume, test.truth) for name, volume in maps.items()}
     metrics: dict[str, Any] = {
         "images": len(test.images),
         **distance_errors(encoder, recipe),
-        "L_OR": first.recovery.loss,
-        "E_OR": float(errors[0].o4.mean()),
-        "E_OR_median": float(errors[0].o4.median()),
-        "blind": float(errors[0].blind.mean()),
-        "blind_median": float(errors[0].blind.median()),
-        "blind_mean_of_seeds": statistics.mean(float(error.blind.mean()) for error in errors),
-        "gauge_found": sum(gap < FOUND for gap in gaps) / SEEDS,
-        "gauge_residual": first.gauge.residual,
-        "gauge_other_residual": first.gauge.other_residual,
-        "E_OR_of_pixel_distances": align_o4(pixels.quaternions, matrix_to_quaternion(test.rotation)).error,
-        "recover_cpu_s": seconds,
+        **found.metrics,
+        "blind": float(blind.angles.mean()),
+        "blind_median": float(blind.angles.median()),
+        "blind_chance": float(align_frames(random, test.rotation, group=test.group).angles.mean()),
     }
+    if len(test.group) == 1:
+        pixels = recover_orientations(pixel_distances(test.images)).quaternions
+        metrics["E_OR_of_pixel_distances"] = align_o4(pixels, matrix_to_quaternion(test.rotation)).error
     for name, (_, fsc) in laid.items():
         metrics[f"resolution_{name}_A"] = resolution_at(fsc, 0.5, test.pixel_size, size=test.truth.size)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(_figure(first, errors[0], test, laid, f"{encoder.name}, {run.name}"), picture)
-    return metrics
+    save_figure(_figure(found, blind.angles, test, laid, f"{encoder.name}, {run.name}"), picture)
+    return {**metrics, **{key: (encoder.entry or {})["metrics"][key] for key in _TRAINED}, **provenance()}
 
 
-def _figure(
-    found: RecoveredPoses, errors: PoseErrors, test: TestSet, laid: dict[str, tuple[Volume, Tensor]], title: str
-) -> Any:
+def _figure(found: Found, blind: Tensor, test: TestSet, laid: dict[str, tuple[Volume, Tensor]], title: str) -> Any:
     figure = pyplot().figure(figsize=(14.4, 8.4), facecolor="white")
     figure.suptitle(title, x=0.02, y=0.98, ha="left", fontsize=15, color=INK, fontweight="bold")
     places = figure.add_gridspec(2, 3, left=0.06, right=0.985, top=0.9, bottom=0.08, wspace=0.24, hspace=0.34)
-    between = geodesic_distance(*test.rotation[found.pairs.T])
     axes = figure.add_subplot(places[0, 0])
-    draw_distances(axes, found.distances, between)
+    draw_distances(axes, found.distances, pair_distance(test.rotation, found.pairs, test.group))
     axes.set_xlabel("true distance (degrees)")
-    _draw_errors(figure.add_subplot(places[0, 1]), errors)
+    _draw_errors(figure.add_subplot(places[0, 1]), found.rotation, blind, test)
     draw_directions(figure.add_subplot(places[0, 2], projection="mollweide"), found.poses.rotation)
-    axes = figure.add_subplot(places[1, 0])
-    per_particle = found.recovery.particle_loss[: len(test.images)].sqrt()
-    axes.scatter(
-        torch.rad2deg(per_particle).numpy(), torch.rad2deg(errors.o4).numpy(), s=6, color=BLUE, alpha=0.4, linewidths=0
-    )
-    axes.set(xlim=(0, None), ylim=(0, None), xlabel="misfit of a particle's distances (RMS, degrees)")
-    axes.set_title("error of its pose (degrees)", loc="left", fontsize=11, color=INK)
-    tidy(axes)
-    _draw_fsc(figure.add_subplot(places[1, 1]), laid, test.truth)
-    _draw_maps(figure, places[1, 2].subgridspec(2, 2, wspace=0.05, hspace=0.3), laid, test.truth)
+    _draw_fsc(figure.add_subplot(places[1, 0]), laid, test.truth)
+    _draw_maps(figure, places[1, 1:].subgridspec(1, 4, wspace=0.05), laid, test.truth)
     return figure
 
 
-def _draw_errors(axes: Any, errors: PoseErrors) -> None:
-    for values, colour, label in (
-        (errors.before, MUTED, "not aligned"),
-        (errors.blind, BLUE, "frame and hand aligned"),
-        (errors.o4, INK, "aligned over O(4)"),
-    ):
-        axes.hist(torch.rad2deg(values).numpy(), bins=60, range=(0, 180), color=colour, histtype="step", lw=1.8)
+def _draw_errors(axes: Any, rotation: Tensor, blind: Tensor, test: TestSet) -> None:
+    before = symmetric_distance(rotation, test.rotation, test.group)
+    for values, colour, label in ((before, MUTED, "not aligned"), (blind, BLUE, "frame and hand aligned")):
+        axes.hist(torch.rad2deg(values).numpy(), bins=90, range=(0, 180), color=colour, histtype="step", lw=1.8)
         axes.plot([], [], color=colour, lw=1.8, label=label)
     axes.set(xlim=(0, 180), xticks=(0, 45, 90, 135, 180), xlabel="error (degrees)")
     axes.set_title("images", loc="left", fontsize=11, color=INK)

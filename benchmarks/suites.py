@@ -205,22 +205,24 @@ _MOLECULES: dict[str, tuple[dict[str, Any], float]] = {
 _CONDITIONS: dict[str, dict[str, Any]] = {"clean": {}, "noisy": {"snr": 10**-1.2, "shift_sigma": 8.0}}
 _DISTANCES: dict[str, tuple[str, dict[str, Any], str, str, int]] = {
     "siamese_cnn": ("siamese_cnn-embedding", {}, "all", "none", 11_000),
-    "d4": ("d4_vgg_gem-embedding", NETWORKS["d4"].args, "stratified", "rotate", 16_000),
-    "d4_rotation": ("d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, "stratified", "rotate", 16_000),
+    "d4": ("d4_vgg_gem-embedding", NETWORKS["d4"].args, "stratified", "rotate", 6_000),
+    "d4_rotation": ("d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, "stratified", "rotate", 6_000),
 }
 
 
 def maps() -> Mapping[str, Recipe]:
     """What maps come from distances? Banjac et al. (2021): 5,000 images, 1,650 of them the test; 2,400 CPU seconds.
 
-    ``siamese_cnn`` is their network; theirs are 76 and 116 pixels across. Noisy is -12 dB, and shifted. Then
-    ``python -m cryozoo.benchmarks maps RUN``.
+    ``siamese_cnn`` is their network, and has all that time; their images are 76 and 116 pixels across. Noisy is -12 dB,
+    and shifted. Then ``python -m cryozoo.benchmarks maps RUN``.
     """
     runs = {}
     for molecule, (data, pixel_size) in _MOLECULES.items():
         for condition, imaging in _CONDITIONS.items():
             for label, (encoder, args, pairs, augment, steps) in _DISTANCES.items():
-                loss_args: dict[str, Any] = {"pairs": pairs, "restricted": "symmetry" in data}
+                # What is equivariant cannot learn orientations that are restricted, and need not.
+                restricted = "symmetry" in data and label != "d4_rotation"
+                loss_args: dict[str, Any] = {"pairs": pairs, "restricted": restricted}
                 if pairs == "stratified":
                     loss_args["num_pairs"] = 512
                 if imaging:

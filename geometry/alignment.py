@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .distances import geodesic_distance, quaternion_distance
+from .grids import so3_grid
+from .point_groups import closest_mate
 from .rotations import _require, special_procrustes
 
 
@@ -24,7 +26,7 @@ class FrameAlignment:
         frame: (3, 3) float64, the rotation S of the object's frame.
         mirrored: whether the mirrored hand fits better.
         aligned: (N, 3, 3), ``P S``, or ``M P M S`` where mirrored; of the dtype of the targets.
-        angles: (N,) radians between ``aligned`` and the targets.
+        angles: (N,) radians between ``aligned`` and the targets, or their nearest mates.
         mse: mean over the poses of the squared Frobenius norm ``||aligned - target||^2 = 8 sin^2(angle / 2)``.
         medse: median of the same.
     """
@@ -49,12 +51,20 @@ def _checked(predicted: Tensor, target: Tensor, *shape: int) -> tuple[Tensor, Te
     return predicted.detach().double(), target.detach().double()
 
 
-def align_frames(predicted: Tensor, target: Tensor) -> FrameAlignment:
+def align_frames(predicted: Tensor, target: Tensor, *, group: Tensor | None = None) -> FrameAlignment:
     """Align predicted rotations with true ones over the object's frame and both hands, (N, 3, 3) x 2.
 
     The frame minimises the MSE in closed form: ``S = argmax tr(S^T sum_i P_i^T T_i)``, a Procrustes problem, once for
     the P_i and once for the mirrored ``M P_i M``; the hand with the smaller MSE wins. MSE and MedSE are those of cryoAI
     (Levy et al. 2022, arXiv:2203.08138).
+
+    For a symmetric object any mate ``T_i g`` of a true rotation will do. From the best frames of a grid 15 degrees
+    apart, taking the nearest mates and solving for the frame take turns.
+
+    Args:
+        predicted: P_i.
+        target: T_i.
+        group: (K, 3, 3) point group of the object, in the frame of the targets.
 
     Raises:
         ValueError: shapes differ, no poses, or numbers that are not finite.
@@ -62,18 +72,39 @@ def align_frames(predicted: Tensor, target: Tensor) -> FrameAlignment:
     p, t = _checked(predicted, target, 3, 3)
     mirror = torch.tensor([1, 1, -1], dtype=p.dtype, device=p.device)
     hands = torch.stack([p, mirror[:, None] * p * mirror])
-    frames = special_procrustes((hands.mT @ t).sum(1))
+    if group is None or len(group) == 1:
+        frames = special_procrustes((hands.mT @ t).sum(1))
+        mates = t.expand_as(hands)
+    else:
+        both = [_symmetric_frame(hand, t, group.to(t)) for hand in hands]
+        frames = torch.stack(both)
+        mates = closest_mate(hands @ frames[:, None], t, group.to(t))
     aligned = hands @ frames[:, None]
-    squared = (aligned - t).square().sum((-2, -1))
+    squared = (aligned - mates).square().sum((-2, -1))
     best = int(squared.mean(1).argmin())
     return FrameAlignment(
         frame=frames[best],
         mirrored=best == 1,
         aligned=aligned[best].to(target.dtype),
-        angles=geodesic_distance(aligned[best], t).to(target.dtype),
+        angles=geodesic_distance(aligned[best], mates[best]).to(target.dtype),
         mse=squared[best].mean().item(),
         medse=squared[best].quantile(0.5).item(),
     )
+
+
+def _symmetric_frame(p: Tensor, t: Tensor, group: Tensor) -> Tensor:
+    """(3, 3) the frame S that minimises the sum over the poses of ``min over g of ||P_i S - T_i g||^2``."""
+
+    def squared(frames: Tensor, n: int) -> Tensor:
+        turned = p[:n] @ frames[:, None]
+        return (turned - closest_mate(turned, t[:n], group)).square().sum((-2, -1)).mean(1)
+
+    grid = so3_grid(2).to(p)
+    scores = torch.cat([squared(block, 64) for block in grid.split(256)])
+    frames = grid[scores.topk(16, largest=False).indices]
+    for _ in range(30):
+        frames = special_procrustes((p.mT @ closest_mate(p @ frames[:, None], t, group)).sum(1))
+    return frames[squared(frames, len(p)).argmin()]
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def recover_poses(
 
     Raises:
         BadInput: the particles cannot be used, or are too few.
-        ValueError: fewer than 2 copies, or no such point group.
+        ValueError: fewer than 2 copies, no such point group, or an encoder that was trained on a symmetric object
+            without restricting its orientations.
 
     Warns:
         BadInputWarning: the images cover less than those the encoder was trained on, or have coarser pixels.
@@ -130,7 +131,14 @@ def recover_poses(
 
 
 def _restricted_to(encoder: PoseEncoder) -> str:
+    """The point group to one of whose asymmetric units distances were restricted in the training."""
     trained = (encoder.entry or {}).get("trained_with") or {}
-    if not trained.get("loss_args", {}).get("restricted"):
-        return "C1"
-    return trained["loss_args"].get("symmetry") or trained["data"].get("symmetry", "C1")
+    args = trained.get("loss_args", {})
+    symmetry = args.get("symmetry") or trained.get("data", {}).get("symmetry", "C1")
+    if len(point_group(symmetry)) > 1 and not args.get("restricted"):
+        hint = "; being equivariant, it predicts poses" if encoder.group and encoder.head.has_rotation else ""
+        raise ValueError(
+            f"{encoder.name} was trained on distances that are the least over {symmetry}, from which orientations "
+            f"cannot be recovered{hint or ': train it with restricted: true'}"
+        )
+    return str(symmetry)

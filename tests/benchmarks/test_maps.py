@@ -1,14 +1,19 @@
 """Maps from recovered orientations: the whole way on a small scale, and that the errors are those of the poses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from cryozoo.benchmarks import maps
-from cryozoo.benchmarks.maps import agreement, map_from, open_test_set, pixel_distances, write
+from cryozoo.benchmarks.maps import agreement, map_from, open_test_set, pixel_distances, predict, write
+from cryozoo.geometry import PlaneGroup, point_group
+from cryozoo.losses.pairs import pair_distance
 from cryozoo.particles.fsc import fourier_shell_correlation
+from cryozoo.zoo.augment import transform_d4
 from cryozoo.zoo.data import FixedSet, open_data
+from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.recipe import Recipe
 from cryozoo.zoo.train import train
 
@@ -53,12 +58,29 @@ def test_distances_of_pixels_against_a_loop() -> None:
 
 
 def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "SEEDS", 2)
-    train(RECIPE, tmp_path / "run", progress=False)
+    monkeypatch.setattr(maps, "SEEDS", 1)
+    restricted = {**RECIPE.loss_args, "restricted": True}
+    recipe = replace(RECIPE, data={**RECIPE.data, "symmetry": "C2"}, loss_args=restricted)
+    train(recipe, tmp_path / "run", progress=False)
     metrics = write(tmp_path / "run", tmp_path / "picture.png")
     assert metrics["images"] == 132
     assert metrics["E_OR"] < metrics["blind"]
+    assert metrics["blind"] == pytest.approx(metrics["blind_chance"], abs=0.5)
     assert metrics["resolution_true_A"] < metrics["resolution_random_A"]
     assert 0 <= metrics["gauge_found"] <= 1
-    assert metrics["L_DE_chance"] == pytest.approx(0.47, abs=0.1)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C2"])
+def test_an_equivariant_encoder_has_no_camera_of_its_own(symmetry: str) -> None:
+    """Trained on distances or not: what is left of its errors after aligning frames is not that of a camera."""
+    test = open_test_set(replace(RECIPE, data={**RECIPE.data, "symmetry": symmetry}))
+    test.images[:, 0] = test.images[:, :, 0] = 0  # without partners on the other side
+    encoder = create_encoder("d4_vgg_gem-sixd_svd", image_size=24, pixel_size=8.0, backbone_args={"width": 1 / 16})
+    encoder.train()(torch.randn(8, 1, 24, 24))
+    found = predict(encoder, test)
+    assert ("E_OR" in found.metrics) == (symmetry == "C1")
+    torch.testing.assert_close(found.distances, pair_distance(found.rotation, found.pairs, point_group(symmetry)))
+    turned = replace(test, images=transform_d4(test.images, 5))
+    moved = PlaneGroup("D4").phi[5] @ found.rotation
+    torch.testing.assert_close(predict(encoder, turned).rotation, moved, rtol=0, atol=1e-3)

@@ -11,6 +11,7 @@ from cryozoo.geometry import (
     align_o4,
     geodesic_distance,
     matrix_to_quaternion,
+    point_group,
     quaternion_distance,
     quaternion_to_matrix,
     random_quaternions,
@@ -61,6 +62,25 @@ def test_frames_are_recovered_exactly(n: int, mirrored: bool) -> None:
     if n > 1:  # one pose fits either hand
         assert found.mirrored is mirrored
         assert (found.frame - frame).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("name", ["C3", "D2", "O", "I"])
+def test_frames_of_a_symmetric_object(name: str, mirrored: bool) -> None:
+    """Predictions scattered over all mates, in another frame, with errors; against the loop over mates."""
+    group = point_group(name)
+    target = random_rotations(300, generator=_generator(2), dtype=D)
+    frame = random_rotations(1, generator=_generator(3), dtype=D)[0]
+    chosen = torch.randint(len(group), (300,), generator=_generator(4))
+    moved = _noise(300, 0.05, 7) @ target @ group[chosen] @ frame.T
+    found = align_frames(_mirrored(moved) if mirrored else moved, target, group=group)
+    assert found.mirrored is mirrored
+    assert found.angles.median() < 0.06
+    loop = torch.stack([geodesic_distance(found.aligned, target @ g) for g in group]).amin(0)
+    torch.testing.assert_close(found.angles, loop, rtol=0, atol=1e-7)
+    nearest = torch.stack([(found.aligned - target @ g).square().sum((1, 2)) for g in group]).amin(0)
+    assert found.mse == pytest.approx(nearest.mean().item(), rel=1e-9)
+    assert align_frames(_mirrored(moved) if mirrored else moved, target).angles.median() > 0.5
 
 
 def test_alignment_is_on_the_object_side() -> None:

@@ -383,8 +383,12 @@ class TestEvaluate:
         for group, mean in (("C1", 180 * 11 / 23), ("C2", 0), ("D2", 0), ("C3", 60 * 11 / 23)):
             done = run("evaluate", tmp_path / "mates.npz", stack, "--symmetry", group, "--json")
             assert json.loads(done.out)["mean_deg"] == pytest.approx(mean, abs=1e-4)
-        for words in (["--symmetry", "Q7"], ["--symmetry", "C2", "--align"]):
-            assert run("evaluate", tmp_path / "mates.npz", stack, *words).code == 2
+        assert run("evaluate", tmp_path / "mates.npz", stack, "--symmetry", "Q7").code == 2
+        frame = Rotation.random(rng=np.random.default_rng(2)).as_matrix()
+        PoseTable(truth.rotation @ half_turns @ frame).save(tmp_path / "other.npz")
+        words = ["evaluate", tmp_path / "other.npz", stack, "--align", "--json", "--symmetry"]
+        assert json.loads(run(*words, "C2").out)["mean_deg"] < 1e-3
+        assert json.loads(run(*words, "C1").out)["mean_deg"] > 10
 
     def test_every_metric_is_shown(self):
         """A metric that evaluation learns to make must get its line."""

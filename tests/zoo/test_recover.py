@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from cryozoo.geometry import align_frames, align_o4, matrix_to_quaternion, rotvec_to_matrix
+from cryozoo.geometry import align_frames, align_o4, matrix_to_quaternion, point_group, restrict, rotvec_to_matrix
 from cryozoo.heads.base import Pose
 from cryozoo.heads.embedding import Embedding
 from cryozoo.heads.quaternion import Quaternion
@@ -55,6 +55,7 @@ class Reader(PoseEncoder):
     def __init__(self, *, rotations: bool, deviation: float = 0.0) -> None:
         nn.Module.__init__(self)
         self.name = "reader"
+        self.group = self.entry = None
         self.head = Quaternion() if rotations else Embedding(dim=16, shift=True)
         self.deviation = deviation
         self.preprocessing = Preprocessing(SIZE, 1.0)
@@ -158,3 +159,18 @@ def test_refusals() -> None:
     images[11] = torch.nan
     with pytest.raises(BadInput, match="row 12"):
         recover_poses(Reader(rotations=True), images)
+
+
+def test_least_distances_of_a_symmetric_object_are_refused() -> None:
+    """Only orientations restricted to one asymmetric unit can be recovered; the weights say how they were trained."""
+    encoder = Reader(rotations=True)
+    encoder.entry = {"trained_with": {"data": {"symmetry": "D2"}, "loss_args": {}}}
+    with pytest.raises(ValueError, match="least over D2, .* train it with restricted"):
+        recover_poses(encoder, drawings(truth(40)))
+    encoder.group = "D4"
+    with pytest.raises(ValueError, match="it predicts poses"):
+        recover_poses(encoder, drawings(truth(40)))
+    encoder.entry["trained_with"]["loss_args"]["restricted"] = True
+    unit = restrict(truth(200), point_group("D2"))
+    found = recover_poses(encoder, drawings(unit), copies=2)
+    assert len(found.poses) == 200

@@ -46,17 +46,15 @@ def evaluate(
     from ..evaluate import pose_metrics
 
     try:
-        point_group(symmetry)
+        group = point_group(symmetry)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--symmetry") from None
-    if align and symmetry != "C1":
-        raise click.UsageError("--align does not know symmetry: mates of a pose would pull the frame apart")
     guess, true = (PoseTable.load(path, image_size=image_size, pixel_size=pixel_size) for path in (predicted, truth))
     true = _matched(guess, true, predicted, truth)
     rotation, target = torch.tensor(guess.rotation), torch.tensor(true.rotation)
     found = {}
     if align:
-        alignment = align_frames(rotation, target)
+        alignment = align_frames(rotation, target, group=group)
         rotation = alignment.aligned
         found = {"mirrored": alignment.mirrored, "mse": alignment.mse, "medse": alignment.medse}
     confidence = None if guess.confidence is None else torch.tensor(guess.confidence)
