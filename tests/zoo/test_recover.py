@@ -165,7 +165,7 @@ def test_least_distances_of_a_symmetric_object_are_refused() -> None:
     """Only orientations restricted to one asymmetric unit can be recovered; the weights say how they were trained."""
     encoder = Reader(rotations=True)
     encoder.entry = {"trained_with": {"data": {"symmetry": "D2"}, "loss_args": {}}}
-    with pytest.raises(ValueError, match="least over D2, .* train it with restricted"):
+    with pytest.raises(ValueError, match=r"least over D2, .* train it with restricted"):
         recover_poses(encoder, drawings(truth(40)))
     encoder.group = "D4"
     with pytest.raises(ValueError, match="it predicts poses"):
