@@ -83,16 +83,17 @@ def modes(run_folder: Path) -> None:
 
 
 @main.command()
-@click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def maps(run_folder: Path) -> None:
-    """Orientations and a map from the distances that a finished run learnt: results/SUITE-RUN.json and .png."""
-    from .maps import write
+@click.argument("run_folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def maps(run_folders: tuple[Path, ...]) -> None:
+    """Orientations and maps from the distances that runs of the suite maps learnt: results/maps.md and pictures."""
+    from .maps import table, write
 
-    name = f"{run_folder.parent.name}-{run_folder.name}"
-    metrics = write(run_folder, RESULTS / f"{name}.png")
-    write_json(RESULTS / f"{name}.json", metrics, overwrite=True)
-    for key, value in metrics.items():
-        click.echo(f"{key:24} {value}")
+    for folder in run_folders:
+        name = f"maps-{folder.name}"
+        write_json(RESULTS / f"{name}.json", write(folder, RESULTS / f"{name}.png"), overwrite=True)
+    text = table(RESULTS)
+    _write(RESULTS / "maps.md", text)
+    click.echo(text)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""From images to a map without any truth: python -m cryozoo.benchmarks maps RUN, on the test images of a finished run.
+"""From images to a map without any truth: python -m cryozoo.benchmarks maps RUN, on the test images of finished runs.
 
 An encoder that learnt distances (loss ``siamese_distance``) gives orientations of images that it never saw
 (:mod:`cryozoo.zoo.recover`), and these a map, which is laid over the true one only to be judged. Beside it the maps
@@ -8,6 +8,7 @@ distances between the images themselves give, pixel by pixel.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -42,6 +43,7 @@ from ..zoo.pretrained import load_pretrained
 from ..zoo.provenance import provenance
 from ..zoo.recipe import Recipe
 from ..zoo.recover import RecoveredPoses, recover_poses
+from .runs import markdown_table
 
 SEEDS = 10
 """Of the recovery: how often it finds the camera's side."""
@@ -223,6 +225,49 @@ def write(run: Path, picture: Path) -> dict[str, Any]:
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(_figure(found, blind.angles, test, laid, f"{encoder.name}, {run.name}"), picture)
     return {**metrics, **{key: (encoder.entry or {})["metrics"][key] for key in _TRAINED}, **provenance()}
+
+
+# E_OR in radians and resolution in Angstrom at FSC 0.5, by molecule and condition, as published.
+PAPER = {
+    ("5j0n", "clean"): (0.20, 12.2),
+    ("5j0n", "noisy"): (0.25, 15.2),
+    ("5a1a", "clean"): (0.13, 8.0),
+    ("5a1a", "noisy"): (0.13, 9.6),
+}
+
+
+def table(results: Path) -> str:
+    """What :func:`write` found of the suite ``maps``, as Markdown, beside the paper's figures."""
+    rows, footers = [], set()
+    for path in sorted(results.glob("maps-*.json")):
+        m = json.loads(path.read_text())
+        molecule, condition, label = path.stem.removeprefix("maps-").split("-")
+        e_or, resolution = PAPER[molecule, condition]
+        columns = {
+            "molecule": molecule,
+            "images": condition,
+            "encoder": m["encoder"],
+            "CPU s": f"{m['cpu_s']:.0f}",
+            "L_DE train": f"{m['L_DE_train']:.3f}",
+            "L_DE test": f"{m['L_DE_test']:.3f}",
+            "L_DE chance": f"{m['L_DE_chance']:.2f}",
+            "E_OR": f"{m['E_OR']:.3f}" if "E_OR" in m else "",
+            "paper's": f"{e_or:.2f}" if label == "siamese_cnn" else "",
+            "blind": f"{m['blind']:.3f}",
+            "blind, chance": f"{m['blind_chance']:.2f}",
+            "gauge found": f"{m['gauge_found']:.0%}" if "gauge_found" in m else "is that of the images",
+            "FSC 0.5, A": f"{m['resolution_recovered_A']:.1f}",
+            "paper's, A": f"{resolution:.1f}" if label == "siamese_cnn" else "",
+            "true poses, A": f"{m['resolution_true_A']:.1f}",
+            "random poses, A": f"{m['resolution_random_A']:.0f}",
+        }
+        rows.append(columns)
+        footers.add((m["images"], m["commit"], m["hardware"], m["threads"], m["torch"], m["seed"]))
+    lines = [
+        f"{images} test images, seed {seed}. Commit {commit}; {hardware}, {threads} thread(s); torch {torch_version}."
+        for images, commit, hardware, threads, torch_version, seed in sorted(footers, key=str)
+    ]
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n" + "\n".join(lines) + "\n"
 
 
 def _figure(found: Found, blind: Tensor, test: TestSet, laid: dict[str, tuple[Volume, Tensor]], title: str) -> Any:

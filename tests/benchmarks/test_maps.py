@@ -10,6 +10,7 @@ from cryozoo.benchmarks import maps
 from cryozoo.benchmarks.maps import agreement, map_from, open_test_set, pixel_distances, predict, write
 from cryozoo.geometry import PlaneGroup, point_group
 from cryozoo.losses.pairs import pair_distance
+from cryozoo.particles.files import write_json
 from cryozoo.particles.fsc import fourier_shell_correlation
 from cryozoo.zoo.augment import transform_d4
 from cryozoo.zoo.data import FixedSet, open_data
@@ -69,6 +70,10 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["resolution_true_A"] < metrics["resolution_random_A"]
     assert 0 <= metrics["gauge_found"] <= 1
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    write_json(tmp_path / "maps-5a1a-noisy-siamese_cnn.json", metrics)
+    row = [cell.strip() for cell in maps.table(tmp_path).splitlines()[2].split("|")]
+    assert row[1:4] == ["5a1a", "noisy", "test_siamese_cnn-embedding"]
+    assert f"{metrics['blind']:.3f}" in row
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "C2"])
