@@ -96,7 +96,7 @@ class Found:
 
 
 def open_test_set(recipe: Recipe) -> TestSet:
-    """The test images of a recipe with a fixed simulated set."""
+    """The test images of a recipe of the suite ``maps``."""
     simulator = open_simulator(recipe.data, image_size=recipe.image_size, pixel_size=recipe.pixel_size)
     chunks = list(simulate(simulator, recipe.data["images"], FIXED_SEED))
     rows = split_rows(torch.arange(recipe.data["images"]), tuple(recipe.data["split"]))[2]
@@ -108,7 +108,13 @@ def open_test_set(recipe: Recipe) -> TestSet:
         rotation, group = restrict(rotation, group), group[:1]
     volume = load_volume(recipe.data["volume"], image_size=recipe.image_size, pixel_size=recipe.pixel_size)
     truth = volume.coarsen(recipe.image_size)
-    return TestSet(images[:, 0], rotation.double(), shift, simulator.projector.pixel_size, group, truth)
+    pixel_size = simulator.projector.pixel_size
+    if abs(truth.pixel_size / pixel_size - 1) > 1e-4:
+        raise ValueError(
+            f"the box of {recipe.data['volume']} in {recipe.image_size} voxels: {truth.pixel_size:g} A each, "
+            f"expected pixel_size {pixel_size:g} A, that of the images"
+        )
+    return TestSet(images[:, 0], rotation.double(), shift, pixel_size, group, truth)
 
 
 def recover(encoder: PoseEncoder, test: TestSet) -> Found:
@@ -121,7 +127,7 @@ def recover(encoder: PoseEncoder, test: TestSet) -> Found:
         return float(align_frames(torch.from_numpy(found.poses.rotation), test.rotation).angles.mean())
 
     def e_or(found: RecoveredPoses) -> float:
-        return align_o4(found.recovery.quaternions[: len(true)], true).error
+        return align_o4(matrix_to_quaternion(torch.from_numpy(found.poses.rotation)), true).error
 
     true = matrix_to_quaternion(test.rotation)
     began = time.process_time()
@@ -130,12 +136,13 @@ def recover(encoder: PoseEncoder, test: TestSet) -> Found:
     others = [found, *(attempt(seed) for seed in range(1, SEEDS))]
     metrics = {
         "recover_cpu_s": seconds,
-        "L_OR": found.recovery.loss,
         "E_OR": e_or(found),
         "gauge_found": statistics.mean(blind(other) < e_or(other) + FOUND for other in others),
         "gauge_residual": found.gauge.residual,
         "gauge_other_residual": found.gauge.other_residual,
     }
+    if found.recovery is not None:
+        metrics |= {"L_OR": found.recovery.loss, "explained": found.recovery.explained}
     return Found(found.poses, found.pairs, found.distances, metrics)
 
 
@@ -174,13 +181,11 @@ def agreement(volume: Volume, truth: Volume) -> tuple[Volume, Tensor]:
 
 def distance_errors(encoder: PoseEncoder, recipe: Recipe) -> dict[str, float]:
     """L_DE, the mean absolute error of distances in radians, on images that trained, validated and test."""
+    loss = create_loss(recipe.loss, **{"symmetry": recipe.data.get("symmetry", "C1"), **recipe.loss_args})
     options = {"image_size": recipe.image_size, "pixel_size": recipe.pixel_size, "augment": "none"}
     data, _ = open_data(recipe.data, device=torch.device("cpu"), **options)  # type: ignore[arg-type]
-    if not isinstance(data, FixedSet):
-        raise ValueError("the run has no fixed set of images")
-    loss = create_loss(recipe.loss, **{"symmetry": recipe.data.get("symmetry", "C1"), **recipe.loss_args})
-    if not isinstance(loss, SiameseDistance):
-        raise ValueError(f"the run learnt by {recipe.loss}, expected siamese_distance")
+    if not isinstance(data, FixedSet) or not isinstance(loss, SiameseDistance):
+        raise ValueError(f"a run with loss {recipe.loss}, expected siamese_distance and a fixed set of images")
     errors = {}
     for name, part in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         part = part[:512]
@@ -200,6 +205,7 @@ def write(run: Path, picture: Path) -> dict[str, Any]:
     """Metrics of a finished run; draws them to ``picture`` (PNG)."""
     recipe = Recipe.load(run / "recipe.json")
     test, encoder = open_test_set(recipe), load_pretrained(f"local-dir:{run / 'model'}")
+    metrics: dict[str, Any] = {"images": len(test.images), **distance_errors(encoder, recipe)}
     found = (predict if encoder.group and encoder.head.has_rotation else recover)(encoder, test)
     blind = align_frames(found.rotation, test.rotation, group=test.group)
     random = random_rotations(len(test.images), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -209,9 +215,7 @@ def write(run: Path, picture: Path) -> dict[str, Any]:
         "random": map_from(test, random, test.shift),
     }
     laid = {name: agreement(volume, test.truth) for name, volume in maps.items()}
-    metrics: dict[str, Any] = {
-        "images": len(test.images),
-        **distance_errors(encoder, recipe),
+    metrics |= {
         **found.metrics,
         "blind": float(blind.angles.mean()),
         "blind_median": float(blind.angles.median()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..zoo.recipe import Recipe
 
@@ -203,10 +203,28 @@ _MOLECULES: dict[str, tuple[dict[str, Any], float]] = {
     "5a1a": ({"volume": "structures/5a1a.npz", "symmetry": "D2"}, 4.0),
 }
 _CONDITIONS: dict[str, dict[str, Any]] = {"clean": {}, "noisy": {"snr": 10**-1.2, "shift_sigma": 8.0}}
-_DISTANCES: dict[str, tuple[str, dict[str, Any], str, str, int]] = {
-    "siamese_cnn": ("siamese_cnn-embedding", {}, "all", "none", 11_000),
-    "d4": ("d4_vgg_gem-embedding", NETWORKS["d4"].args, "stratified", "rotate", 6_000),
-    "d4_rotation": ("d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, "stratified", "rotate", 6_000),
+
+
+@dataclass(frozen=True)
+class _DistanceEncoder:
+    """An encoder to learn distances, and how; an equivariant one with rotations knows of symmetry by itself."""
+
+    encoder: str
+    backbone_args: Mapping[str, Any]
+    pairs: Mapping[str, Any]
+    augment: Literal["none", "rotate"]
+    lr: float
+    steps: int
+    restricted: bool
+
+
+_STRATIFIED = {"pairs": "stratified", "num_pairs": 512}
+_DISTANCES = {
+    "siamese_cnn": _DistanceEncoder("siamese_cnn-embedding", {}, {"pairs": "all"}, "none", 1e-3, 11_000, True),
+    "d4": _DistanceEncoder("d4_vgg_gem-embedding", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 6_000, True),
+    "d4_rotation": _DistanceEncoder(
+        "d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 6_000, False
+    ),
 }
 
 
@@ -219,26 +237,21 @@ def maps() -> Mapping[str, Recipe]:
     runs = {}
     for molecule, (data, pixel_size) in _MOLECULES.items():
         for condition, imaging in _CONDITIONS.items():
-            for label, (encoder, args, pairs, augment, steps) in _DISTANCES.items():
-                # What is equivariant cannot learn orientations that are restricted, and need not.
-                restricted = "symmetry" in data and label != "d4_rotation"
-                loss_args: dict[str, Any] = {"pairs": pairs, "restricted": restricted}
-                if pairs == "stratified":
-                    loss_args["num_pairs"] = 512
-                if imaging:
-                    loss_args |= {"shift_weight": 0.3, "shift_scale": 10.0}
+            for label, network in _DISTANCES.items():
+                restricted = {"restricted": True} if "symmetry" in data and network.restricted else {}
+                shifts = {"shift_weight": 0.3, "shift_scale": 10.0} if imaging else {}
                 runs[f"{molecule}-{condition}-{label}"] = Recipe(
-                    encoder=encoder,
+                    encoder=network.encoder,
                     image_size=64,
                     pixel_size=pixel_size,
-                    backbone_args=args,
+                    backbone_args=network.backbone_args,
                     data={**data, **imaging, "images": 5000, "split": (0.5, 0.17)},
                     shift=bool(imaging),
                     loss="siamese_distance",
-                    loss_args=loss_args,
-                    augment=augment,  # type: ignore[arg-type]
-                    steps=steps,
-                    lr=1e-3 if label == "siamese_cnn" else 3e-3,
+                    loss_args={**network.pairs, **restricted, **shifts},
+                    augment=network.augment,
+                    steps=network.steps,
+                    lr=network.lr,
                     weight_decay=0.05,
                     precision="bf16",
                     validate_every=500,

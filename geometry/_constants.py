@@ -20,13 +20,13 @@ def constant(make: Callable[..., T]) -> Callable[..., T]:
     """
 
     @cache
-    def made(*args: Hashable) -> T:
+    def made(*args: Hashable, **kwargs: Hashable) -> T:
         with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-            return make(*args)
+            return make(*args, **kwargs)
 
     @wraps(make)
-    def get(*args: Hashable) -> T:
-        device, tensors = torch.get_default_device(), made(*args)
+    def get(*args: Hashable, **kwargs: Hashable) -> T:
+        device, tensors = torch.get_default_device(), made(*args, **kwargs)
         return tensors.to(device) if isinstance(tensors, Tensor) else tuple(tensor.to(device) for tensor in tensors)
 
     return get

@@ -67,7 +67,9 @@ class Gauge:
         residuals: (K,) radians between ``Q_j Q_i^T`` and ``A phi A^T`` of each copy; of a symmetric object, those by
             which the angle between them differs from the nearest angle of the group.
         residual: their median, for the reading that was taken.
-        other_residual: the same for the other reading; where it is not much larger, do not trust the choice.
+        other_residual: the same for the other reading.
+        preference: mean over the images that were copied of how much better this reading fits them, in standard errors
+            of that mean. Where it is small the poses may be transposed; more copies tell.
     """
 
     rotations: Tensor
@@ -76,6 +78,7 @@ class Gauge:
     residuals: Tensor
     residual: float
     other_residual: float
+    preference: float
 
 
 def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor, *, group: Tensor | None = None) -> Gauge:
@@ -120,7 +123,17 @@ def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor, *, group: Te
         readings.append((float(residuals.quantile(0.5)), camera, residuals, poses))
     transposed = readings[1][0] < readings[0][0]
     residual, camera, residuals, poses = readings[transposed]
-    return Gauge(camera.T @ poses, camera, transposed, residuals, residual, readings[not transposed][0])
+    other_residual, _, other_residuals, _ = readings[not transposed]
+    preference = _standard_errors(other_residuals - residuals, i)
+    return Gauge(camera.T @ poses, camera, transposed, residuals, residual, other_residual, preference)
+
+
+def _standard_errors(differences: Tensor, image: Tensor) -> float:
+    """The mean over images of the mean over their copies, (K,) each, over the standard error of that mean."""
+    images, place = image.unique(return_inverse=True)
+    sums = differences.new_zeros(len(images)).index_add(0, place, differences)
+    means = sums / place.bincount()
+    return float(means.mean() / (means.std() / len(images) ** 0.5))
 
 
 def _refuse_kinds(phi: Tensor) -> None:

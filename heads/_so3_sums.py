@@ -73,8 +73,9 @@ class SO3Sums(nn.Module):
     their own, cubic in coordinates in which F falls equally fast in all directions. Windows w_1, w_2, ... divide SO(3):
     the i-th lattice has w_i times 1 - w_j of all before, the grid what all leave. Gradients are those at fixed points.
 
-    Sums are right to 2 % whatever the width. Not so of a narrow ridge, along which F hardly changes: lattices are no
-    longer than the grid is good for, and more than six would be needed.
+    At order 3 sums are right to 2 % whatever the width; with coarser grids many wide peaks cost more. Not so of narrow
+    ridges, along which F hardly changes: lattices are no longer than the grid is good for, and more than six would be
+    needed.
 
     Args:
         series: F on the grid.

@@ -64,6 +64,8 @@ def open_particles(
 ) -> ParticleStack | Images:
     """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of another scale than that of the training."""
     source: ParticleStack | Images
+    if pixel_size is not None and not pixel_size > 0:
+        raise ValueError(f"pixel_size {pixel_size}, expected Angstrom per pixel, above 0")
     if isinstance(particles, str | Path):
         source = ParticleStack.open(particles, pixel_size=pixel_size, **open_args)
     elif open_args or (isinstance(particles, ParticleStack) and pixel_size is not None):
@@ -71,7 +73,8 @@ def open_particles(
     elif isinstance(particles, ParticleStack):
         source = particles
     else:
-        source = Images(torch.as_tensor(particles), pixel_size or encoder.preprocessing.pixel_size)
+        own = encoder.preprocessing.pixel_size
+        source = Images(torch.as_tensor(particles), own if pixel_size is None else pixel_size)
     _warn_of_another_scale(source, encoder)
     return source
 
@@ -91,6 +94,8 @@ def prepared_batches(
     encoder: PoseEncoder, source: ParticleStack | Images, batch_size: int, *, progress: bool, desc: str
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: at least 1")
     device = next(encoder.parameters()).device
     batches = [range(k, min(k + batch_size, len(source))) for k in range(0, len(source), batch_size)]
 

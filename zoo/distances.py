@@ -15,15 +15,16 @@ from ..heads.embedding import Metric, embedding_distance
 def predicted_distances(
     pose: Pose, pairs: Tensor | None = None, *, metric: Metric = "cosine", block: int = 2048
 ) -> Tensor:
-    """Distances between N particles, those of ``SiameseDistance``, in radians except for the Euclidean metric.
+    """Distances between N particles, in radians except for the Euclidean metric.
 
-    Between the predicted rotations; between the embeddings where the head gives no rotation.
+    Between the predicted rotations; between the embeddings where the head gives no rotation. What ``SiameseDistance``
+    compares, unless it takes the least over a point group.
 
     Args:
         pose: of N particles, from an encoder.
         pairs: (M, 2) indices; default all.
         metric: of embeddings.
-        block: rows of the matrix that are computed at a time.
+        block: rows of the matrix, or 16 times as many pairs, that are computed at a time.
 
     Returns:
         (N, N), symmetric with zeros on the diagonal, or (M,) of the pairs; float32.
@@ -38,10 +39,14 @@ def predicted_distances(
     else:
         raise ValueError("the pose has neither rotations nor embeddings, between which there would be distances")
     if pairs is not None:
-        first, second = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
-        if pose.rotation is not None:
-            return quaternion_distance(first, second).float()
-        return embedding_distance(first, second, metric).float()
+
+        def between(some: Tensor) -> Tensor:
+            first, second = vectors[some[:, 0]], vectors[some[:, 1]]
+            if pose.rotation is not None:
+                return quaternion_distance(first, second).float()
+            return embedding_distance(first, second, metric).float()
+
+        return torch.cat([between(some) for some in pairs.split(16 * block)])
     euclidean = pose.rotation is None and metric == "euclidean"
     if not euclidean:
         vectors = torch.nn.functional.normalize(vectors, dim=1)

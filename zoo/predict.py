@@ -64,8 +64,6 @@ def predict(
     """
     if not encoder.head.has_rotation:
         raise ValueError(f"{encoder.name} predicts no rotation; its recover() finds those of many images together")
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size}: at least 1")
     source = open_particles(encoder, particles, pixel_size, open_args)
     done: list[PoseTable] = []
     try:

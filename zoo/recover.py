@@ -9,16 +9,19 @@ side (:mod:`cryozoo.geometry.gauge`). The object's frame and hand stay open, as 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..geometry._recovery_pairs import FEWEST
 from ..geometry.gauge import Gauge, resolve_gauge
 from ..geometry.plane_groups import PlaneGroup
 from ..geometry.point_groups import point_group
 from ..geometry.recovery import Recovery, recover_orientations
-from ..heads.base import join_poses
+from ..geometry.rotations import matrix_to_quaternion
+from ..heads.base import Pose, join_poses
 from ..losses.pairs import pair_distance, random_pairs, random_partners
 from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
@@ -28,9 +31,6 @@ from .distances import predicted_distances
 
 if TYPE_CHECKING:
     from .encoder import PoseEncoder
-
-LEAST = 30
-"""Particles: with fewer, distances leave orientations open."""
 
 _D4 = PlaneGroup("D4").phi
 _DENSE = 8192
@@ -43,16 +43,17 @@ class RecoveredPoses:
     """What :func:`recover_poses` found for N particles, some of which were copied 7 times each.
 
     Attributes:
-        poses: (N,) in nobody's frame in particular, and of either hand. The confidence is exp(-``particle_loss``).
-        recovery: of the N particles, then of the copies; before the camera's side was found.
+        poses: (N,) in nobody's frame in particular, and of either hand. The confidence is that of the head, or of an
+            embedding exp(-``particle_loss``).
         gauge: how the camera's side was found, and how surely.
+        recovery: of the N embeddings, then of the copies, before the camera's side was found; None of rotations.
         pairs: (M, 2) some pairs of the N particles.
         distances: (M,) their predicted distances, in radians.
     """
 
     poses: PoseTable
-    recovery: Recovery
     gauge: Gauge
+    recovery: Recovery | None
     pairs: Tensor
     distances: Tensor
 
@@ -75,15 +76,16 @@ def recover_poses(
 ) -> RecoveredPoses:
     """Find the poses of particle images from the distances between them.
 
-    Up to some 8,000 particles all distances are used, of more those of 400 random partners of each.
+    Of up to 8,192 particles and copies all distances are used, of more those of 400 random partners of each. Where the
+    encoder gives rotations, these are orientations already, and only the camera's side is to be found.
 
     Args:
-        encoder: one trained on distances (loss ``siamese_distance``), with rotations or an embedding; its mode is
+        encoder: one trained on distances (loss ``siamese_distance``), with an embedding or rotations; its mode is
             restored afterwards.
         particles: as in :func:`cryozoo.zoo.predict.predict`; at least 30.
         copies: how many of the particles are also turned and mirrored.
-        symmetry: point group to one of whose asymmetric units the distances were restricted in the training; by default
-            what the weights say of it.
+        symmetry: point group of the object; by default what the weights say of it. For embeddings it must be one to
+            whose asymmetric unit the distances were restricted in the training.
         batch_size: images per step of the network.
         pixel_size: Angstrom per pixel, instead of what a file says; of images in memory, by default the encoder's.
         seed: of what is copied, of the partners, and of the search.
@@ -91,26 +93,26 @@ def recover_poses(
         **open_args: of :meth:`ParticleStack.open` for files, for instance ``datadir`` or ``skip_bad``.
 
     Raises:
-        BadInput: the particles cannot be used, or are too few.
-        ValueError: fewer than 2 copies, no such point group, or an encoder that was trained on a symmetric object
-            without restricting its orientations.
+        BadInput: the particles cannot be used, or are too few, or the network makes no numbers of them.
+        ValueError: fewer than 2 copies, no such point group, or an encoder whose distances are no angles between
+            orientations: Euclidean ones, or the least over a point group.
 
     Warns:
         BadInputWarning: the images cover less than those the encoder was trained on, or have coarser pixels.
     """
     if copies < 2:
         raise ValueError(f"copies {copies}: at least 2, or nothing tells the camera's side")
-    group = point_group(_restricted_to(encoder) if symmetry is None else symmetry)
+    group = point_group(_group(encoder) if symmetry is None else symmetry)
     source = open_particles(encoder, particles, pixel_size, open_args)
     n = len(source)
-    if n < LEAST:
-        raise BadInput(source.path, f"{n} particles", expected=f"at least {LEAST}, to be placed by their distances")
+    if n < FEWEST:
+        raise BadInput(source.path, f"{n} particles", expected=f"at least {FEWEST}, to be placed by their distances")
     generator = torch.Generator().manual_seed(seed)
     copied = torch.randperm(n, generator=generator)[:copies].sort().values
     originals, moved, moves = [], [], []
     with inference(encoder):
         for rows, images in prepared_batches(encoder, source, batch_size, progress=progress, desc="embed"):
-            originals.append(encoder(images))
+            originals.append(_checked(encoder(images), source.path, rows))
             chosen = copied[(copied >= rows.start) & (copied < rows.stop)]
             if len(chosen):
                 some = images[(chosen - rows.start).to(images.device)]
@@ -119,26 +121,49 @@ def recover_poses(
                     moves.append(torch.stack([chosen, torch.full_like(chosen, element)], 1))
     original, every = join_poses(originals), join_poses(originals + moved)
     total = n + sum(map(len, moves))
-    partners = None if total <= _DENSE else random_partners(total, _PARTNERS, generator=generator)
-    recovery = recover_orientations(predicted_distances(every, partners).cpu(), pairs=partners, seed=seed)
+    recovery: Recovery | None = None
+    if every.rotation is None:
+        partners = None if total <= _DENSE else random_partners(total, _PARTNERS, generator=generator)
+        recovery = recover_orientations(predicted_distances(every, partners).cpu(), pairs=partners, seed=seed)
+        quaternions = recovery.quaternions
+    else:
+        quaternions = matrix_to_quaternion(every.rotation.double()).cpu()
+    confidence = original.confidence if recovery is None else (-recovery.particle_loss[:n]).exp()
     i, elements = torch.cat(moves).unbind(1)
-    gauge = resolve_gauge(recovery.quaternions, torch.stack([i, torch.arange(n, total)], 1), _D4[elements], group=group)
+    gauge = resolve_gauge(quaternions, torch.stack([i, torch.arange(n, total)], 1), _D4[elements], group=group)
     pairs = random_pairs(n, _SHOWN, generator=generator)
-    rotation, confidence = gauge.rotations[:n].numpy(), (-recovery.particle_loss[:n]).exp().numpy()
-    shift = None if original.shift is None else original.shift.cpu().numpy()
-    poses = pose_table(source, rotation, shift, confidence)
-    return RecoveredPoses(poses, recovery, gauge, pairs, predicted_distances(original, pairs).cpu())
+    poses = pose_table(
+        source,
+        gauge.rotations[:n].numpy(),
+        None if original.shift is None else original.shift.cpu().double().numpy(),
+        None if confidence is None else confidence.cpu().double().numpy(),
+    )
+    return RecoveredPoses(poses, gauge, recovery, pairs, predicted_distances(original, pairs).cpu())
 
 
-def _restricted_to(encoder: PoseEncoder) -> str:
-    """The point group to one of whose asymmetric units distances were restricted in the training."""
+def _checked(pose: Pose, path: str | Path, rows: range) -> Pose:
+    """Refuse numbers that are not finite, of which no distance can be made."""
+    values = pose.raw if pose.rotation is None else pose.rotation
+    assert values is not None
+    finite = values.flatten(1).isfinite().all(1)
+    if not finite.all():
+        row = rows[int((~finite).nonzero()[0])]
+        raise BadInput(path, "the network makes NaN or infinite numbers of an image", where=f"row {row + 1}")
+    return pose
+
+
+def _group(encoder: PoseEncoder) -> str:
+    """The point group that the training knew of, whose distances can be served."""
     trained = (encoder.entry or {}).get("trained_with") or {}
-    args = trained.get("loss_args", {})
-    symmetry = args.get("symmetry") or trained.get("data", {}).get("symmetry", "C1")
+    args, data = trained.get("loss_args") or {}, trained.get("data") or {}
+    symmetry = str(args.get("symmetry") or data.get("symmetry") or "C1")
+    if encoder.head.has_rotation:
+        return symmetry
+    if args.get("metric") == "euclidean":
+        raise ValueError(f"{encoder.name} learnt Euclidean distances, which are no angles: train it with metric cosine")
     if len(point_group(symmetry)) > 1 and not args.get("restricted"):
-        hint = "; being equivariant, it predicts poses" if encoder.group and encoder.head.has_rotation else ""
         raise ValueError(
-            f"{encoder.name} was trained on distances that are the least over {symmetry}, from which orientations "
-            f"cannot be recovered{hint or ': train it with restricted: true'}"
+            f"{encoder.name} learnt distances that are the least over {symmetry}, from which orientations cannot be "
+            "recovered: train it with restricted: true, or with a head that has rotations"
         )
-    return str(symmetry)
+    return symmetry

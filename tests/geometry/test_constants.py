@@ -29,6 +29,7 @@ def test_computed_once_whatever_surrounds_the_first_call(n: int) -> None:
         assert not tensor.is_inference()
     assert torch.equal(two(n)[1], torch.arange(0, 2 * n, 2).double())
     assert CALLS.count(n) == 1
+    assert torch.equal(ramp(n=n), ramp(n))
     assert ramp.__doc__ == "0 to n."
 
 

@@ -76,6 +76,23 @@ def test_loss_against_a_loop() -> None:
     assert found.loss == pytest.approx(np.mean(squares), rel=1e-6)
 
 
+def test_losses_of_particles_are_about_the_link() -> None:
+    """Where distances saturate, and one particle's are wrong, this one fits worst; against a loop."""
+    matrix = 2 * (distances(truth(80)) / 2).tanh()
+    matrix[3] = matrix[:, 3] = matrix[3][torch.randperm(80, generator=torch.Generator().manual_seed(0))]
+    matrix[3, 3] = 0
+    matrix = torch.maximum(matrix, matrix.T)
+    found = recover_orientations(matrix)
+    assert found.link is not None
+    assert found.particle_loss.argmax() == 3
+    q, link = found.quaternions.numpy(), found.link.numpy()
+    for i in (0, 3):
+        d = 2 * np.arccos(np.minimum(np.abs(q @ q[i]), 1))
+        expected = np.interp(d, np.linspace(0, np.pi, len(link)), link)
+        squares = np.delete((matrix[i].numpy() - expected) ** 2, i)
+        assert found.particle_loss[i].item() == pytest.approx(squares.mean(), rel=1e-6)
+
+
 def test_distances_of_nothing_explain_nothing() -> None:
     random = torch.rand(N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * math.pi
     assert recover_orientations(random.triu(1) + random.triu(1).T).explained < 0.1

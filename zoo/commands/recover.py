@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...particles.errors import BadInput
 from ._common import (
     INPUT,
     PIXEL_SIZE,
@@ -25,10 +26,10 @@ from ._common import (
 if TYPE_CHECKING:
     from ..recover import RecoveredPoses
 
-_LITTLE = 0.3
-"""Of the distances, explained; random ones reach a tenth."""
-_CLEARLY = 2.0
-"""How much better one reading of the poses must fit than the other."""
+_LITTLE, _BY_CHANCE = 0.2, 12
+"""Share of the distances that poses should explain, besides what P poses explain of random numbers, times P."""
+_SURE = 4
+"""Standard errors by which one reading of the poses must fit better than the other."""
 
 
 @verb("recover", short_help="Poses from the distances between images.")
@@ -73,6 +74,12 @@ def recover(
     check_suffix(out)
     for path in filter(None, (out, figure)):
         check_output(path, overwrite=overwrite, inputs=[particles])
+    if figure is not None:
+        if figure.suffix.lower() != ".png":
+            raise BadInput(figure, f"the suffix {figure.suffix!r}", expected="a picture, .png")
+        from .figures import pyplot
+
+        pyplot()  # missing, it would be too late when the work is done
     where = choose_device(device, threads)
 
     from ...particles.stack import ParticleStack
@@ -96,12 +103,16 @@ def _trust(found: RecoveredPoses) -> str:
     recovery, gauge = found.recovery, found.gauge
     right, other = (math.degrees(angle) for angle in (gauge.residual, gauge.other_residual))
     lines = [
-        f"the poses explain {recovery.explained:.0%} of the distances, which are off by {recovery.noise:.2f} rad",
         f"turned and mirrored images agree with them to {right:.1f} degrees ({other:.1f} if they were transposed)",
         "the frame is anybody's, and the hand may be the wrong one: compare the map with its mirror image",
     ]
-    if recovery.explained < _LITTLE:
-        lines.append("do not trust these poses: the distances are no distances between orientations")
-    elif other < _CLEARLY * right:
-        lines.append("do not trust these poses: they may be seen from the wrong side; more copies may tell")
+    if recovery is not None:
+        particles = len(recovery.quaternions)
+        lines.insert(
+            0, f"the poses explain {recovery.explained:.0%} of the distances, which are off by {recovery.noise:.2f} rad"
+        )
+        if recovery.explained < _LITTLE + _BY_CHANCE / particles:
+            lines.append("do not trust these poses: the distances are no distances between orientations")
+    if not gauge.preference > _SURE:
+        lines.append("do not trust these poses: they may be transposed; more copies tell")
     return "\n".join(lines)
