@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ...zoo.recipe import Recipe
+from ..suites import maps
 
 IMAGE_PASSES = 50 * 63_101 * 2
 """Cryo-forum's: 50 epochs of 63,101 pairs, two images each (Chung 2023)."""
@@ -52,9 +54,18 @@ def on_the_fly(image_size: int, pixel_size: float) -> Recipe:
     )
 
 
+def distances(run: str) -> Recipe:
+    """A run of the suite ``maps`` at 116 pixels, the size of the published one, in batches three times as large."""
+    recipe = maps()[run]
+    pixel_size = 64 * (recipe.pixel_size or 1.0) / 116
+    return replace(recipe, image_size=116, pixel_size=pixel_size, batch_size=192, precision="auto")
+
+
 JOBS: dict[str, Callable[[], Recipe]] = {
     "forum_vgg_gem": lambda: forum("vgg_gem-qcqp_bingham"),
     "forum_d4": lambda: forum("d4_vgg_gem-qcqp_bingham", augment="rotate"),
     "on_the_fly_64": lambda: on_the_fly(64, 5.6),
     "on_the_fly_128": lambda: on_the_fly(128, 2.8),
+    "maps_siamese_cnn": lambda: distances("5a1a-noisy-siamese_cnn"),
+    "maps_d4": lambda: distances("5a1a-noisy-d4_rotation"),
 }
