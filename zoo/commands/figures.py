@@ -128,14 +128,15 @@ def draw_against_confidence(axes: Any, error_deg: NDArray[np.float64], confidenc
 
 
 def recovery_figure(found: RecoveredPoses, *, title: str) -> Figure:
-    """How far recovered poses can be trusted: their distances, their copies, and from where the images are seen."""
-    plt = pyplot()
-    figure = plt.figure(figsize=(14.4, 4.6), facecolor="white")
+    """How far recovered poses can be trusted: their copies, from where images are seen, and of embeddings distances."""
+    panels = 2 if found.recovery is None else 3
+    figure = pyplot().figure(figsize=(4.8 * panels, 4.6), facecolor="white")
     figure.suptitle(title, x=0.02, y=0.96, ha="left", fontsize=15, color=INK, fontweight="bold")
-    places = figure.add_gridspec(1, 3, left=0.06, right=0.985, top=0.82, bottom=0.14, wspace=0.22)
-    draw_distances(figure.add_subplot(places[0]), found.distances, found.between_poses())
-    _draw_copies(figure.add_subplot(places[1]), found.gauge)
-    draw_directions(figure.add_subplot(places[2], projection="mollweide"), found.poses.rotation)
+    places = figure.add_gridspec(1, panels, left=0.18 / panels, right=0.985, top=0.82, bottom=0.14, wspace=0.22)
+    _draw_copies(figure.add_subplot(places[0]), found.gauge)
+    draw_directions(figure.add_subplot(places[1], projection="mollweide"), found.poses.rotation)
+    if found.recovery is not None:
+        draw_distances(figure.add_subplot(places[2]), found.distances, found.between_poses())
     return figure
 
 
