@@ -82,12 +82,14 @@ class Found:
         pairs: (M, 2) some pairs.
         distances: (M,) their predicted distances.
         metrics: of how they were found.
+        loss: (N,) of recovery, by particle; None where nothing was recovered.
     """
 
     poses: PoseTable
     pairs: Tensor
     distances: Tensor
     metrics: dict[str, float]
+    loss: Tensor | None = None
 
     @property
     def rotation(self) -> Tensor:
@@ -141,9 +143,11 @@ def recover(encoder: PoseEncoder, test: TestSet) -> Found:
         "gauge_residual": found.gauge.residual,
         "gauge_other_residual": found.gauge.other_residual,
     }
-    if found.recovery is not None:
-        metrics |= {"L_OR": found.recovery.loss, "explained": found.recovery.explained}
-    return Found(found.poses, found.pairs, found.distances, metrics)
+    if found.recovery is None:
+        return Found(found.poses, found.pairs, found.distances, metrics)
+    metrics |= {"L_OR": found.recovery.loss, "explained": found.recovery.explained}
+    loss = found.recovery.particle_loss[: len(test.images)]
+    return Found(found.poses, found.pairs, found.distances, metrics, loss)
 
 
 def predict(encoder: PoseEncoder, test: TestSet) -> Found:
@@ -275,14 +279,23 @@ def table(results: Path) -> str:
 
 
 def _figure(found: Found, blind: Tensor, test: TestSet, laid: dict[str, tuple[Volume, Tensor]], title: str) -> Any:
-    figure = pyplot().figure(figsize=(14.4, 8.4), facecolor="white")
+    columns = 3 if found.loss is None else 4
+    figure = pyplot().figure(figsize=(4.8 * columns, 8.4), facecolor="white")
     figure.suptitle(title, x=0.02, y=0.98, ha="left", fontsize=15, color=INK, fontweight="bold")
-    places = figure.add_gridspec(2, 3, left=0.06, right=0.985, top=0.9, bottom=0.08, wspace=0.24, hspace=0.34)
+    places = figure.add_gridspec(
+        2, columns, left=0.18 / columns, right=0.985, top=0.9, bottom=0.08, wspace=0.24, hspace=0.34
+    )
     axes = figure.add_subplot(places[0, 0])
     draw_distances(axes, found.distances, pair_distance(test.rotation, found.pairs, test.group))
     axes.set_xlabel("true distance (degrees)")
     _draw_errors(figure.add_subplot(places[0, 1]), found.rotation, blind, test)
     draw_directions(figure.add_subplot(places[0, 2], projection="mollweide"), found.poses.rotation)
+    if found.loss is not None:
+        axes = figure.add_subplot(places[0, 3])
+        axes.hist(torch.rad2deg(found.loss.sqrt()).numpy(), bins=60, color=BLUE, histtype="step", lw=1.8)
+        axes.set(xlim=(0, None), xlabel="loss of recovery (RMS of an image's distances, degrees)")
+        axes.set_title("images", loc="left", fontsize=11, color=INK)
+        tidy(axes)
     _draw_fsc(figure.add_subplot(places[1, 0]), laid, test.truth)
     _draw_maps(figure, places[1, 1:].subgridspec(1, 4, wspace=0.05), laid, test.truth)
     return figure

@@ -68,7 +68,6 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["E_OR"] < metrics["blind"]
     assert metrics["blind"] == pytest.approx(metrics["blind_chance"], abs=0.5)
     assert metrics["resolution_true_A"] < metrics["resolution_random_A"]
-    assert metrics["explained"] < 0.4  # three steps teach nothing
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     write_json(tmp_path / "maps-5a1a-noisy-siamese_cnn.json", metrics)
     row = [cell.strip() for cell in maps.table(tmp_path).splitlines()[2].split("|")]
