@@ -137,7 +137,7 @@ def equivariant_70s() -> Mapping[str, Recipe]:
 def _density_run(seed: int) -> Recipe:
     """D4 with a density over rotations; the sums of its loss take a quarter of the time."""
     run = _network_run(NETWORKS["d4"], "so3_harmonic", "so3_nll", {"order": 2}, seed)
-    return replace(run, steps=6_000)
+    return replace(run, steps=5_000)
 
 
 def _network_run(network: _Network, head: str, loss: str, loss_args: dict[str, Any], seed: int) -> Recipe:

@@ -27,7 +27,7 @@ from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, s
 from .cost import multiply_accumulates
 from .data import Batch, open_data
 from .encoder import PoseEncoder, create_encoder
-from .evaluate import distance_metrics, evaluate, predict_batches
+from .evaluate import distance_metrics, evaluate, pose_metrics, predict_batches
 from .provenance import provenance
 from .recipe import Recipe
 from .registry import get_part
@@ -211,7 +211,7 @@ class _Trainer:
         if self.averaged is not None:
             state = self.averaged
             self.encoder.load_state_dict(state)
-        metrics = self._evaluate(self.data.validation)
+        metrics = self._errors(self.data.validation)
         self.encoder.load_state_dict(current)
         row = {
             "step": self.step,
@@ -235,7 +235,7 @@ class _Trainer:
         self.encoder.load_state_dict(self.best)
         self.encoder.eval()
         metrics = {
-            **self._evaluate(self.data.test),
+            **self._final_metrics(),
             "encoder": self.recipe.encoder,
             "steps": self.step,
             "cpu_s": round(self.cpu_seconds, 1),
@@ -253,10 +253,16 @@ class _Trainer:
             write_json(self.out / "result.json", {"recipe": self.recipe.to_dict(), "metrics": metrics}, overwrite=True)
         return TrainingResult(self.encoder, metrics, self.history)
 
-    def _evaluate(self, data: Batch) -> dict[str, Any]:
-        if type(self.loss) is not SiameseDistance:
-            return evaluate(self.encoder, data, symmetry=self.symmetry)
-        return distance_metrics(self.loss, predict_batches(self.encoder, data.images), data.target)
+    def _final_metrics(self) -> dict[str, Any]:
+        if type(self.loss) is SiameseDistance:
+            return self._errors(self.data.test)
+        return evaluate(self.encoder, self.data.test, symmetry=self.symmetry)
+
+    def _errors(self, data: Batch) -> dict[str, Any]:
+        predicted = predict_batches(self.encoder, data.images)
+        if type(self.loss) is SiameseDistance:
+            return distance_metrics(self.loss, predicted, data.target)
+        return pose_metrics(predicted, data.target, symmetry=self.symmetry)
 
     def _stop_early(self) -> bool:
         return bool(self.recipe.patience) and self.stale >= self.recipe.patience
