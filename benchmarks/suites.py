@@ -221,9 +221,9 @@ class _DistanceEncoder:
 _STRATIFIED = {"pairs": "stratified", "num_pairs": 512}
 _DISTANCES = {
     "siamese_cnn": _DistanceEncoder("siamese_cnn-embedding", {}, {"pairs": "all"}, "none", 1e-3, 11_000, True),
-    "d4": _DistanceEncoder("d4_vgg_gem-embedding", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 6_000, True),
+    "d4": _DistanceEncoder("d4_vgg_gem-embedding", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 4_000, True),
     "d4_rotation": _DistanceEncoder(
-        "d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 6_000, False
+        "d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 4_000, False
     ),
 }
 
