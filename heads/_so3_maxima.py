@@ -72,17 +72,27 @@ def is_maximum(hessian: Tensor) -> Tensor:
     return (xx > least) & (adjugate[..., 2, 2] > least * size) & (determinant > least * size * size)
 
 
+def _least_eigenvalue(matrix: Tensor) -> Tensor:
+    """Of symmetric 3x3 matrices (..., 6), by their characteristic equation, which LAPACK would take far longer for."""
+    mean = matrix[..., :3].mean(-1, keepdim=True)
+    diagonal, beside = matrix[..., :3] - mean, matrix[..., 3:]
+    spread = ((diagonal**2).sum(-1) / 6 + (beside**2).sum(-1) / 3).sqrt()
+    _, determinant = _adjugate(*diagonal.unbind(-1), *beside.unbind(-1))
+    cosine = (determinant / (2 * spread**3).clamp_min(torch.finfo(spread.dtype).tiny)).clamp(-1, 1)
+    return mean.squeeze(-1) + 2 * spread * ((cosine.acos() + 2 * torch.pi) / 3).cos()
+
+
 def _newton_step(taylor: Tensor, radius: Tensor | float) -> Tensor:
     """Ascent (..., 3) from F, gradient and Hessian (..., 10), at most ``radius`` (or (..., 1)) long.
 
-    Differentiable in the gradient only. Where -H is not positive definite, twice its norm is added to its diagonal:
-    roughly a step along the gradient. LAPACK, matrix by matrix, would take several times as long.
+    Differentiable in the gradient only. Where -H is not positive definite, its diagonal is raised until it is: a step
+    along the gradient, longest in the direction in which F is least curved downwards.
     """
     gradient, hessian = taylor[..., 1:4], taylor[..., 4:].detach()
     xx, yy, zz, xy, xz, yz = (-hessian).unbind(-1)
     size = torch.linalg.vector_norm(hessian, dim=-1)
     tiny = torch.finfo(size.dtype).tiny
-    shift = torch.where(is_maximum(hessian), 0, 2 * size)
+    shift = torch.where(is_maximum(hessian), 0, 0.03 * size - _least_eigenvalue(-hessian))
     adjugate, determinant = _adjugate(xx + shift, yy + shift, zz + shift, xy, xz, yz)
     step = (adjugate @ gradient[..., None]).squeeze(-1) / determinant.clamp_min(tiny)[..., None]
     length = torch.linalg.vector_norm(step.detach(), dim=-1, keepdim=True)
