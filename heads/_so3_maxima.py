@@ -30,9 +30,10 @@ class Ascent(NamedTuple):
         """F, (B, C)."""
         return self.taylor[..., 0]
 
-    def settled(self, within: float) -> Tensor:
-        """Whether the next step would be shorter than so many radians, (B, C)."""
-        return torch.linalg.vector_norm(_newton_step(self.taylor, 1.0), dim=-1) < within
+    @property
+    def settled(self) -> Tensor:
+        """Whether the next step would be under half a degree, (B, C)."""
+        return torch.linalg.vector_norm(_newton_step(self.taylor, 1.0), dim=-1) < 0.01
 
     def take(self, index: Tensor) -> Ascent:
         """One of C each, (B,) -> an ascent with C = 1."""
@@ -183,18 +184,31 @@ class SO3Maxima(nn.Module):
         found = self.ascend(fixed, self.at(fixed, self.starts(coefficients, 5)), 1)
         # what the next step would promise if F were quadratic
         promised = found.height + (found.taylor[..., 1:4] * _newton_step(found.taylor, self.reach)).sum(-1) / 2
-        found = self._settle(fixed, found.take(promised.argmax(1)))
-        rotation = quaternion_to_matrix(matrix_to_quaternion(found.rotation))  # without the products' rounding
-        step = _newton_step(self.at(expansion, rotation).taylor, self.reach)
-        return (rotation @ rotvec_to_matrix(step)).squeeze(1)
+        found, step = self._settle(fixed, found.take(promised.argmax(1)))
+        if expansion.requires_grad:
+            found = self.at(expansion, _orthonormal(found.rotation))
+            step = _newton_step(found.taylor, self.reach)
+        return _orthonormal(found.rotation @ rotvec_to_matrix(step)).squeeze(1)
 
-    def _settle(self, expansion: Tensor, ascent: Ascent) -> Ascent:
-        """Upwards until one more step, which squares a small error, is the last: two do for nearly all."""
+    def _settle(self, expansion: Tensor, ascent: Ascent) -> tuple[Ascent, Tensor]:
+        """Upwards until one more step (B, 1, 3), which squares a small error, is the last: two do for nearly all."""
         if torch.compiler.is_compiling():  # exported programs make as many for every image
-            return self.ascend(expansion, ascent, 3 if expansion.dtype == torch.float32 else 8)
+            found = self.ascend(expansion, ascent, 3 if expansion.dtype == torch.float32 else 8)
+            return found, _newton_step(found.taylor, self.reach)
         found = self.ascend(expansion, ascent, 2)
-        few = (~found.settled(torch.finfo(expansion.dtype).eps ** 0.5))[:, 0].nonzero()[:, 0]
-        if len(few) == 0:
-            return found
-        further = self.ascend(expansion[few], Ascent(*(part[few] for part in found)), 10)
-        return Ascent(*(part.index_copy(0, few, more) for part, more in zip(found, further, strict=True)))
+        for _ in range(6):
+            step = _newton_step(found.taylor, self.reach)
+            length = torch.linalg.vector_norm(step[:, 0], dim=-1)
+            few = (length > torch.finfo(expansion.dtype).eps ** 0.5).nonzero()[:, 0]
+            if len(few) == 0:
+                break
+            further = self.ascend(expansion[few], Ascent(*(part[few] for part in found)), 2)
+            found = Ascent(*(part.index_copy(0, few, more) for part, more in zip(found, further, strict=True)))
+        else:
+            step = _newton_step(found.taylor, self.reach)
+        return found, step
+
+
+def _orthonormal(rotation: Tensor) -> Tensor:
+    """Without the rounding of products."""
+    return quaternion_to_matrix(matrix_to_quaternion(rotation))

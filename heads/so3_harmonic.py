@@ -155,7 +155,7 @@ class SO3Harmonic(Head):
         unit, _ = unit_scale(f)
         expansion = self.maxima.expansion(unit)
         found = self.maxima.ascend(expansion, self.maxima.at(expansion, self.maxima.starts(unit, 4 * k)), 6)
-        height = found.height.masked_fill(~(is_maximum(found.taylor[..., 4:]) & found.settled(0.01)), -torch.inf)
+        height = found.height.masked_fill(~(is_maximum(found.taylor[..., 4:]) & found.settled), -torch.inf)
         chosen = []
         for _ in range(k):
             best, index = height.max(1)
