@@ -6,6 +6,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,6 +84,29 @@ threads_option = click.option(
 progress_option = click.option(
     "--progress/--no-progress", default=None, help="Show a bar with the time left.  [default: on a terminal]"
 )
+
+
+def stack_options(function: F) -> F:
+    """Options that say how to open the particles, handed over as ``opened``, arguments of ``ParticleStack.open``."""
+
+    @wraps(function)
+    def with_options(
+        *args: Any, datadir: Path | None, pixel_size: float | None, skip_bad: bool, allow_outside: bool, **kwargs: Any
+    ) -> Any:
+        opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
+        return function(*args, opened=opened, **kwargs)
+
+    decorated: Any = with_options
+    for option in (
+        click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table."),
+        click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping."),
+        click.option(
+            "--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say."
+        ),
+        click.option("--datadir", type=INPUT, metavar="DIR", help="Where the images are, if not beside the table."),
+    ):
+        decorated = option(decorated)
+    return decorated
 
 
 def wants_progress(asked: bool | None) -> bool:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._common import (
     INPUT,
-    PIXEL_SIZE,
     check_output,
     check_suffix,
     choose_device,
     device_option,
     overwrite_option,
     progress_option,
+    stack_options,
     threads_option,
     verb,
     wants_progress,
@@ -32,11 +32,8 @@ if TYPE_CHECKING:
     "--encoder", "name", required=True, metavar="NAME", help="See `cryozoo list --pretrained`; or local-dir:DIR."
 )
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz.")
-@click.option("--datadir", type=INPUT, metavar="DIR", help="Where the images are, if not beside the table.")
-@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step.")
-@click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping.")
-@click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table.")
+@stack_options
 @overwrite_option
 @device_option
 @threads_option
@@ -45,11 +42,8 @@ def predict(
     particles: Path,
     name: str,
     out: Path,
-    datadir: Path | None,
-    pixel_size: float | None,
+    opened: dict[str, Any],
     batch_size: int,
-    skip_bad: bool,
-    allow_outside: bool,
     overwrite: bool,
     device: str | None,
     threads: int | None,
@@ -67,8 +61,7 @@ def predict(
     from ..predict import PredictionStopped
     from ..pretrained import load_pretrained
 
-    opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
-    stack = ParticleStack.open(particles, **opened)  # type: ignore[arg-type]
+    stack = ParticleStack.open(particles, **opened)
     encoder = load_pretrained(name, device=where)
     began = time.perf_counter()
     try:

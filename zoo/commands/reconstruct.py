@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ...particles.errors import BadInput
 from ._common import (
     INPUT,
-    PIXEL_SIZE,
     check_output,
     check_suffix,
     choose_device,
     device_option,
     overwrite_option,
     progress_option,
+    stack_options,
     threads_option,
     verb,
     wants_progress,
@@ -29,10 +30,7 @@ from ._common import (
 @click.option("--halves", is_flag=True, help="Write the unfiltered half maps too: MAP_half1.mrc, MAP_half2.mrc.")
 @click.option("--symmetry", default="C1", metavar="GROUP", help="Point group of the molecule: C1, C4, D2, T, O, I2 ...")
 @click.option("--fom-weighting", is_flag=True, help="Weight images with their confidence (rlnParticleFigureOfMerit).")
-@click.option("--datadir", type=INPUT, metavar="DIR", help="Where the images are, if not beside the table.")
-@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say.")
-@click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping.")
-@click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table.")
+@stack_options
 @overwrite_option
 @device_option
 @threads_option
@@ -44,10 +42,7 @@ def reconstruct(
     halves: bool,
     symmetry: str,
     fom_weighting: bool,
-    datadir: Path | None,
-    pixel_size: float | None,
-    skip_bad: bool,
-    allow_outside: bool,
+    opened: dict[str, Any],
     overwrite: bool,
     device: str | None,
     threads: int | None,
@@ -79,8 +74,7 @@ def reconstruct(
     from ...particles.reconstruct import reconstruct as run
     from ...particles.stack import ParticleStack
 
-    opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
-    stack = ParticleStack.open(particles, **opened)  # type: ignore[arg-type]
+    stack = ParticleStack.open(particles, **opened)
     given = None
     if poses is not None:
         given = PoseTable.load(poses, image_size=stack.image_size, pixel_size=stack.pixel_size)

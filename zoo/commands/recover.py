@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...particles.errors import BadInput
 from ._common import (
     INPUT,
-    PIXEL_SIZE,
     check_output,
     check_suffix,
     choose_device,
     device_option,
     overwrite_option,
     progress_option,
+    stack_options,
     threads_option,
     verb,
     wants_progress,
@@ -41,11 +41,8 @@ _SURE = 4
 @click.option("--figure", type=click.Path(path_type=Path), metavar="PNG", help="Draw how far the poses can be trusted.")
 @click.option("--copies", type=click.IntRange(2), default=64, metavar="N", help="Images to turn and mirror, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of the search.")
-@click.option("--datadir", type=INPUT, metavar="DIR", help="Where the images are, if not beside the table.")
-@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step.")
-@click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping.")
-@click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table.")
+@stack_options
 @overwrite_option
 @device_option
 @threads_option
@@ -57,11 +54,8 @@ def recover(
     figure: Path | None,
     copies: int,
     seed: int,
-    datadir: Path | None,
-    pixel_size: float | None,
+    opened: dict[str, Any],
     batch_size: int,
-    skip_bad: bool,
-    allow_outside: bool,
     overwrite: bool,
     device: str | None,
     threads: int | None,
@@ -85,8 +79,7 @@ def recover(
     from ...particles.stack import ParticleStack
     from ..pretrained import load_pretrained
 
-    opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
-    stack = ParticleStack.open(particles, **opened)  # type: ignore[arg-type]
+    stack = ParticleStack.open(particles, **opened)
     encoder = load_pretrained(name, device=where)
     shown = wants_progress(progress)
     found = encoder.recover(stack, copies=copies, batch_size=batch_size, seed=seed, progress=shown)
