@@ -249,7 +249,7 @@ def table(results: Path) -> str:
     rows, footers = [], set()
     for path in sorted(results.glob("maps-*.json")):
         m = json.loads(path.read_text())
-        molecule, condition, label = path.stem.removeprefix("maps-").split("-")
+        molecule, condition, _ = path.stem.removeprefix("maps-").split("-")
         e_or, resolution = PAPER[molecule, condition]
         columns = {
             "molecule": molecule,
@@ -260,12 +260,12 @@ def table(results: Path) -> str:
             "L_DE test": f"{m['L_DE_test']:.3f}",
             "L_DE chance": f"{m['L_DE_chance']:.2f}",
             "E_OR": f"{m['E_OR']:.3f}" if "E_OR" in m else "",
-            "paper's": f"{e_or:.2f}" if label == "siamese_cnn" else "",
+            "published": f"{e_or:.2f}",
             "blind": f"{m['blind']:.3f}",
             "blind, chance": f"{m['blind_chance']:.2f}",
             "gauge found": f"{m['gauge_found']:.0%}" if "gauge_found" in m else "is that of the images",
             "FSC 0.5, A": f"{m['resolution_recovered_A']:.1f}",
-            "paper's, A": f"{resolution:.1f}" if label == "siamese_cnn" else "",
+            "published, A": f"{resolution:.1f}",
             "true poses, A": f"{m['resolution_true_A']:.1f}",
             "random poses, A": f"{m['resolution_random_A']:.0f}",
         }
