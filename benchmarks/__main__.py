@@ -75,11 +75,13 @@ def equivariance(run_folders: tuple[Path, ...]) -> None:
 @main.command()
 @click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def modes(run_folder: Path) -> None:
-    """Print whether the densities of a finished run show the molecule's symmetry, and draw results/SUITE-RUN.png."""
+    """Whether the densities of a finished run show the molecule's symmetry: results/SUITE-RUN.json and .png."""
     from .modes import write
 
-    for name, value in write(run_folder, RESULTS / f"{run_folder.parent.name}-{run_folder.name}.png").items():
-        click.echo(f"{name:24} {value:.4f}")
+    name = f"{run_folder.parent.name}-{run_folder.name}"
+    metrics = write(run_folder, RESULTS / f"{name}.png")
+    write_json(RESULTS / f"{name}.json", metrics, overwrite=True)
+    click.echo("\n".join(f"{key:24} {value}" for key, value in metrics.items()))
 
 
 @main.command()

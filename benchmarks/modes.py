@@ -23,6 +23,7 @@ from ..zoo.commands.figures import INK, MUTED, pyplot, save_figure
 from ..zoo.data import find_data, open_data
 from ..zoo.evaluate import predict_batches
 from ..zoo.pretrained import load_pretrained
+from ..zoo.provenance import provenance
 from ..zoo.recipe import Recipe
 
 NEAR = 15.0
@@ -59,7 +60,7 @@ def mode_metrics(modes: Modes, truth: Tensor, group: Tensor) -> dict[str, float]
     }
 
 
-def write(run: Path, picture: Path) -> dict[str, float]:
+def write(run: Path, picture: Path) -> dict[str, Any]:
     """Metrics of a finished run on its held-out particles; draws the densities of four of them to ``picture`` (PNG)."""
     recipe = Recipe.load(run / "recipe.json")
     data, _ = open_data(
@@ -80,7 +81,7 @@ def write(run: Path, picture: Path) -> dict[str, float]:
     modes = Modes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(_figure(head, raw[:4], truth[:4].double(), group, encoder.name), picture)
-    return mode_metrics(modes, truth.double(), group)
+    return {**mode_metrics(modes, truth.double(), group), "seed": recipe.seed, **provenance()}
 
 
 def _figure(head: SO3Harmonic, raw: Tensor, truth: Tensor, group: Tensor, name: str) -> Any:

@@ -16,24 +16,31 @@ _KEPT = 8
 _PRECISION = 1e-6  # radians
 
 
-def symmetric_residuals(camera: Tensor, observed: Tensor, phi: Tensor, group: Tensor) -> Tensor:
-    """Radians by which the angle of ``W_k^T A phi_k A^T`` differs from all angles of the group, (S, 3, 3) -> (S, K)."""
+def symmetric_residuals(observed: Tensor, phi: Tensor, group: Tensor) -> Callable[[Tensor], Tensor]:
+    """What gives the residuals of cameras, (S, 3, 3) -> (S, K).
+
+    They are the radians by which the angle of ``W_k^T A phi_k A^T`` differs from all angles of the group.
+    """
     # The trace is sum A_pi A_qj phi_ij W_pq: one product for all cameras and copies.
     table = torch.einsum("kij,kpq->piqjk", phi, observed).flatten(0, 3)
-    a = camera.flatten(1)
-    angles = _angle((a[:, :, None] * a[:, None, :]).flatten(1) @ table)
-    allowed = _angle(group.to(camera).diagonal(dim1=1, dim2=2).sum(1))
+    allowed = _angle(group.to(observed).diagonal(dim1=1, dim2=2).sum(1))
     allowed = allowed[(torch.tril((allowed[:, None] - allowed).abs() < 1e-6, -1)).sum(1) == 0]
-    return (angles[..., None] - allowed).abs().amin(-1)
+
+    def residuals(camera: Tensor) -> Tensor:
+        a = camera.flatten(1)
+        angles = _angle((a[:, :, None] * a[:, None, :]).flatten(1) @ table)
+        return (angles[..., None] - allowed).abs().amin(-1)
+
+    return residuals
 
 
-def search_camera(observed: Tensor, phi: Tensor, group: Tensor) -> Tensor:
-    """(3, 3) the A with the smallest mean residual, among those near the best points of a grid."""
+def search_camera(residuals: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """(3, 3) the camera with the smallest mean residual, among those near the best points of a grid."""
 
     def mean_residual(cameras: Tensor) -> Tensor:
-        return symmetric_residuals(cameras, observed, phi, group).mean(1)
+        return residuals(cameras).mean(1)
 
-    grid = so3_grid(_ORDER).to(observed)
+    grid = so3_grid(_ORDER).to(like)
     scores = torch.cat([mean_residual(block) for block in grid.split(512)])
     return _downhill(mean_residual, grid[scores.topk(_KEPT, largest=False).indices], math.radians(60 / 2**_ORDER / 2))
 

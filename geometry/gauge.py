@@ -118,8 +118,9 @@ def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor, *, group: Te
             camera = _camera(observed, phi)
             residuals = geodesic_distance(observed, camera @ phi @ camera.T)
         else:
-            camera = search_camera(observed, phi, group)
-            residuals = symmetric_residuals(camera[None], observed, phi, group)[0]
+            residuals_of = symmetric_residuals(observed, phi, group)
+            camera = search_camera(residuals_of, observed)
+            residuals = residuals_of(camera[None])[0]
         readings.append((float(residuals.quantile(0.5)), camera, residuals, poses))
     transposed = readings[1][0] < readings[0][0]
     residual, camera, residuals, poses = readings[transposed]

@@ -162,10 +162,11 @@ def _squares(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, Tenso
     def square(c: Tensor | None, estimates: Tensor) -> list[Tensor]:
         assert c is not None
         d = 2 * c.abs_().clamp_(max=1).acos_()
-        return [(estimates - d).square_(), errors.residual(d, estimates)[0].square()]
+        plain = (estimates - d).square_()
+        return [plain] if errors.link is None else [plain, errors.residual(d, estimates)[0].square()]
 
-    plain, about_link = pairs.sums(square, q, [torch.ones_like(q[:, :1])] * 2)
-    return plain[:, 0], about_link[:, 0]
+    sums = pairs.sums(square, q, [torch.ones_like(q[:, :1])] * (1 if errors.link is None else 2))
+    return sums[0][:, 0], sums[-1][:, 0]
 
 
 def _spectral(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Descent:

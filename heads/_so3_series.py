@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -96,25 +95,16 @@ class SO3Series(nn.Module):
 
     def values(self, coefficients: Tensor) -> Tensor:
         """F on the grid, (B, K) -> (B, N) in the order of ``so3_grid``."""
-        return self._along_angles(self._at_directions(coefficients))
-
-    def values_in_parts(self, coefficients: Tensor) -> Iterator[Tensor]:
-        """F on the grid for some images at a time, (chunk, N) each: as many as stay in a processor's cache."""
-        return (self._along_angles(part) for part in self.parts(self._at_directions(coefficients)))
-
-    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tensors (B, ...) in chunks of as many images as :meth:`values_in_parts` takes at a time."""
-        if torch.compiler.is_compiling():  # exported programs have no loop over a batch of any size
-            return (x,)
-        return x.split(max(1, 2 ** (19 if x.device.type == "cpu" else 26) // len(self)))
-
-    def _at_directions(self, coefficients: Tensor) -> Tensor:
-        """Amplitudes of the Fourier series in the in-plane angle, (B, K) -> (B, P, 2 lmax + 1)."""
+        # amplitudes of the Fourier series in the in-plane angle at all directions, then the series
         f = coefficients.index_select(1, self.by_order).split(self.counts, 1)
         tables = self.amplitudes.to(coefficients.dtype).split(self.counts)
         cosines = f[0] @ tables[0][:, : len(self.directions)]
         rows = torch.cat([cosines, *(x @ table for x, table in zip(f[1:], tables[1:], strict=True))], 1)
-        return rows.unflatten(1, (2 * self.lmax + 1, -1)).mT
-
-    def _along_angles(self, amplitudes: Tensor) -> Tensor:
+        amplitudes = rows.unflatten(1, (2 * self.lmax + 1, -1)).mT
         return (amplitudes @ self.waves.to(amplitudes.dtype)).flatten(1)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Tensors (B, ...) in chunks of so many images that their values on the grid stay in a processor's cache."""
+        if torch.compiler.is_compiling():  # exported programs have no loop over a batch of any size
+            return (x,)
+        return x.split(max(1, 2 ** (19 if x.device.type == "cpu" else 26) // len(self)))

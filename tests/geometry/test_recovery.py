@@ -98,6 +98,13 @@ def test_distances_of_nothing_explain_nothing() -> None:
     assert recover_orientations(random.triu(1) + random.triu(1).T).explained < 0.1
 
 
+@pytest.mark.parametrize("particles", [40, 120])
+def test_what_few_particles_explain_of_random_numbers(particles: int) -> None:
+    """The docstring's figure, 12 / P, roughly."""
+    random = torch.rand(particles, particles, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * math.pi
+    assert 6 < particles * recover_orientations(random.triu(1) + random.triu(1).T).explained < 18
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
