@@ -37,8 +37,8 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
     product = torch.empty(64, dense.shape[1])
 
     def separably() -> None:
-        for part in head.series.parts(raw):
-            head.series.values(part)
+        for part in head.series.parts(head.series.amplitudes(raw)):
+            head.series.from_amplitudes(part)
 
     def densely() -> None:
         for part in raw.split(64):

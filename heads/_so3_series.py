@@ -52,7 +52,7 @@ class SO3Series(nn.Module):
     directions: Tensor
     turns: Tensor
     by_order: Tensor
-    amplitudes: Tensor
+    tables: Tensor
     waves: Tensor
 
     def __init__(self, lmax: int, order: int) -> None:
@@ -74,7 +74,7 @@ class SO3Series(nn.Module):
             "directions": directions.float(),
             "turns": rotvec_to_matrix(steps[:, None] * torch.tensor([0.0, 0, -1], dtype=torch.float64)).float(),
             "by_order": by_order,
-            "amplitudes": amplitudes[..., by_order].permute(2, 1, 0).flatten(1).float().contiguous(),
+            "tables": amplitudes[..., by_order].permute(2, 1, 0).flatten(1).float().contiguous(),
             "waves": torch.stack(waves).float(),
         }.items():
             self.register_buffer(name, table, persistent=False)
@@ -93,18 +93,27 @@ class SO3Series(nn.Module):
         n_psi = len(self.turns)
         return self.turns[index % n_psi] @ self.directions[index // n_psi]
 
-    def values(self, coefficients: Tensor) -> Tensor:
-        """F on the grid, (B, K) -> (B, N) in the order of ``so3_grid``."""
-        # amplitudes of the Fourier series in the in-plane angle at all directions, then the series
+    def amplitudes(self, coefficients: Tensor) -> Tensor:
+        """Of the Fourier series in the in-plane angle at all P directions, (B, K) -> (B, 2 lmax + 1, P)."""
         f = coefficients.index_select(1, self.by_order).split(self.counts, 1)
-        tables = self.amplitudes.to(coefficients.dtype).split(self.counts)
+        tables = self.tables.to(coefficients.dtype).split(self.counts)
         cosines = f[0] @ tables[0][:, : len(self.directions)]
         rows = torch.cat([cosines, *(x @ table for x, table in zip(f[1:], tables[1:], strict=True))], 1)
-        amplitudes = rows.unflatten(1, (2 * self.lmax + 1, -1)).mT
-        return (amplitudes @ self.waves.to(amplitudes.dtype)).flatten(1)
+        return rows.unflatten(1, (2 * self.lmax + 1, -1))
+
+    def from_amplitudes(self, amplitudes: Tensor) -> Tensor:
+        """F on the grid, (B, 2 lmax + 1, P) -> (B, N) in the order of ``so3_grid``."""
+        return (amplitudes.mT @ self.waves.to(amplitudes.dtype)).flatten(1)
+
+    def values(self, coefficients: Tensor) -> Tensor:
+        """F on the grid, (B, K) -> (B, N) in the order of ``so3_grid``."""
+        return self.from_amplitudes(self.amplitudes(coefficients))
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tensors (B, ...) in chunks of so many images that their values on the grid stay in a processor's cache."""
+        """Tensors (B, ...) in chunks of so many images that their values on the grid stay in a processor's cache.
+
+        Amplitudes are best had of a whole batch first.
+        """
         if torch.compiler.is_compiling():  # exported programs have no loop over a batch of any size
             return (x,)
         return x.split(max(1, 2 ** (19 if x.device.type == "cpu" else 26) // len(self)))

@@ -112,11 +112,14 @@ class SO3Sums(nn.Module):
         """
         with torch.no_grad():
             peaks = self._peaks(coefficients.detach())
-        columns = coefficients, *peaks, *([] if through is None else [through])
-        for part in zip(*map(self.series.parts, columns), strict=True):
-            yield self._samples(part[0], _Peaks(*part[1 : 1 + len(peaks)]), *part[1 + len(peaks) :])
+        # matrix products want the whole batch, what becomes of them a processor's cache
+        columns = coefficients, self.series.amplitudes(coefficients), *peaks, *([] if through is None else [through])
+        for f, amplitudes, *rest in zip(*map(self.series.parts, columns), strict=True):
+            yield self._samples(f, amplitudes, _Peaks(*rest[: len(peaks)]), *rest[len(peaks) :])
 
-    def _samples(self, coefficients: Tensor, peaks: _Peaks, through: Tensor | None = None) -> Samples:
+    def _samples(
+        self, coefficients: Tensor, amplitudes: Tensor, peaks: _Peaks, through: Tensor | None = None
+    ) -> Samples:
         batch = len(coefficients)
         with torch.no_grad():
             rows = torch.arange(batch * _PEAKS, device=coefficients.device)
@@ -125,7 +128,7 @@ class SO3Sums(nn.Module):
             points, log_weight = self._lattices(peaks, rows, through)
             pixels, log_left = self._left_to_grid(peaks, rows)
         heights = self.maxima.wigner.series(coefficients[rows // _PEAKS], points)
-        value = self.series.values(coefficients)
+        value = self.series.from_amplitudes(amplitudes)
         left = value.view(-1, len(self.series.turns)).index_add(0, pixels, log_left).view_as(value)
 
         def of_images(found: Tensor, missing: float) -> Tensor:
