@@ -6,6 +6,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,6 +54,22 @@ class Number(click.ParamType):
         return number
 
 
+class Symmetry(click.ParamType):
+    """The name of a point group."""
+
+    name = "group"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Leave it as it is, or fail with the names that there are."""
+        from ...geometry.point_groups import point_group
+
+        try:
+            point_group(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 INPUT = click.Path(path_type=Path)
 POSE_SUFFIXES = (".star", ".cs", ".pkl", ".npz")
 PIXEL_SIZE = Number(0, most=1000)
@@ -76,6 +93,22 @@ pixel_size_option = click.option(
 image_size_option = click.option(
     "--image-size", type=click.IntRange(1, 65536), metavar="L", help="Box in pixels, where a file does not say."
 )
+symmetry_option = click.option(
+    "--symmetry",
+    type=Symmetry(),
+    default="C1",
+    metavar="GROUP",
+    help="Point group of the molecule: C1, C4, D2, T, O, I2 ...",
+)
+encoder_option = click.option(
+    "--encoder", "name", required=True, metavar="NAME", help="See `cryozoo list --pretrained`; or local-dir:DIR."
+)
+poses_out_option = click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz."
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step."
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 device_option = click.option("--device", metavar="D", help="cpu, cuda, cuda:1 ...  [default: a GPU where there is one]")
 threads_option = click.option(
@@ -84,6 +117,37 @@ threads_option = click.option(
 progress_option = click.option(
     "--progress/--no-progress", default=None, help="Show a bar with the time left.  [default: on a terminal]"
 )
+
+
+def wants_progress(asked: bool | None) -> bool:
+    """Whether to show a bar: as asked, else when somebody is looking."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a long piece of work is to be done."""
+
+    device_name: str | None
+    threads: int | None
+    progress: bool
+
+    def device(self) -> torch.device:
+        """The device asked for, which must exist; sets the number of threads."""
+        return choose_device(self.device_name, self.threads)
+
+
+def run_options(function: F) -> F:
+    """Options of the work itself, handed over as ``run``."""
+
+    @wraps(function)
+    def with_options(*args: Any, device: str | None, threads: int | None, progress: bool | None, **kwargs: Any) -> Any:
+        return function(*args, run=Run(device, threads, wants_progress(progress)), **kwargs)
+
+    decorated: Any = with_options
+    for option in (progress_option, threads_option, device_option):
+        decorated = option(decorated)
+    return decorated
 
 
 def stack_options(function: F) -> F:
@@ -107,11 +171,6 @@ def stack_options(function: F) -> F:
     ):
         decorated = option(decorated)
     return decorated
-
-
-def wants_progress(asked: bool | None) -> bool:
-    """Whether to show a bar: as asked, else when somebody is looking."""
-    return sys.stderr.isatty() if asked is None else asked
 
 
 def check_suffix(path: Path) -> None:

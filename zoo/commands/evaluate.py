@@ -10,7 +10,7 @@ import click
 
 from ...particles.errors import BadInput
 from ...particles.files import plain_json
-from ._common import INPUT, image_size_option, metrics_table, pixel_size_option, verb
+from ._common import INPUT, image_size_option, metrics_table, pixel_size_option, symmetry_option, verb
 
 if TYPE_CHECKING:
     from ...particles.poses import PoseTable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @verb("evaluate", short_help="Predicted poses against true ones.")
 @click.argument("predicted", type=INPUT)
 @click.argument("truth", type=INPUT)
-@click.option("--symmetry", default="C1", metavar="GROUP", help="Point group of the molecule: C1, C4, D2, T, O, I2 ...")
+@symmetry_option
 @click.option("--align", is_flag=True, help="First find the rotation of the frame, and the hand, that fit best.")
 @pixel_size_option
 @image_size_option
@@ -45,10 +45,7 @@ def evaluate(
     from ...particles.poses import PoseTable
     from ..evaluate import pose_metrics
 
-    try:
-        group = point_group(symmetry)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--symmetry") from None
+    group = point_group(symmetry)
     guess, true = (PoseTable.load(path, image_size=image_size, pixel_size=pixel_size) for path in (predicted, truth))
     true = _matched(guess, true, predicted, truth)
     rotation, target = torch.tensor(guess.rotation), torch.tensor(true.rotation)

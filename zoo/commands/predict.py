@@ -10,16 +10,16 @@ import click
 
 from ._common import (
     INPUT,
+    Run,
+    batch_size_option,
     check_output,
     check_suffix,
-    choose_device,
-    device_option,
+    encoder_option,
     overwrite_option,
-    progress_option,
+    poses_out_option,
+    run_options,
     stack_options,
-    threads_option,
     verb,
-    wants_progress,
 )
 
 if TYPE_CHECKING:
@@ -28,16 +28,12 @@ if TYPE_CHECKING:
 
 @verb("predict", short_help="Poses of particle images.")
 @click.argument("particles", type=INPUT)
-@click.option(
-    "--encoder", "name", required=True, metavar="NAME", help="See `cryozoo list --pretrained`; or local-dir:DIR."
-)
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz.")
-@click.option("--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step.")
+@encoder_option
+@poses_out_option
+@batch_size_option
 @stack_options
 @overwrite_option
-@device_option
-@threads_option
-@progress_option
+@run_options
 def predict(
     particles: Path,
     name: str,
@@ -45,9 +41,7 @@ def predict(
     opened: dict[str, Any],
     batch_size: int,
     overwrite: bool,
-    device: str | None,
-    threads: int | None,
-    progress: bool | None,
+    run: Run,
 ) -> None:
     """Predict the poses of PARTICLES (.star, .cs or .mrcs) and write them with all else the table says.
 
@@ -55,17 +49,17 @@ def predict(
     """
     check_suffix(out)
     check_output(out, overwrite=overwrite, inputs=[particles])
-    where = choose_device(device, threads)
+    device = run.device()
 
     from ...particles.stack import ParticleStack
     from ..predict import PredictionStopped
     from ..pretrained import load_pretrained
 
     stack = ParticleStack.open(particles, **opened)
-    encoder = load_pretrained(name, device=where)
+    encoder = load_pretrained(name, device=device)
     began = time.perf_counter()
     try:
-        poses = encoder.predict(stack, batch_size=batch_size, progress=wants_progress(progress))
+        poses = encoder.predict(stack, batch_size=batch_size, progress=run.progress)
     except PredictionStopped as stop:
         if stop.done is not None:
             kept = out.with_name(f"{out.stem}.partial{out.suffix}")

@@ -10,16 +10,14 @@ import click
 from ...particles.errors import BadInput
 from ._common import (
     INPUT,
+    Run,
     check_output,
     check_suffix,
-    choose_device,
-    device_option,
     overwrite_option,
-    progress_option,
+    run_options,
     stack_options,
-    threads_option,
+    symmetry_option,
     verb,
-    wants_progress,
 )
 
 
@@ -28,13 +26,11 @@ from ._common import (
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="MAP", help="The map, .mrc.")
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
 @click.option("--halves", is_flag=True, help="Write the unfiltered half maps too: MAP_half1.mrc, MAP_half2.mrc.")
-@click.option("--symmetry", default="C1", metavar="GROUP", help="Point group of the molecule: C1, C4, D2, T, O, I2 ...")
+@symmetry_option
 @click.option("--fom-weighting", is_flag=True, help="Weight images with their confidence (rlnParticleFigureOfMerit).")
 @stack_options
 @overwrite_option
-@device_option
-@threads_option
-@progress_option
+@run_options
 def reconstruct(
     particles: Path,
     out: Path,
@@ -44,9 +40,7 @@ def reconstruct(
     fom_weighting: bool,
     opened: dict[str, Any],
     overwrite: bool,
-    device: str | None,
-    threads: int | None,
-    progress: bool | None,
+    run: Run,
 ) -> None:
     """Reconstruct a density map from PARTICLES (.star, .cs or .mrcs) with known poses, shifts and CTF.
 
@@ -61,30 +55,24 @@ def reconstruct(
     names = [out.with_name(f"{out.stem}_half{k}{out.suffix}") for k in (1, 2)] if halves else []
     for path in (out, *names):
         check_output(path, overwrite=overwrite, inputs=inputs)
-    from ...geometry.point_groups import point_group
-
-    try:
-        point_group(symmetry)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--symmetry") from None
-    where = choose_device(device, threads)
+    device = run.device()
 
     from ...particles.mrc import write_volume
     from ...particles.poses import PoseTable
-    from ...particles.reconstruct import reconstruct as run
+    from ...particles.reconstruct import reconstruct as average
     from ...particles.stack import ParticleStack
 
     stack = ParticleStack.open(particles, **opened)
     given = None
     if poses is not None:
         given = PoseTable.load(poses, image_size=stack.image_size, pixel_size=stack.pixel_size)
-    result = run(
+    result = average(
         stack,
         given,
         symmetry=symmetry,
         fom_weighting=fom_weighting,
-        device=where,
-        progress=wants_progress(progress),
+        device=device,
+        progress=run.progress,
     )
     for path, volume in zip((*names, out), (*result.half_maps[: len(names)], result.map), strict=True):
         write_volume(path, volume.data.numpy(), volume.pixel_size, overwrite=overwrite)

@@ -11,16 +11,16 @@ import click
 from ...particles.errors import BadInput
 from ._common import (
     INPUT,
+    Run,
+    batch_size_option,
     check_output,
     check_suffix,
-    choose_device,
-    device_option,
+    encoder_option,
     overwrite_option,
-    progress_option,
+    poses_out_option,
+    run_options,
     stack_options,
-    threads_option,
     verb,
-    wants_progress,
 )
 
 if TYPE_CHECKING:
@@ -34,19 +34,15 @@ _SURE = 4
 
 @verb("recover", short_help="Poses from the distances between images.")
 @click.argument("particles", type=INPUT)
-@click.option(
-    "--encoder", "name", required=True, metavar="NAME", help="See `cryozoo list --pretrained`; or local-dir:DIR."
-)
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz.")
+@encoder_option
+@poses_out_option
 @click.option("--figure", type=click.Path(path_type=Path), metavar="PNG", help="Draw how far the poses can be trusted.")
 @click.option("--copies", type=click.IntRange(2), default=64, metavar="N", help="Images to turn and mirror, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of the search.")
-@click.option("--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step.")
+@batch_size_option
 @stack_options
 @overwrite_option
-@device_option
-@threads_option
-@progress_option
+@run_options
 def recover(
     particles: Path,
     name: str,
@@ -57,9 +53,7 @@ def recover(
     opened: dict[str, Any],
     batch_size: int,
     overwrite: bool,
-    device: str | None,
-    threads: int | None,
-    progress: bool | None,
+    run: Run,
 ) -> None:
     """Find the poses of PARTICLES (.star, .cs or .mrcs) from the distances between their images.
 
@@ -74,15 +68,14 @@ def recover(
         from .figures import pyplot
 
         pyplot()  # missing, it would be too late when the work is done
-    where = choose_device(device, threads)
+    device = run.device()
 
     from ...particles.stack import ParticleStack
     from ..pretrained import load_pretrained
 
     stack = ParticleStack.open(particles, **opened)
-    encoder = load_pretrained(name, device=where)
-    shown = wants_progress(progress)
-    found = encoder.recover(stack, copies=copies, batch_size=batch_size, seed=seed, progress=shown)
+    encoder = load_pretrained(name, device=device)
+    found = encoder.recover(stack, copies=copies, batch_size=batch_size, seed=seed, progress=run.progress)
     found.poses.save(out, overwrite=overwrite)
     if figure is not None:
         from .figures import recovery_figure, save_figure

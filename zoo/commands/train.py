@@ -9,16 +9,7 @@ from typing import Any
 import click
 
 from ...particles.errors import BadInput
-from ._common import (
-    INPUT,
-    choose_device,
-    device_option,
-    metrics_table,
-    progress_option,
-    threads_option,
-    verb,
-    wants_progress,
-)
+from ._common import INPUT, Run, metrics_table, run_options, verb
 
 
 @verb("train", short_help="Train an encoder by a recipe.")
@@ -28,21 +19,17 @@ from ._common import (
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a field, as in data.snr=0.1.")
 @click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint.")
-@device_option
-@threads_option
-@progress_option
+@run_options
 def train(
     recipe: Path,
     out: Path,
     changes: tuple[str, ...],
     restart: bool,
-    device: str | None,
-    threads: int | None,
-    progress: bool | None,
+    run: Run,
 ) -> None:
     """Train an encoder by a RECIPE (YAML or JSON). The same command goes on where a stopped run left off."""
     from ..recipe import Recipe
-    from ..train import train as run
+    from ..train import train as train_by
 
     fields, nested = _parse(changes)
     what = Recipe.load(recipe, **fields)
@@ -53,9 +40,9 @@ def train(
                 raise click.BadParameter(f"{field} has no fields of its own", param_hint="--set")
             values[field][key] = value
         what = Recipe.from_dict(values, source=recipe)
-    where = choose_device(device, threads)
+    device = run.device()
     try:
-        result = run(what, out, device=where, progress=wants_progress(progress), restart=restart)
+        result = train_by(what, out, device=device, progress=run.progress, restart=restart)
     except BadInput:
         raise
     except ValueError as error:  # an argument of a part, of the imaging or of the data that cannot be
