@@ -52,6 +52,15 @@ def table(suite: str) -> None:
 
 
 @main.command()
+@click.argument("suite", type=click.Choice(["equivariant_70s", "small_data_70s"]))
+def curves(suite: str) -> None:
+    """Draw the accuracy of a suite's runs against CPU time, or images to train on: results/SUITE.png."""
+    from .curves import write
+
+    write(suite, RESULTS / f"{suite}.png")
+
+
+@main.command()
 @click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def uncertainty(run_folder: Path) -> None:
     """Print what the confidence of a finished run is worth, and draw results/SUITE-RUN.png."""
