@@ -9,6 +9,8 @@ one pixel brings it back; the row and column at -L / 2, which have no partner at
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,15 +53,38 @@ def augment_d4(images: Tensor, pose: Pose) -> tuple[Tensor, Pose]:
     return out, transform_pose(pose, _D4.to(images.device)[elements])
 
 
+def turn(images: Tensor, angle: Tensor) -> Tensor:
+    """Turn the content of (B, ..., L, L) images about pixel L // 2 by angles (B,) of at most an eighth of a turn.
+
+    Three shears, each a shift of rows or columns by its Fourier transform, which turns what lies within the inscribed
+    circle and leaves the spectrum of noise as it is, where interpolation from neighbours would smooth it (Larkin et al.
+    1997, Opt. Commun. 139:99).
+    """
+    size = images.shape[-1]
+    # The first shear takes points of the circle so far outside that they need a larger box.
+    room = math.ceil((1 / math.cos(math.pi / 8) - 1) * size / 2)
+    n = size + 2 * room
+    frequency = torch.fft.rfftfreq(n, device=images.device)
+    distance = torch.arange(n, device=images.device) - n // 2
+
+    def phases(slope: Tensor) -> Tensor:
+        """That move each row by ``slope`` (B,) times its distance from the origin."""
+        phase = (-2 * torch.pi * slope[:, None, None]) * (distance[:, None] * frequency)
+        return torch.polar(torch.ones_like(phase), phase).view(len(slope), *[1] * (images.ndim - 3), n, -1)
+
+    def shear(wide: Tensor, phases: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.fft.rfft(wide) * phases, n)
+
+    rows, columns = phases(-(angle / 2).tan()), phases(angle.sin())
+    wide = shear(F.pad(images, (room,) * 4), rows)
+    wide = shear(shear(wide.mT, columns).mT, rows)
+    return wide[..., room : room + size, room : room + size]
+
+
 def augment_rotate(images: Tensor, pose: Pose) -> tuple[Tensor, Pose]:
-    """A random rotation by any angle and a random flip for each image (B, 1, L, L), by bicubic interpolation."""
-    batch, size = len(images), images.shape[-1]
-    angle = 2 * torch.pi * torch.rand(batch, device=images.device)
-    sign = torch.randint(2, (batch,), device=images.device) * 2.0 - 1
+    """A random rotation by any angle and a random flip for each image (B, 1, L, L): an element of D4, and the rest."""
+    images, pose = augment_d4(images, pose)
+    angle = (torch.rand(len(images), device=images.device) - 0.5) * (torch.pi / 2)
     cos, sin = angle.cos(), angle.sin()
-    plane = torch.stack([torch.stack([cos, -sin * sign], -1), torch.stack([sin, cos * sign], -1)], -2)
-    axis = (torch.arange(size, device=images.device) - size // 2).float()
-    points = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2)
-    source = (points @ plane).view(batch, size, size, 2)  # rows: (A^T p)^T = p^T A
-    grid = (source + size // 2) * (2 / (size - 1)) - 1
-    return F.grid_sample(images, grid, mode="bicubic", align_corners=True), transform_pose(pose, plane)
+    plane = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
+    return turn(images, angle), transform_pose(pose, plane)

@@ -130,7 +130,7 @@ class FixedSet:
             return Batch(*augment_d4(batch.images, batch.target))
         if self.augment == "rotate":
             images, target = augment_rotate(batch.images, batch.target)
-            return Batch(standardise(images), target)  # interpolation took some of the variance
+            return Batch(standardise(images), target)  # the edge of the circle is not quite what it was
         return batch
 
     def _permutation(self, epoch: int) -> Tensor:
