@@ -29,8 +29,7 @@ class Recipe:
             atomic model, or ``phantom:SEED``) and the fields of :class:`~cryozoo.particles.simulate.Imaging`.
             ``images: N`` simulates a fixed set of N instead of new ones at every step. ``split`` gives the shares of
             training and validation of a fixed set, the rest is the test. ``symmetry`` names the point group.
-        augment: of a fixed set, ``none``, ``d4`` (quarter turns and flips, exact) or ``rotate`` (any angle, and
-            flips; the interpolation blurs, so the noise of training images is less white than that of the others).
+        augment: of a fixed set, ``none``, ``d4`` (quarter turns and flips) or ``rotate`` (any angle, and flips).
         steps: optimiser steps.
         batch_size: images per step.
         optimizer: ``adamw``, ``adam`` or ``rmsprop``.
