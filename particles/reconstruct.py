@@ -17,6 +17,7 @@ from ._table import Floats, ParticleTable
 from .back_projector import BackProjector
 from .ctf import CTF, make_ctf
 from .errors import BadInput
+from .files import Tally
 from .fsc import fourier_shell_correlation, resolution_at
 from .poses import PoseTable
 from .stack import ParticleStack
@@ -67,7 +68,8 @@ def reconstruct(
     """Reconstruct a volume of the box and pixels of the images.
 
     Each image is corrected for its shift and for its CTF, where the table has one. The half-sets are those of the table
-    (``rlnRandomSubset``, or ``alignments3D/split``), else a random split. The stack is read in batches.
+    (``rlnRandomSubset``, or ``alignments3D/split``), else a random split of the images, where rows of one image stay
+    together. The stack is read in batches.
 
     Args:
         stack: N images.
@@ -207,10 +209,16 @@ def _half_sets(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
     number = next((found for table in tables if (found := _given_half_sets(table)) is not None), None)
+    images, image = np.unique(stack.image_ids, return_inverse=True)
     if number is None:
-        number = np.random.default_rng(seed).permutation(len(stack)) % 2 + 1
+        number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
     used = np.ones(len(stack), dtype=bool) if weights is None else weights.numpy() > 0
     first, second = (np.flatnonzero((number == half) & used) for half in (1, 2))
+    if len(shared := np.intersect1d(image[first], image[second])):
+        tally = Tally(stack.path)
+        what = "an image in both half-sets of the table: their noise agrees, and so the resolution is not to be trusted"
+        tally.add(what, stack.table.where(int(np.argmax(image == shared[0]))), len(shared))
+        tally.warn()
     for half, rows in enumerate((first, second), 1):
         if len(rows) < _LEAST:
             raise BadInput(stack.path, f"{len(rows)} images in half-set {half}", expected=f"at least {_LEAST}")

@@ -17,7 +17,7 @@ from torch_fourier_slice import insert_central_slices_rfft_3d
 from cryozoo.geometry.point_groups import point_group
 from cryozoo.particles.back_projector import BackProjector
 from cryozoo.particles.ctf import make_ctf
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.fsc import fourier_shell_correlation, resolution_at
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.projector import Projector
@@ -290,6 +290,30 @@ class TestReconstruct:
         assert sorted(first.counts) == [10, 11]
         assert torch.equal(first.half_maps[0].data, again.half_maps[0].data)
         assert not torch.equal(first.half_maps[0].data, other.half_maps[0].data)
+
+    def test_an_image_in_two_rows_is_in_one_half_set(self, clean: ParticleStack) -> None:
+        """Then every half has its images twice, which changes no half map."""
+        assert clean.poses is not None
+        halves = []
+        for rows in (np.arange(40), np.tile(np.arange(40), 2)):
+            stack = clean.subset(rows)
+            stack.table = replace(stack.table, origin=None)
+            poses = PoseTable(clean.poses.rotation[rows], clean.poses.shift[rows])
+            halves.append(reconstruct(stack, poses).half_maps)
+        for once, twice in zip(*halves, strict=True):
+            assert relative_error(twice.data, once.data) < 1e-4
+        assert relative_error(halves[0][1].data, halves[0][0].data) > 0.1
+
+    def test_a_table_whose_half_sets_share_images(self, clean: ParticleStack) -> None:
+        def halved(number: np.ndarray) -> ParticleStack:
+            stack = clean.subset(np.tile(np.arange(20), 2))
+            star = stack.star.with_columns("particles", {"rlnRandomSubset": number})  # type: ignore[union-attr]
+            stack.table = replace(stack.table, origin=star)
+            return stack
+
+        with pytest.warns(BadInputWarning, match=r"an image in both half-sets .* \(20 times, first: .*row 1\b"):
+            reconstruct(halved(np.repeat([1, 2], 20)))
+        reconstruct(halved(np.tile([1, 2], 20)))  # without a warning
 
     def test_a_confidence_of_zero_leaves_a_particle_out(self, clean: ParticleStack) -> None:
         few, poses = clean.subset(np.arange(40)), clean.poses
