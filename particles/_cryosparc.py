@@ -151,6 +151,10 @@ def _pose_fields(
 def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
     sources = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad")
     u, v, angle, voltage, aberration, contrast, phase = (_field(fields, path, f"ctf/{name}") for name in sources)
+    defocus = {name: name in _names(fields) for name in ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")}
+    if any(defocus.values()) and not all(defocus.values()):
+        missing, given = (" and ".join(name for name in defocus if defocus[name] is there) for there in (False, True))
+        raise BadInput(path, f"{given} and no {missing}", expected="all three fields of the defocus, or none")
     if u is None or v is None or angle is None or voltage is None or aberration is None or contrast is None:
         return None
     if (wrong := np.flatnonzero((voltage <= 10) | (voltage >= 3000))).size:

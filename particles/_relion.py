@@ -215,6 +215,8 @@ class _Columns:
 
     def ctf(self) -> CtfParameters | None:
         u = self.get("rlnDefocusU")
+        if u is None:
+            self._refuse_without("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
         voltage = self._checked("rlnVoltage", 10, 3000, "kV")
         aberration, contrast = self.get("rlnSphericalAberration"), self.get("rlnAmplitudeContrast")
         if u is None or voltage is None or aberration is None or contrast is None:
@@ -236,7 +238,15 @@ class _Columns:
             x, y = (self._numbers.get(label) for label in labels)
             if x is not None and y is not None:
                 return {"shift": -np.stack([x, y], axis=1), "shift_in_pixels": labels is _ORIGIN_PIXELS}
+            self._refuse_without(labels[0] if x is None else labels[1], *labels)
         return {}
+
+    def _refuse_without(self, missing: str, *others: str) -> None:
+        """Half a set of columns is a slip: taken for none at all, it would go unnoticed."""
+        given = [label for label in others if self.get(label) is not None]
+        if given:
+            expected, hint = f"{missing} beside it", f"add {missing}, or take {' and '.join(given)} out"
+            raise BadInput(self._source, f"{given[0]} and no {missing}", expected=expected, hint=hint)
 
 
 def _image_names(block: StarBlock, source: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class Reconstruction:
         coverage: (L // 2 + 1,) share of the Fourier voxels of a shell that images have reached. Missing orientations
             leave it below 1.
         weight: (2 L + 1, 2 L + 1, L + 1) sum of CTF^2 per Fourier voxel, as in ``BackProjector``: where it was reached.
+        ctf_source: the table whose CTF the images were corrected for; None when no CTF was.
     """
 
     map: Volume
@@ -48,6 +50,7 @@ class Reconstruction:
     fsc: Tensor
     coverage: Tensor
     weight: Tensor
+    ctf_source: Path | None = None
 
     @property
     def resolution(self) -> float:
@@ -91,7 +94,9 @@ def reconstruct(
     _refuse_corrected(stack)
     poses = _matched(stack, poses)
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
-    ctf = next((found for table in tables if (found := _ctf(table)) is not None), None)
+    ctf, ctf_source = next(
+        ((found, table.path) for table in tables if (found := _ctf(table)) is not None), (None, None)
+    )
     weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
     half_sets = _half_sets(stack, tables, weights, seed)
     rotation, shift = torch.from_numpy(poses.rotation), torch.from_numpy(poses.shift)
@@ -111,7 +116,7 @@ def reconstruct(
                     None if weights is None else weights[chosen],
                 )
                 bar.update(len(batch))
-    return combine_halves(*projectors)
+    return replace(combine_halves(*projectors), ctf_source=ctf_source)
 
 
 def combine_halves(first: BackProjector, second: BackProjector) -> Reconstruction:

@@ -487,3 +487,48 @@ def test_relion_projects_the_same_after_any_way_through(data, tmp_path, way):
     assert images[0].std() > 0.01
     # Float32 in a .cs table moves voxels across the edge of the sphere that RELION projects: 3e-4.
     assert np.abs(images[0] - images[1]).max() < 1e-3 * np.abs(images[0]).max()
+
+
+OPTICS = "data_optics\n\nloop_\n" + "".join(
+    f"_rln{name} #{k}\n"
+    for k, name in enumerate(
+        ["OpticsGroup", "Voltage", "SphericalAberration", "AmplitudeContrast", "ImagePixelSize"], 1
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["OriginXAngst"], "rlnOriginXAngst and no rlnOriginYAngst; expected rlnOriginYAngst beside it"),
+        (["OriginYAngst"], "rlnOriginYAngst and no rlnOriginXAngst"),
+        (["OriginY"], "rlnOriginY and no rlnOriginX;"),
+        (["DefocusV", "DefocusAngle"], "rlnDefocusV and no rlnDefocusU.* take rlnDefocusV and rlnDefocusAngle out"),
+        (["DefocusAngle"], "rlnDefocusAngle and no rlnDefocusU"),
+        (["DefocusU"], None),
+        (["OriginX", "OriginY"], None),
+        (["PhaseShift"], None),
+    ],
+)
+def test_half_a_set_of_columns(tmp_path, columns, message):
+    """It would be taken for none at all: shifts of 0, and images without a CTF."""
+    names = [*EULER, "rlnOpticsGroup", *(f"rln{column}" for column in columns)]
+    header = "".join(f"_{name} #{k}\n" for k, name in enumerate(names, 1))
+    row = " ".join(["10", "20", "30", "1", *["5"] * len(columns)])
+    path = tmp_path / "half.star"
+    path.write_text(f"{OPTICS}1 300 2.7 0.1 2\n\ndata_particles\n\nloop_\n{header}{row}\n{row}\n")
+    if message is None:
+        assert len(PoseTable.load(path)) == 2
+    else:
+        with pytest.raises(BadInput, match=rf"half\.star: .*{message}"):
+            PoseTable.load(path)
+
+
+def test_half_a_defocus_in_a_cs_table(tmp_path):
+    fields = np.zeros(2, dtype=[("alignments3D/pose", "f4", (3,)), ("ctf/df1_A", "f4"), ("ctf/df_angle_rad", "f4")])
+    np.save(tmp_path / "half.npy", fields)
+    (tmp_path / "half.npy").rename(tmp_path / "half.cs")
+    with pytest.raises(
+        BadInput, match=r"half\.cs: ctf/df1_A and ctf/df_angle_rad and no ctf/df2_A; expected all three"
+    ):
+        PoseTable.load(tmp_path / "half.cs")

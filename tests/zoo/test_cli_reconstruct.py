@@ -67,6 +67,18 @@ class TestReconstruct:
             found = torch.from_numpy(read_volume(tmp_path / "map.mrc")[0])
             assert (float((found - right).norm() / right.norm()) < 1e-3) != transposed
 
+    def test_says_whose_ctf_was_corrected(self, run, many, tmp_path):
+        """That of the table of the particles, of the poses, or none."""
+        star, _ = many
+        without = star.with_name("without_ctf.star")
+        without.write_text(star.read_text().replace("rlnDefocus", "rlnOther"))
+        for words, line in (
+            ((star,), f"CTF: corrected, with that of {star}\n"),
+            ((without, "--poses", star), f"CTF: corrected, with that of {star}\n"),
+            ((without,), "CTF: not corrected, as no table has one\n"),
+        ):
+            assert line in run("reconstruct", *words, "-o", tmp_path / "map.mrc", "--overwrite").out
+
     def test_symmetry_and_weights_reach_the_map(self, run, many, tmp_path):
         stack = ParticleStack.open(many[0])
         confidence = np.random.default_rng(0).uniform(size=COUNT)

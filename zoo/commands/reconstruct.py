@@ -79,6 +79,8 @@ def reconstruct(
     first, second = result.counts
     size, pixel = result.map.size, result.map.pixel_size
     click.echo(f"{first + second:,} images ({first:,} and {second:,}) in {size}^3 voxels of {pixel:g} A: {out}")
+    source = result.ctf_source
+    click.echo(f"CTF: corrected, with that of {source}" if source else "CTF: not corrected, as no table has one")
     shells = range(1, min(round(size * pixel / result.resolution), size // 2) + 1)
     reached = sum(s**2 * float(result.coverage[s]) for s in shells) / sum(s**2 for s in shells)
     click.echo(f"the halves agree to {result.resolution:.2f} A (FSC 0.143, no mask)")
