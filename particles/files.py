@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import stat
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -131,6 +132,28 @@ def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[by
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def check_folder(path: str | Path) -> None:
+    """See that a folder can be made and written to, before the work begins; nothing is made.
+
+    Raises:
+        BadInput: it is a file, lies below one, or nobody may write there.
+    """
+    path = Path(path)
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise BadInput(path, f"cannot be written to: {error.strerror or error}", expected="a folder") from None
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder; BadInput as of :func:`check_folder`."""
+    check_folder(path)
+    Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

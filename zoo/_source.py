@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PIECE = 2**22
 """Pixels prepared at once: 16 MiB of them, and some 100 MiB of Fourier transforms."""
+_SCALES = 16
+"""Factor by which pixels may be smaller or larger than those of the training; beyond it must be an error."""
 _LARGEST_PIXEL = 1e15
 """Squares and sums of larger values leave the range of float32."""
 
@@ -62,7 +64,10 @@ class Images:
 def open_particles(
     encoder: PoseEncoder, particles: Particles, pixel_size: float | None, open_args: Mapping[str, Any]
 ) -> ParticleStack | Images:
-    """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of another scale than that of the training."""
+    """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of another scale than that of the training.
+
+    One that must be an error is refused.
+    """
     source: ParticleStack | Images
     if pixel_size is not None and not pixel_size > 0:
         raise ValueError(f"pixel_size {pixel_size}, expected Angstrom per pixel, above 0")
@@ -81,6 +86,13 @@ def open_particles(
 
 def _warn_of_another_scale(source: ParticleStack | Images, encoder: PoseEncoder) -> None:
     trained = encoder.preprocessing
+    if not 1 / _SCALES < source.pixel_size / trained.pixel_size < _SCALES:
+        raise BadInput(
+            source.path,
+            f"pixels of {source.pixel_size:.4g} A",
+            expected=f"about the {trained.pixel_size:.4g} A of the training",
+            hint="pixel_size (--pixel-size) replaces what a file says",
+        )
     width, wanted = source.image_size * source.pixel_size, trained.image_size * trained.pixel_size
     if width < 0.98 * wanted:
         message = f"the images are {width:.0f} A wide and are padded; the encoder was trained on {wanted:.0f} A"

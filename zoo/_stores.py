@@ -59,12 +59,13 @@ class Folder:
         if not self.folder.is_dir():
             raise BadInput(self.folder, "is not a folder", expected="the folder of a saved encoder")
         if not path.exists():
+            inner = self.folder / "model"
             pickles = sorted(p.name for p in self.folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
             raise BadInput(
                 self.folder,
                 f"has no {path.name}" + (f", only {pickles[0]}" if pickles else ""),
                 expected=f"a folder written by save_pretrained ({MODEL})",
-                hint=_NO_PICKLES if pickles else None,
+                hint=_NO_PICKLES if pickles else f"perhaps {inner}" if (inner / path.name).exists() else None,
             )
         return path
 

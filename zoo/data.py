@@ -21,6 +21,9 @@ from .preprocessing import Preprocessing, standardise
 VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
 """Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
 
+FEWEST = 2
+"""Particles of which errors can be averaged."""
+
 _FIXED_FIELDS = {"symmetry", "split"}
 _SIMULATED_FIELDS = {"volume", "images", "held_out"}
 
@@ -174,6 +177,7 @@ def open_data(
     seed: int = 0,
 ) -> tuple[TrainingData, Preprocessing]:
     """Make the training data of a recipe and the preprocessing that goes with it."""
+    _check(spec)
     split = tuple(spec.get("split", (0.5, 0.17)))
     if "particles" in spec:
         return _open_particles(spec, image_size, pixel_size, split, augment, device, seed)
@@ -186,6 +190,23 @@ def open_data(
     if augment != "none":
         raise BadInput("recipe", f"augment {augment!r} without a fixed set", hint="give data images, or augment none")
     return OnTheFly(simulator, preprocessing, held_out=spec.get("held_out", 2048)), preprocessing
+
+
+def _check(spec: Mapping[str, Any]) -> None:
+    """Refuse what the fields that are read here cannot be."""
+    for name, kind, expected in (
+        ("volume", str, "a map, an atomic model or phantom:SEED"),
+        ("particles", str, "a STAR or .cs file"),
+        ("symmetry", str, "the name of a point group"),
+    ):
+        if not isinstance(spec.get(name, ""), kind):
+            raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=expected)
+    for name in ("images", "held_out"):
+        if name in spec and not (type(spec[name]) is int and spec[name] >= FEWEST):
+            raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=f"at least {FEWEST}")
+    split = spec.get("split", (0.5, 0.17))
+    if not (isinstance(split, list | tuple) and len(split) == 2 and all(type(x) in (int, float) for x in split)):
+        raise BadInput("recipe", f"{split!r}", where="data split", expected="the shares of training and validation")
 
 
 def open_simulator(spec: Mapping[str, Any], *, image_size: int, pixel_size: float | None) -> Simulator:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import Images, Particles, inference, open_particles, pose_table, prepared_batches
@@ -56,14 +57,16 @@ def predict(
         that the encoder was trained on.
 
     Raises:
-        BadInput: the particles cannot be used, with file and row; NaN, infinite and constant images cannot.
+        BadInput: the encoder predicts no rotation; or the particles cannot be used, with file and row: NaN, infinite
+            and constant images, and pixels of quite another size than those of the training.
         PredictionStopped: Ctrl-C, with what was finished.
 
     Warns:
         BadInputWarning: the images cover less than those the encoder was trained on, or have coarser pixels.
     """
     if not encoder.head.has_rotation:
-        raise ValueError(f"{encoder.name} predicts no rotation; its recover() finds those of many images together")
+        hint = "recover() or `cryozoo recover` finds those of many images together"
+        raise BadInput(encoder.name, "predicts no rotation", hint=hint)
     source = open_particles(encoder, particles, pixel_size, open_args)
     done: list[PoseTable] = []
     try:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write, plain_json
+from ..particles.files import atomic_write, make_folder, plain_json
 from . import entries
 from ._encoder_config import CARD, CONFIG, FORMAT, GOLDEN, MODEL, check_config, read_config
 from ._model_card import model_card
@@ -325,10 +325,7 @@ def _serialise(tensors: dict[str, Tensor], label: str) -> bytes:
 
 def _write(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
     """Write all files or none. The first becomes visible last, and is away while the others change."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(folder, f"cannot be made: {error.strerror or error}", expected="a folder") from None
+    make_folder(folder)
     with ExitStack() as stack:
         for name, data in files.items():
             file = stack.enter_context(atomic_write(folder / name, overwrite=overwrite))

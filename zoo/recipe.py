@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ..particles.errors import BadInput
+
+Check = Callable[[Any], bool]
+
+
+def _whole(low: int, high: int) -> tuple[Check, str]:
+    return lambda x: type(x) is int and low <= x <= high, f"a whole number from {low} to {high:,}"
+
+
+def _number(fits: Check, expected: str) -> tuple[Check, str]:
+    return lambda x: type(x) in (int, float) and fits(x), f"a number {expected}"
+
+
+def _one_of(*allowed: str) -> tuple[Check, str]:
+    return lambda x: x in allowed, f"one of {', '.join(allowed)}"
+
+
+_AT_LEAST_0 = _number(lambda x: 0 <= x < math.inf, "of at least 0")
+_FIELDS: tuple[tuple[tuple[str, ...], Check, str], ...] = (
+    (("encoder", "loss"), lambda x: isinstance(x, str), "a name"),
+    (("data", "backbone_args", "head_args", "loss_args"), lambda x: isinstance(x, Mapping), "a mapping"),
+    (("shift",), lambda x: isinstance(x, bool), "true or false"),
+    (("image_size",), *_whole(8, 4096)),
+    (("steps", "validate_every"), *_whole(1, 10**9)),
+    (("batch_size",), *_whole(2, 10**9)),  # 1 leaves nothing to normalise over
+    (("patience",), *_whole(0, 10**9)),
+    (("seed",), *_whole(0, 255)),
+    (("pixel_size",), lambda x: x is None or (type(x) in (int, float) and 0 < x < 1e3), "Angstrom, above 0"),
+    (("lr",), *_number(lambda x: 0 < x < 10, "above 0 and below 10")),
+    (("weight_decay", "grad_clip"), *_AT_LEAST_0),
+    (("warmup",), *_number(lambda x: 0 <= x <= 1, "from 0 to 1, a share of the steps")),
+    (("ema",), *_number(lambda x: 0 <= x < 1, "from 0 to below 1, a decay")),
+    (
+        ("betas",),
+        lambda x: isinstance(x, tuple) and len(x) == 2 and all(type(b) in (int, float) and 0 <= b < 1 for b in x),
+        "two numbers from 0 to below 1",
+    ),
+    (("augment",), *_one_of("none", "d4", "rotate")),
+    (("optimizer",), *_one_of("adamw", "adam", "rmsprop")),
+    (("schedule",), *_one_of("cosine", "onecycle")),
+    (("precision",), *_one_of("auto", "fp32", "bf16")),
+)
+"""What values of which fields are good for."""
 
 
 @dataclass(frozen=True)
@@ -74,33 +117,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not 0 < value < 10**9:
-                raise ValueError(f"recipe: {name} must be a positive number of at most 9 digits, got {value}")
-        for name in ("lr", "weight_decay", "warmup", "ema", "grad_clip"):
-            if not isinstance(getattr(self, name), (int, float)):
-                raise ValueError(f"recipe: {name} must be a number, got {getattr(self, name)!r}")
-        if not 0 < self.lr < 10:
-            raise ValueError(f"recipe: lr must be above 0 and below 10, got {self.lr}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"recipe: ema is a decay between 0 and 1, got {self.ema}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 256:
-            raise ValueError(f"recipe: seed must be a whole number from 0 to 255, got {self.seed}")
+        for names, fits, expected in _FIELDS:
+            for name in names:
+                if not fits(value := getattr(self, name)):
+                    raise ValueError(f"recipe: {name} {value!r}, expected {expected}")
         if unwanted := {"shift", "shift_scale"} & set(self.head_args):
             raise ValueError(
                 f"recipe: head_args {min(unwanted)} is not set here; the field shift says whether there is one"
             )
-        if self.batch_size < 2:
-            raise ValueError("recipe: batch_size 1 leaves nothing to normalise over; use 2 or more")
-        for name, allowed in (
-            ("augment", ("none", "d4", "rotate")),
-            ("optimizer", ("adamw", "adam", "rmsprop")),
-            ("schedule", ("cosine", "onecycle")),
-            ("precision", ("auto", "fp32", "bf16")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"recipe: {name} {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
 
     @classmethod
     def load(cls, path: str | Path, **changes: Any) -> Recipe:
@@ -123,7 +147,8 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise BadInput(source, f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(sorted(known))}")
         try:
-            return cls(**{**values, "betas": tuple(values.get("betas", cls.betas))})
+            betas = values.get("betas", cls.betas)
+            return cls(**{**values, "betas": tuple(betas) if isinstance(betas, list) else betas})
         except (TypeError, ValueError) as error:
             raise BadInput(source, str(error).removeprefix("recipe: ")) from error
 

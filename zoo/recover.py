@@ -93,9 +93,9 @@ def recover_poses(
         **open_args: of :meth:`ParticleStack.open` for files, for instance ``datadir`` or ``skip_bad``.
 
     Raises:
-        BadInput: the particles cannot be used, or are too few, or the network makes no numbers of them.
-        ValueError: fewer than 2 copies, no such point group, or an encoder whose distances are no angles between
-            orientations: Euclidean ones, or the least over a point group.
+        BadInput: the particles cannot be used, or are too few, or the network makes no numbers of them; or the encoder
+            learnt distances that are no angles between orientations: Euclidean ones, or the least over a point group.
+        ValueError: fewer than 2 copies, or no such point group.
 
     Warns:
         BadInputWarning: the images cover less than those the encoder was trained on, or have coarser pixels.
@@ -160,10 +160,13 @@ def _group(encoder: PoseEncoder) -> str:
     if encoder.head.has_rotation:
         return symmetry
     if args.get("metric") == "euclidean":
-        raise ValueError(f"{encoder.name} learnt Euclidean distances, which are no angles: train it with metric cosine")
+        raise BadInput(
+            encoder.name, "learnt Euclidean distances, which are no angles", hint="train it with metric cosine"
+        )
     if len(point_group(symmetry)) > 1 and not args.get("restricted"):
-        raise ValueError(
-            f"{encoder.name} learnt distances that are the least over {symmetry}, from which orientations cannot be "
-            "recovered: train it with restricted: true, or with a head that has rotations"
+        raise BadInput(
+            encoder.name,
+            f"learnt distances that are the least over {symmetry}, from which orientations cannot be recovered",
+            hint="train it with restricted: true, or with a head that has rotations",
         )
     return symmetry

@@ -5,6 +5,7 @@ so a resumed run repeats what the undisturbed one would have done, bit for bit o
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import signal
 import time
@@ -22,10 +23,10 @@ from tqdm import tqdm
 from ..losses.base import Loss
 from ..losses.siamese import SiameseDistance
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write, write_json
+from ..particles.files import atomic_write, check_folder, make_folder, write_json
 from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .cost import multiply_accumulates
-from .data import Batch, open_data
+from .data import Batch, find_data, open_data
 from .encoder import PoseEncoder, create_encoder
 from .evaluate import distance_metrics, evaluate, pose_metrics, predict_batches
 from .provenance import provenance
@@ -111,6 +112,8 @@ class _Trainer:
         self.recipe = recipe
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.out = None if out is None else Path(out)
+        if self.out is not None:
+            check_folder(self.out)
         self.progress = progress
         self.symmetry = recipe.data.get("symmetry", "C1")
         self.data, preprocessing = open_data(
@@ -123,14 +126,17 @@ class _Trainer:
         )
         torch.manual_seed(recipe.seed)
         head_args = {**recipe.head_args, "shift": True} if recipe.shift else dict(recipe.head_args)
-        self.encoder = create_encoder(
-            recipe.encoder,
-            image_size=recipe.image_size,
-            pixel_size=preprocessing.pixel_size,
-            backbone_args=recipe.backbone_args,
-            head_args=head_args,
-        ).to(self.device)
-        self.loss = self._make_loss()
+        try:
+            self.encoder = create_encoder(
+                recipe.encoder,
+                image_size=recipe.image_size,
+                pixel_size=preprocessing.pixel_size,
+                backbone_args=recipe.backbone_args,
+                head_args=head_args,
+            ).to(self.device)
+            self.loss = self._make_loss()
+        except TypeError as error:  # an argument that the part does not know, or of another kind
+            raise BadInput("recipe", str(error), where="backbone_args, head_args, loss or loss_args") from error
         self.optimizer = self._make_optimizer()
         self.averaged = _copy_state(self.encoder) if recipe.ema else None
         self.best: dict[str, Tensor] = {}
@@ -145,6 +151,7 @@ class _Trainer:
         self.step = 0
         self.cpu_seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self.table = _digest(recipe.data.get("particles"))
         self.provenance = provenance(str(self.device))
         self.commits = [self.provenance["commit"]]
         if self.out is not None:
@@ -294,7 +301,7 @@ class _Trainer:
         return kind(parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
 
     def _open_folder(self, out: Path, restart: bool) -> None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         checkpoint = out / "checkpoint.safetensors"
         if restart:
             for stale in (checkpoint, *out.glob("events.out.tfevents.*")):
@@ -310,6 +317,10 @@ class _Trainer:
             changed = ", ".join(sorted(k for k in ours if ours[k] != theirs.get(k)))
             raise BadInput(
                 path, f"was made by another recipe (differs in {changed})", hint="use another folder, or --restart"
+            )
+        if state.get("table") != self.table:
+            raise BadInput(
+                path, f"was trained on another {self.recipe.data['particles']}", hint="use another folder, or --restart"
             )
         self.encoder.load_state_dict(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"])
@@ -334,6 +345,7 @@ class _Trainer:
             "step": self.step,
             "best_error": self.best_error,
             "commits": self.commits,
+            "table": self.table,
             "stale": self.stale,
             "cpu_s": self.cpu_seconds,
             "history": self.history,
@@ -356,6 +368,11 @@ class _Trainer:
         except ImportError:  # an extra; the CSV has the same numbers
             return None
         return SummaryWriter(str(self.out), purge_step=self.step + 1 if self.step else None)
+
+
+def _digest(particles: str | None) -> str | None:
+    """Of the table of particles, by which a changed one is noticed."""
+    return None if particles is None else hashlib.sha256(find_data(particles).read_bytes()).hexdigest()
 
 
 class _CsvLines:

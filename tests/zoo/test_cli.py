@@ -159,13 +159,16 @@ PoseEncoder.forward = stop
 main(sys.argv[1:])
 """
         out, kept = tmp_path / "poses.star", tmp_path / "poses.partial.star"
-        done = shell(
-            "predict", stack, "--encoder", f"local-dir:{tiny_folder}", "-o", out, "--batch-size", 5, code=program
-        )
+        options = ["--encoder", f"local-dir:{tiny_folder}", "-o", out, "--batch-size", 5]
+        done = shell("predict", stack, *options, code=program)
         assert done.returncode == code
         assert done.stderr == f"error: stopped after 10 of 23 particles; they are in {kept}\n"
         assert not out.exists()
         assert len(starfile.read(kept)["particles"]) == 10
+        before = kept.read_bytes()
+        again = shell("predict", stack, *options, code=program)
+        assert again.stderr.endswith(f"they are in {tmp_path / 'poses.partial2.star'}\n")
+        assert kept.read_bytes() == before
 
 
 class TestConvert:
@@ -319,6 +322,13 @@ main(sys.argv[1:])
             ("steps.x=1", 2, "steps"),
             ("nosuch=1", 3, "nosuch"),
             ("image_size=16", 3, "24 pixels"),
+            ("image_size=abc", 3, "whole number from 8 to 4,096"),
+            ("data=5", 3, "a mapping"),
+            ("data.volume=5", 3, "a map, an atomic model"),
+            ("data.held_out=0", 3, "data held_out: 0; expected at least 2"),
+            ("data.split=0.5", 3, "data split: 0.5"),
+            ("backbone_args.foo=5", 3, "foo"),
+            ("loss_args.foo=5", 3, "foo"),
         ],
     )
     def test_changes_that_cannot_be(self, run, recipe, tmp_path, change, code, word):
@@ -326,6 +336,14 @@ main(sys.argv[1:])
         assert done.code == code
         assert word in done.err
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("out", ["file", "file/below"])
+    def test_a_folder_that_cannot_be(self, run, recipe, tmp_path, monkeypatch, out):
+        (tmp_path / "file").touch()
+        monkeypatch.setattr("cryozoo.zoo.train.open_data", lambda *a, **k: pytest.fail("worked before it looked"))
+        done = run("train", recipe, "--out", tmp_path / out)
+        assert done.code == 3
+        assert f"{tmp_path / out}: cannot be written to" in done.err
 
 
 class TestEvaluate:
@@ -488,6 +506,7 @@ class TestFsc:
         assert run("fsc", maps / "a.mrc", maps / "b.mrc", "--plot", maps / "fsc.png").code == 0
         assert pyplot.imread(maps / "fsc.png").ndim == 3
         assert run("fsc", maps / "a.mrc", maps / "b.mrc", "--plot", maps / "fsc.png").code == 3
+        assert "suffix '.pdf'" in run("fsc", maps / "a.mrc", maps / "b.mrc", "--plot", maps / "fsc.pdf").err
 
 
 class TestDoctor:

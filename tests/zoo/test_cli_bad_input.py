@@ -220,6 +220,10 @@ class TestArguments:
         assert words[-2] in done.err or words[-3] in done.err
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("pixel_size", [0.01, 900])
+    def test_111_pixels_of_quite_another_size(self, predict, stack, pixel_size):
+        assert "expected about the 5 A of the training" in predict(stack, "--pixel-size", pixel_size, code=3).err
+
     @pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta0", ""])
     def test_111_device(self, predict, stack, device):
         assert "--device" in predict(stack, "--device", device, code=2).err.splitlines()[-1]

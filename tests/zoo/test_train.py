@@ -246,6 +246,18 @@ def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
     train(dataclasses.replace(TINY, lr=2e-3), tmp_path, restart=True)
 
 
+def test_another_table_of_particles_does_not_resume(tmp_path: Path) -> None:
+    simulator = Simulator(Volume.phantom(size=32, pixel_size=8.0), Imaging(snr=1.0))
+    write_simulated_stack(tmp_path / "a.mrcs", simulator, 40)
+    table = tmp_path / "a.star"
+    recipe = dataclasses.replace(TINY, data={"particles": str(table)}, steps=2, validate_every=2)
+    train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run")
+    table.write_text(table.read_text() + "\n")
+    with pytest.raises(BadInput, match=r"trained on another .*a\.star; use another folder"):
+        train(recipe, tmp_path / "run")
+
+
 def test_broken_checkpoint_is_named(tmp_path: Path) -> None:
     train(TINY, tmp_path)
     path = tmp_path / "checkpoint.safetensors"

@@ -179,6 +179,17 @@ def check_suffix(path: Path) -> None:
         raise BadInput(path, f"the suffix {path.suffix!r}", expected=f"one of {', '.join(POSE_SUFFIXES)}")
 
 
+def check_picture(path: Path | None) -> None:
+    """Refuse what is no picture, and to draw without matplotlib, before the work starts."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise BadInput(path, f"the suffix {path.suffix!r}", expected="a picture, .png")
+    from .figures import pyplot
+
+    pyplot()
+
+
 def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output that could not be written in the end, before the work starts.
 
@@ -241,6 +252,8 @@ METRICS = {
     "median_deg_kept_75": ("median error of the surest 75 %", "{:.2f} deg"),
     "median_deg_kept_50": ("median error of the surest 50 %", "{:.2f} deg"),
     "steps": ("steps", "{}"),
+    "distance_mae_deg": ("mean error of distances", "{:.2f} deg"),
+    "chance_distance_mae_deg": ("of always the median distance", "{:.2f} deg"),
     "cpu_s": ("CPU time", "{:.0f} s"),
     "parameters": ("parameters", "{:,}"),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...particles.errors import BadInput
+from ...particles.files import make_folder
 from ._common import choose_device, device_option, format_table, threads_option, verb
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def demo(out: Path, count: int, name: str | None, device: str | None, threads: i
     """
     from ..entries import get_entry, list_encoders
 
+    path = make_folder(out) / "demo.png"
     where = choose_device(device, threads)
     names = [name] if name else [n for n in list_encoders(pretrained=True) if get_entry(n)["source"] == "embedded"]
     if not names:
@@ -56,7 +58,6 @@ def demo(out: Path, count: int, name: str | None, device: str | None, threads: i
     click.echo("\nmedian error in degrees, shares of particles within so many degrees, median error of a random guess,")
     click.echo("rank correlation of confidence and error (-1 is perfect)")
     best = min(runs, key=lambda run: run.metrics["median_deg"])
-    path = _prepare(out) / "demo.png"
     best.draw(path)
     click.echo(f"\n{path}: what {best.name} saw and said")
 
@@ -148,11 +149,3 @@ def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float |
     trained = encoder.preprocessing
     made = open_simulator(spec, image_size=trained.image_size, pixel_size=trained.pixel_size)
     return made, spec.get("symmetry", "C1"), made.imaging.snr
-
-
-def _prepare(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(folder, f"cannot be made: {error.strerror}", expected="a folder for the picture") from None
-    return folder

@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from ...particles.errors import BadInput
 from ._common import check_output, overwrite_option, verb
 
 
@@ -23,6 +24,8 @@ def export(name: str, out: Path, format: Literal["pt2", "onnx"] | None, overwrit
     hf-hub:owner/repo@<commit>.
     """
     check_output(out, overwrite=overwrite)
+    if format is not None and out.suffix.lower() in (".pt2", ".onnx") and out.suffix.lower() != f".{format}":
+        raise BadInput(out, f"the suffix {out.suffix!r}", expected=f".{format}, as --format says")
     from ..export import export as write
     from ..pretrained import load_pretrained
 

@@ -9,7 +9,7 @@ import click
 
 from ...particles.errors import BadInput
 from ...particles.files import atomic_write
-from ._common import INPUT, PIXEL_SIZE, check_output, format_table, overwrite_option, verb
+from ._common import INPUT, PIXEL_SIZE, check_output, check_picture, format_table, overwrite_option, verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ...particles.volumes import Volume
 
 _AUTO = "auto"
+_ROUNDING = 0.01
+"""What resampling adds to a mask, above and below."""
 # RELION's names, as in the table of its postprocess.
 _LABELS = {
     "FSC": "FourierShellCorrelation",
@@ -31,7 +33,7 @@ _LABELS = {
 @click.argument("a", type=INPUT)
 @click.argument("b", type=INPUT)
 @click.option("--mask", metavar="MAP", help="A map from 0 to 1, or `auto` for one around the density.")
-@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per voxel, when the headers do not say.")
+@click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per voxel, instead of what the headers say.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the curve: .star or .csv.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the curve.")
 @overwrite_option
@@ -51,6 +53,7 @@ def fsc(
     if out is not None and out.suffix.lower() not in (".star", ".csv"):
         raise BadInput(out, f"the suffix {out.suffix!r}", expected="one of .star, .csv")
     inputs = [a, b] + ([] if mask in (None, _AUTO) else [Path(str(mask))])
+    check_picture(plot)
     for output in (out, plot):
         if output is not None:
             check_output(output, overwrite=overwrite, inputs=inputs)
@@ -87,7 +90,9 @@ def fsc(
 
 
 def _check_fits(volume: Volume, path: str | Path, first: Volume, name: Path) -> None:
-    if volume.data.shape != first.data.shape or len(set(first.data.shape)) > 1:
+    if len(set(first.data.shape)) > 1:
+        raise BadInput(name, " x ".join(map(str, first.data.shape)) + " voxels", expected="a cube")
+    if volume.data.shape != first.data.shape:
         boxes = [" x ".join(map(str, v.data.shape)) for v in (first, volume)]
         raise BadInput(path, f"{boxes[1]} voxels", expected=f"a cube of the same box as {name}, which has {boxes[0]}")
     if abs(first.pixel_size / volume.pixel_size - 1) > 0.01:
@@ -104,9 +109,9 @@ def _mask(mask: str, first: Volume, second: Volume, name: Path, pixel_size: floa
     volume = Volume.load(mask, pixel_size=pixel_size)
     _check_fits(volume, mask, first, name)
     low, high = float(volume.data.min()), float(volume.data.max())
-    if low < 0 or high > 1 or high == 0:
+    if low < -_ROUNDING or high > 1 + _ROUNDING or high <= _ROUNDING:
         raise BadInput(mask, f"values from {low:g} to {high:g}", expected="a mask, 0 outside and 1 inside")
-    return volume.data
+    return volume.data.clamp(0, 1)
 
 
 def _write(curves: dict[str, Tensor], box: float, path: Path, *, overwrite: bool) -> None:

@@ -62,8 +62,8 @@ def predict(
         poses = encoder.predict(stack, batch_size=batch_size, progress=run.progress)
     except PredictionStopped as stop:
         if stop.done is not None:
-            kept = out.with_name(f"{out.stem}.partial{out.suffix}")
-            stop.done.save(kept, overwrite=True)
+            kept = _free(out)
+            stop.done.save(kept)
             stop.args = (f"{stop}; they are in {kept}",)
         raise
     seconds = time.perf_counter() - began
@@ -72,7 +72,17 @@ def predict(
     click.echo(_frame(encoder))
 
 
+def _free(out: Path) -> Path:
+    """``NAME.partial.SUFFIX``, with a number where there is one already."""
+    names = (out.with_name(f"{out.stem}.partial{number}{out.suffix}") for number in ("", *range(2, 1_000_000)))
+    return next(name for name in names if not name.exists())
+
+
 def _frame(encoder: PoseEncoder) -> str:
-    molecule = ((encoder.entry or {}).get("molecule") or {}).get("name")
+    entry = encoder.entry or {}
+    if (entry.get("trained_with") or {}).get("loss") == "siamese_distance":
+        side = "" if encoder.group else ", and so is the camera's side, which `cryozoo recover` finds"
+        return f"the encoder learnt distances only: the frame is anybody's, the hand too{side}"
+    molecule = (entry.get("molecule") or {}).get("name")
     of = molecule or "the molecule that the encoder was trained on"
     return f"poses are in the frame of {of}; for another molecule they mean nothing"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...particles.errors import BadInput
 from ._common import (
     INPUT,
     Run,
     batch_size_option,
     check_output,
+    check_picture,
     check_suffix,
     encoder_option,
     overwrite_option,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _LITTLE, _BY_CHANCE = 0.2, 12
 """Share of the distances that poses should explain, besides what P poses explain of random numbers, times P."""
+_ANYWHERE = 60
+"""Degrees; images and their copies that have nothing to do with each other are further apart, about 130."""
 _SURE = 4
 """Standard errors by which one reading of the poses must fit better than the other."""
 
@@ -62,12 +64,7 @@ def recover(
     check_suffix(out)
     for path in filter(None, (out, figure)):
         check_output(path, overwrite=overwrite, inputs=[particles])
-    if figure is not None:
-        if figure.suffix.lower() != ".png":
-            raise BadInput(figure, f"the suffix {figure.suffix!r}", expected="a picture, .png")
-        from .figures import pyplot
-
-        pyplot()  # missing, it would be too late when the work is done
+    check_picture(figure)
     device = run.device()
 
     from ...particles.stack import ParticleStack
@@ -82,14 +79,16 @@ def recover(
 
         save_figure(recovery_figure(found, title=f"{particles.name}, {encoder.name}"), figure)
     click.echo(f"{len(found.poses):,} particles, poses in {out}")
-    click.echo(_trust(found))
+    click.echo(_trust(found, by_construction=encoder.group is not None and found.recovery is None))
 
 
-def _trust(found: RecoveredPoses) -> str:
+def _trust(found: RecoveredPoses, *, by_construction: bool) -> str:
     recovery, gauge = found.recovery, found.gauge
     right, other = (math.degrees(angle) for angle in (gauge.residual, gauge.other_residual))
     lines = [
-        f"turned and mirrored images agree with them to {right:.1f} degrees ({other:.1f} if they were transposed)",
+        "poses of turned and mirrored images agree with them, as always with an equivariant encoder, right or wrong"
+        if by_construction
+        else f"turned and mirrored images agree with them to {right:.1f} degrees ({other:.1f} if they were transposed)",
         "the frame is anybody's, and the hand may be the wrong one: compare the map with its mirror image",
     ]
     if recovery is not None:
@@ -99,6 +98,8 @@ def _trust(found: RecoveredPoses) -> str:
         )
         if recovery.explained < _LITTLE + _BY_CHANCE / particles:
             lines.append("do not trust these poses: the distances are no distances between orientations")
-    if not gauge.preference > _SURE:
+    if right > _ANYWHERE:
+        lines.append("do not trust these poses: those of turned and mirrored images are anywhere")
+    elif not gauge.preference > _SURE:
         lines.append("do not trust these poses: they may be transposed; more copies tell")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--defocus", type=Number(0, most=1e6), nargs=2, metavar="LOW HIGH", help="Random defocus, in Angstrom.")
 @click.option("--size", type=click.IntRange(8, 4096), metavar="L", help="Box of the images.  [default: of the map]")
 @click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Of the images.  [default: of the map]")
-@click.option("--voxel-size", type=PIXEL_SIZE, metavar="A", help="Of the map, when its header does not say.")
+@click.option("--voxel-size", type=PIXEL_SIZE, metavar="A", help="Of the map, instead of what its header says.")
 @overwrite_option
 @threads_option
 @progress_option
