@@ -20,6 +20,7 @@ from .ctf import CTF, make_ctf
 from .errors import BadInput
 from .files import Tally
 from .fsc import fourier_shell_correlation, resolution_at
+from .matching import matched_poses
 from .poses import PoseTable
 from .stack import ParticleStack
 from .star import StarFile
@@ -76,8 +77,7 @@ def reconstruct(
 
     Args:
         stack: N images.
-        poses: of the same particles, matched by the names of their images where both name the same ones, else by row;
-            default those in the table of the stack.
+        poses: of the same particles, matched as by :func:`matched_poses`; default those in the table of the stack.
         symmetry: point group, such as C1, D7, O or I2, in RELION's axes.
         fom_weighting: weight every image with the confidence of its pose (``rlnParticleFigureOfMerit``); those of
             weight 0 are left out.
@@ -174,27 +174,11 @@ def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
         expected = f"{own:g} A, as in {stack.path}: {stack.image_size} pixels of {stack.pixel_size:g} A"
         found = f"poses of images of {poses.image_size} pixels of {poses.pixel_size:g} A, a box of {box:g} A"
         raise BadInput(source, found, expected=expected)
-    wanted, known = _names(stack.table), _names(poses.particles)
-    if wanted and known and (set(wanted) & set(known)):
-        place = {name: row for row, name in enumerate(known)}
-        if missing_row := next((row for row, name in enumerate(wanted, 1) if name not in place), None):
-            found, where = f"no pose of {wanted[missing_row - 1]}", f"row {missing_row} of {stack.path}"
-            raise BadInput(source, found, where=where, expected="one for every image")
-        return poses.subset([place[name] for name in wanted])
-    if len(poses) != len(stack):
-        expected = f"{len(stack)}, as {stack.path} has images, or the same image names"
-        raise BadInput(source, f"{len(poses)} poses", expected=expected)
-    return poses
+    return matched_poses(poses, stack.table, len(stack), stack.path)
 
 
 def _box(image_size: int | None, pixel_size: float | None) -> float | None:
     return None if image_size is None or pixel_size is None else image_size * pixel_size
-
-
-def _names(table: ParticleTable | None) -> list[str] | None:
-    if table is None or table.file is None or table.index is None:
-        return None
-    return [f"{i + 1}@{table.files[file]}" for i, file in zip(table.index.tolist(), table.file.tolist(), strict=True)]
 
 
 def _weights(poses: PoseTable) -> Floats:

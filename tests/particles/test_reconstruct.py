@@ -351,7 +351,7 @@ class TestBadInput:
 
     def test_no_pose_for_an_image(self, clean: ParticleStack) -> None:
         poses = clean.subset(np.arange(5)).poses
-        self.refused(clean.subset(np.arange(10)), "no pose of 6@particles.mrcs", "row 6 of ", poses=poses)
+        self.refused(clean.subset(np.arange(10)), "no row for 6@particles.mrcs", "row 6 of ", poses=poses)
 
     def test_poses_of_another_box(self, clean: ParticleStack) -> None:
         poses = PoseTable(np.tile(np.eye(3), (10, 1, 1)), image_size=SIZE, pixel_size=5.0, source="poses.npz")
