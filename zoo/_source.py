@@ -64,9 +64,9 @@ class Images:
 def open_particles(
     encoder: PoseEncoder, particles: Particles, pixel_size: float | None, open_args: Mapping[str, Any]
 ) -> ParticleStack | Images:
-    """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of another scale than that of the training.
+    """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of images unlike those of the training.
 
-    One that must be an error is refused.
+    A scale that must be an error is refused.
     """
     source: ParticleStack | Images
     if pixel_size is not None and not pixel_size > 0:
@@ -80,11 +80,11 @@ def open_particles(
     else:
         own = encoder.preprocessing.pixel_size
         source = Images(torch.as_tensor(particles), own if pixel_size is None else pixel_size)
-    _warn_of_another_scale(source, encoder)
+    _warn_of_other_images(source, encoder)
     return source
 
 
-def _warn_of_another_scale(source: ParticleStack | Images, encoder: PoseEncoder) -> None:
+def _warn_of_other_images(source: ParticleStack | Images, encoder: PoseEncoder) -> None:
     trained = encoder.preprocessing
     if not 1 / _SCALES < source.pixel_size / trained.pixel_size < _SCALES:
         raise BadInput(
@@ -99,6 +99,10 @@ def _warn_of_another_scale(source: ParticleStack | Images, encoder: PoseEncoder)
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
     if source.pixel_size > 1.02 * trained.pixel_size:
         message = f"pixels of {source.pixel_size:.4g} A are coarser than the {trained.pixel_size:.4g} A of the training"
+        warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
+    data = ((encoder.entry or {}).get("trained_with") or {}).get("data") or {}
+    if isinstance(source, ParticleStack) and source.ctf is not None and "volume" in data and not data.get("defocus"):
+        message = "the images have a CTF, and those of the training had none (data defocus): poses will be worse"
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
 
 

@@ -74,7 +74,7 @@ def tiny() -> PoseEncoder:
 def tiny_folder(tiny, tmp_path_factory) -> Path:
     """The encoder, saved, as if it had been trained on a phantom."""
     folder = tmp_path_factory.mktemp("encoder")
-    data = {"volume": "phantom:3", "snr": 0.5, "shift_sigma": 5.0}
+    data = {"volume": "phantom:3", "snr": 0.5, "shift_sigma": 5.0, "defocus": [8000.0, 20000.0]}
     recipe = Recipe("test_vgg_gem-qcqp_bingham", SIZE, data, 1, pixel_size=PIXEL_SIZE)
     save_pretrained(tiny, folder, recipe=recipe, metrics={"n": 10, "median_deg": 12.5, "auroc_5deg": float("nan")})
     return folder

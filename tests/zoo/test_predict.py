@@ -14,6 +14,8 @@ from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.predict import PredictionStopped, predict
+from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
+from cryozoo.zoo.recipe import Recipe
 
 
 def bare(encoder, images, pixel_size=None):
@@ -177,6 +179,15 @@ def test_29_images_of_another_scale_are_resampled_and_reported(tiny, size, pixel
     assert_poses(table, bare(tiny, images, pixel_size))
     assert len(recwarn) == len(warnings)
     assert all(word in str(recwarn[i].message) for i, word in enumerate(warnings))
+
+
+def test_a_ctf_that_the_training_lacked_is_reported(tiny, stack, tmp_path):
+    for name, imaging in (("without", {}), ("with", {"defocus": [8000.0, 20000.0]})):
+        recipe = Recipe(tiny.name, 32, {"volume": "phantom:0", **imaging}, 1)
+        save_pretrained(tiny, tmp_path / name, recipe=recipe, metrics={})
+    with pytest.warns(BadInputWarning, match="have a CTF, and those of the training had none"):
+        load_pretrained(f"local-dir:{tmp_path / 'without'}").predict(stack)
+    load_pretrained(f"local-dir:{tmp_path / 'with'}").predict(stack)
 
 
 REAL = [

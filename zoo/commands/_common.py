@@ -18,6 +18,8 @@ from ...particles.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+    from ..encoder import PoseEncoder
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -101,7 +103,11 @@ symmetry_option = click.option(
     help="Point group of the molecule: C1, C4, D2, T, O, I2 ...",
 )
 encoder_option = click.option(
-    "--encoder", "name", required=True, metavar="NAME", help="See `cryozoo list --pretrained`; or local-dir:DIR."
+    "--encoder",
+    "name",
+    required=True,
+    metavar="NAME",
+    help="See `cryozoo list --pretrained`; or a folder that `train` wrote.",
 )
 poses_out_option = click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz."
@@ -225,6 +231,13 @@ def choose_device(name: str | None, threads: int | None = None) -> torch.device:
         reason = str(error).split("\n")[0]
         raise click.BadParameter(f"{name!r} cannot be used here: {reason}", param_hint="--device") from None
     return device
+
+
+def load_encoder(name: str, device: torch.device | None = None) -> PoseEncoder:
+    """A pretrained encoder; the folder of one may do without ``local-dir:``."""
+    from ..pretrained import load_pretrained
+
+    return load_pretrained(f"local-dir:{name}" if Path(name).is_dir() else name, device=device)
 
 
 def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:

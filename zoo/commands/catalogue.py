@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ._common import format_table, metrics_table, verb
+from ._common import format_table, load_encoder, metrics_table, verb
 
 if TYPE_CHECKING:
     from ..registry import Part
@@ -55,10 +56,8 @@ def info(name: str) -> None:
     from ..entries import get_entry
     from ..registry import split_name
 
-    if name.startswith(("local-dir:", "hf-hub:")):
-        from ..pretrained import load_pretrained
-
-        _show_entry(load_pretrained(name).entry or {})
+    if name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir():
+        _show_entry(load_encoder(name).entry or {})
     elif "-" not in name:
         _show_part(name)
     elif split_name(name)[2] is None:

@@ -30,16 +30,18 @@ print(f"{cuda}; {', '.join(devices) or 'no GPU in reach'}; {torch.get_num_thread
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.pass_context
 def doctor(ctx: click.Context, paths: tuple[Path, ...]) -> None:
-    """Report versions, what can be imported, where data are sought, and what each PATH is.
+    """Report versions, what can be imported and where data are sought; or what each PATH is.
 
     Ends with code 1 when a package that everything needs is broken, and with code 3 when a PATH cannot be read.
     """
+    if paths:
+        refused = [path for path in paths if not _report_file(path)]
+        ctx.exit(3 if refused else 0)
     click.echo(f"cryozoo {__version__} in {Path(__file__).parents[2]}")
     click.echo(f"Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} processors")
     broken = _report_packages()
     _report_data()
-    refused = [path for path in paths if not _report_file(path)]
-    ctx.exit(1 if broken else 3 if refused else 0)
+    ctx.exit(1 if broken else 0)
 
 
 def _report_packages() -> bool:

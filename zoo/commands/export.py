@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from ...particles.errors import BadInput
-from ._common import check_output, overwrite_option, verb
+from ._common import check_output, load_encoder, overwrite_option, verb
 
 
 @verb("export", short_help="An encoder for PyTorch or ONNX Runtime alone.")
@@ -27,9 +27,8 @@ def export(name: str, out: Path, format: Literal["pt2", "onnx"] | None, overwrit
     if format is not None and out.suffix.lower() in (".pt2", ".onnx") and out.suffix.lower() != f".{format}":
         raise BadInput(out, f"the suffix {out.suffix!r}", expected=f".{format}, as --format says")
     from ..export import export as write
-    from ..pretrained import load_pretrained
 
-    encoder = load_pretrained(f"local-dir:{name}" if Path(name).is_dir() else name)
+    encoder = load_encoder(name)
     facts = write(encoder, out, format=format, overwrite=overwrite)
     size = out.stat().st_size / 1e6
     click.echo(f"{out}: {_shapes(facts['inputs'])} -> {_shapes(facts['outputs'])}; {size:.1f} MB")

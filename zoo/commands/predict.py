@@ -15,6 +15,7 @@ from ._common import (
     check_output,
     check_suffix,
     encoder_option,
+    load_encoder,
     overwrite_option,
     poses_out_option,
     run_options,
@@ -53,10 +54,9 @@ def predict(
 
     from ...particles.stack import ParticleStack
     from ..predict import PredictionStopped
-    from ..pretrained import load_pretrained
 
     stack = ParticleStack.open(particles, **opened)
-    encoder = load_pretrained(name, device=device)
+    encoder = load_encoder(name, device)
     began = time.perf_counter()
     try:
         poses = encoder.predict(stack, batch_size=batch_size, progress=run.progress)

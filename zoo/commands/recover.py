@@ -16,6 +16,7 @@ from ._common import (
     check_picture,
     check_suffix,
     encoder_option,
+    load_encoder,
     overwrite_option,
     poses_out_option,
     run_options,
@@ -68,10 +69,9 @@ def recover(
     device = run.device()
 
     from ...particles.stack import ParticleStack
-    from ..pretrained import load_pretrained
 
     stack = ParticleStack.open(particles, **opened)
-    encoder = load_pretrained(name, device=device)
+    encoder = load_encoder(name, device)
     found = encoder.recover(stack, copies=copies, batch_size=batch_size, seed=seed, progress=run.progress)
     found.poses.save(out, overwrite=overwrite)
     if figure is not None:

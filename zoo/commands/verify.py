@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from ._common import verb
+from ._common import load_encoder, verb
 
 
 @verb("verify", short_help="Whether a saved encoder is whole.")
@@ -16,10 +14,8 @@ def verify(names: tuple[str, ...]) -> None:
 
     NAME is a pretrained encoder, a folder that `train` or save_pretrained wrote, or hf-hub:owner/repo@<commit>.
     """
-    from ..pretrained import load_pretrained
-
     for name in names:
-        encoder = load_pretrained(f"local-dir:{name}" if Path(name).is_dir() else name)
+        encoder = load_encoder(name)
         entry = encoder.entry or {}
         files = ", ".join(f"{file} {facts['sha256'][:12]}" for file, facts in entry["files"].items())
         click.echo(f"{name}: whole, and it repeats its stored outputs ({files}, {entry['parameters']:,} parameters)")
