@@ -159,11 +159,15 @@ def find_data(name: str | Path) -> Path:
 def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
     """``phantom:SEED``, or a map or atomic model found by :func:`find_data`."""
     if name.startswith("phantom:"):
-        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(name.removeprefix("phantom:")))
-    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if _is_atomic(name) else None)
+        seed = name.removeprefix("phantom:")
+        if not seed.isdecimal():
+            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
+        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
+    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
 
 
-def _is_atomic(name: str) -> bool:
+def is_atomic(name: str) -> bool:
+    """Whether a file is an atomic model, by its name."""
     return not name.lower().endswith((".mrc", ".map", ".ccp4"))
 
 

@@ -220,6 +220,23 @@ class TestArguments:
         assert words[-2] in done.err or words[-3] in done.err
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("volume", "words", "message"),
+        [
+            ("phantom:abc", [], "expected phantom:SEED"),
+            ("phantom:7", ["--voxel-size", "4"], "no voxels"),
+            ("model.pdb", ["--pixel-size", "4"], "give --size and --pixel-size"),
+            ("nosuch.mrc", [], "no such file"),
+        ],
+    )
+    def test_111_volumes_of_simulate(self, run, tmp_path, volume, words, message):
+        if volume == "model.pdb":
+            volume = tmp_path / volume
+            volume.write_text("")
+        done = run("simulate", "--volume", volume, "-o", tmp_path / "a.mrcs", "-n", "3", *words)
+        assert done.code == 3
+        assert message in done.err
+
     @pytest.mark.parametrize("pixel_size", [0.01, 900])
     def test_111_pixels_of_quite_another_size(self, predict, stack, pixel_size):
         assert "expected about the 5 A of the training" in predict(stack, "--pixel-size", pixel_size, code=3).err

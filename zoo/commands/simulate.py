@@ -110,8 +110,14 @@ def simulate(
 
 def _volume(name: str, size: int | None, pixel_size: float | None, voxel_size: float | None) -> Volume:
     from ...particles.volumes import Volume
-    from ..data import find_data, load_volume
+    from ..data import find_data, is_atomic, load_volume
 
+    phantom = name.startswith("phantom:")
+    atomic = not phantom and is_atomic(str(find_data(name)))
+    if (phantom or atomic) and voxel_size is not None:
+        raise BadInput(name, "is no map, and has no voxels for --voxel-size", hint="--pixel-size is that of the images")
+    if atomic and (size is None or pixel_size is None):
+        raise BadInput(name, "an atomic model, which has no box", hint="give --size and --pixel-size of the images")
     try:
         if voxel_size is not None:
             volume = Volume.load(find_data(name), pixel_size=voxel_size)
