@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
+from ._half_sets import CRYOSPARC, given_half_sets
 from ._table import CtfParameters, Floats, ParticleTable, one_value
 from .errors import BadInput
 
@@ -105,8 +106,11 @@ def new_cryosparc(table: ParticleTable, rotation: Floats, shift: Floats, confide
         new["ctf/df2_A"] = ctf.defocus_v
         new["ctf/df_angle_rad"] = np.deg2rad(ctf.defocus_angle)
         new["ctf/phase_shift_rad"] = np.deg2rad(ctf.phase_shift)
+        new["ctf/bfactor"] = ctf.b_factor
         new |= {name: values.astype(np.float32) for name, values in new.items() if name.startswith("ctf/")}
     new |= _pose_fields(rotation, shift, confidence, table.pixel_size)
+    if (half_set := given_half_sets(table)) is not None:
+        new[CRYOSPARC] = (half_set - 1).astype(np.uint32)
     fields = np.empty(n, dtype=[(name, values.dtype, values.shape[1:]) for name, values in new.items()])
     for name, values in new.items():
         fields[name] = values
@@ -149,8 +153,10 @@ def _pose_fields(
 
 
 def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
-    sources = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad")
-    u, v, angle, voltage, aberration, contrast, phase = (_field(fields, path, f"ctf/{name}") for name in sources)
+    sources = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad", "bfactor")
+    u, v, angle, voltage, aberration, contrast, phase, b_factor = (
+        _field(fields, path, f"ctf/{name}") for name in sources
+    )
     defocus = {name: name in _names(fields) for name in ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")}
     if any(defocus.values()) and not all(defocus.values()):
         missing, given = (" and ".join(name for name in defocus if defocus[name] is there) for there in (False, True))
@@ -160,8 +166,8 @@ def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
     if (wrong := np.flatnonzero((voltage <= 10) | (voltage >= 3000))).size:
         where = f"row {wrong[0] + 1}, ctf/accel_kv"
         raise BadInput(path, f"{voltage[wrong[0]]:g}", where=where, expected="a value between 10 and 3000 kV")
-    phase = np.zeros_like(u) if phase is None else phase
-    return CtfParameters(u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase))
+    phase, b_factor = (np.zeros_like(u) if values is None else values for values in (phase, b_factor))
+    return CtfParameters(u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase), b_factor)
 
 
 def _image_names(fields: NDArray[np.void], path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
+from ._half_sets import RELION, given_half_sets
 from ._table import CtfParameters, Floats, ParticleTable, one_value
 from .errors import BadInput
 from .star import Column, StarBlock, StarFile
@@ -25,7 +26,7 @@ _ORIGIN_PIXELS = ("rlnOriginX", "rlnOriginY")
 _CONFIDENCE = "rlnParticleFigureOfMerit"
 _NUMBERS = (
     *(*_EULER, *_ORIGIN_ANGSTROM, *_ORIGIN_PIXELS, _CONFIDENCE),
-    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"),
+    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"),
     *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"),
     *("rlnImagePixelSize", "rlnImageSize", "rlnDetectorPixelSize", "rlnMagnification"),
 )
@@ -114,12 +115,15 @@ def new_star(table: ParticleTable, rotation: Floats, shift: Floats, confidence: 
         pairs = zip(table.index.tolist(), table.file.tolist(), strict=True)
         particles["rlnImageName"] = [f"{index + 1:06d}@{table.files[file]}" for index, file in pairs]
     particles |= pose_columns(rotation, shift, confidence, angstrom=True, pixels=None)
+    if (half_set := given_half_sets(table)) is not None:
+        particles[RELION] = half_set
     if (ctf := table.ctf) is not None:
         particles |= {
             "rlnDefocusU": ctf.defocus_u,
             "rlnDefocusV": ctf.defocus_v,
             "rlnDefocusAngle": ctf.defocus_angle,
             "rlnPhaseShift": ctf.phase_shift,
+            "rlnCtfBfactor": ctf.b_factor,
         }
         microscope = np.stack([ctf.voltage, ctf.spherical_aberration, ctf.amplitude_contrast], axis=1)
         comment = ""
@@ -222,7 +226,8 @@ class _Columns:
         if u is None or voltage is None or aberration is None or contrast is None:
             return None
         zero = np.zeros_like(u)
-        v, angle, phase = (self.get(label) for label in ("rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"))
+        labels = "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"
+        v, angle, phase, b_factor = (self.get(label) for label in labels)
         return CtfParameters(
             defocus_u=u,
             defocus_v=u if v is None else v,
@@ -231,6 +236,7 @@ class _Columns:
             spherical_aberration=aberration,
             amplitude_contrast=contrast,
             phase_shift=zero if phase is None else phase,
+            b_factor=zero if b_factor is None else b_factor,
         )
 
     def shift(self) -> dict[str, Any]:

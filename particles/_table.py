@@ -27,6 +27,7 @@ class CtfParameters:
         spherical_aberration: mm.
         amplitude_contrast: fraction, 0 to 1.
         phase_shift: degrees.
+        b_factor: Angstrom^2, of the envelope exp(-B k^2 / 4).
     """
 
     defocus_u: Floats
@@ -36,6 +37,7 @@ class CtfParameters:
     spherical_aberration: Floats
     amplitude_contrast: Floats
     phase_shift: Floats
+    b_factor: Floats
 
     def __len__(self) -> int:
         return len(self.defocus_u)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
+from ._half_sets import given_half_sets
 from ._relion import missing_angles
 from ._table import Floats, ParticleTable
 from .back_projector import BackProjector
@@ -23,7 +24,6 @@ from .fsc import fourier_shell_correlation, resolution_at
 from .matching import matched_poses
 from .poses import PoseTable
 from .stack import ParticleStack
-from .star import StarFile
 from .volumes import Volume
 
 _SAMPLES = 1 << 18  # Fourier samples that are inserted at a time
@@ -141,13 +141,10 @@ def _on_cpu(volume: Volume) -> Volume:
 
 
 def _ctf(table: ParticleTable) -> CTF | None:
-    """The CTF of the table's images; an envelope (``rlnCtfBfactor``) is part of it, as in RELION."""
+    """The CTF of the table's images; an envelope (the B-factor) is part of it, as in RELION."""
     if table.ctf is None:
         return None
-    columns = {f.name: torch.from_numpy(getattr(table.ctf, f.name)) for f in fields(table.ctf)}
-    if isinstance(table.origin, StarFile) and "rlnCtfBfactor" in (block := table.origin[table.block]):
-        columns["b_factor"] = torch.from_numpy(block.numbers("rlnCtfBfactor")[:, 0])
-    return make_ctf(table.size, **columns)
+    return make_ctf(table.size, **{f.name: torch.from_numpy(getattr(table.ctf, f.name)) for f in fields(table.ctf)})
 
 
 def _refuse_corrected(stack: ParticleStack) -> None:
@@ -197,7 +194,7 @@ def _half_sets(
     stack: ParticleStack, tables: list[ParticleTable], weights: Tensor | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
-    number = next((found for table in tables if (found := _given_half_sets(table)) is not None), None)
+    number = next((found for table in tables if (found := given_half_sets(table)) is not None), None)
     images, image = np.unique(stack.image_ids, return_inverse=True)
     if number is None:
         number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
@@ -212,23 +209,3 @@ def _half_sets(
         if len(rows) < _LEAST:
             raise BadInput(stack.path, f"{len(rows)} images in half-set {half}", expected=f"at least {_LEAST}")
     return first, second
-
-
-def _given_half_sets(table: ParticleTable) -> NDArray[np.int64] | None:
-    """(N,) 1 or 2, as the table says."""
-    if isinstance(table.origin, StarFile):
-        label, lowest = "rlnRandomSubset", 1
-        block = table.origin[table.block]
-        number = block.integers(label) if label in block else None
-    elif table.origin is not None:
-        label, lowest = "alignments3D/split", 0
-        number = table.origin[label].astype(np.int64) if label in (table.origin.dtype.names or ()) else None
-    else:
-        number = None
-    if number is None:
-        return None
-    number = number - lowest + 1
-    if (wrong := np.flatnonzero((number < 1) | (number > 2))).size:
-        found, expected = f"half-set {number[wrong[0]] + lowest - 1}", f"{lowest} or {lowest + 1}"
-        raise BadInput(table.path, found, where=table.where(int(wrong[0]), label), expected=expected)
-    return number

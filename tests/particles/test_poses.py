@@ -331,6 +331,30 @@ def test_new_cs_table_from_a_star_file(data, tmp_path):
     assert np.allclose(table["alignments3D/shift"][:, 0] * 3.54, particles["rlnOriginXAngst"], atol=1e-5)
 
 
+def test_half_sets_and_envelopes_go_both_ways(data, tmp_path):
+    """RELION counts half-sets from 1, cryoSPARC from 0; B-factors are in Angstrom^2 in both."""
+    path = data("particles") / "aspire_sample17/sample_particles_relion31.star"
+    half_set, b_factor = np.arange(17) // 5 % 2 + 1, np.linspace(0, 80, 17)
+    columns = {"rlnRandomSubset": half_set, "rlnCtfBfactor": b_factor}
+    StarFile.read(path).with_columns("particles", columns).write(tmp_path / "a.star")
+    PoseTable.load(tmp_path / "a.star", pixel_size=2.0).save(tmp_path / "b.cs")
+    table = np.load(tmp_path / "b.cs")
+    assert table["alignments3D/split"].dtype == np.uint32
+    assert table["alignments3D/split"].tolist() == (half_set - 1).tolist()
+    assert np.allclose(table["ctf/bfactor"], b_factor)
+    PoseTable.load(tmp_path / "b.cs").save(tmp_path / "c.star")
+    particles = read_star(tmp_path / "c.star")["particles"]
+    assert particles["rlnRandomSubset"].tolist() == half_set.tolist()
+    assert np.allclose(particles["rlnCtfBfactor"], b_factor)
+
+
+def test_tables_without_half_sets_get_none(tmp_path):
+    PoseTable(ROTATION).save(tmp_path / "a.cs")
+    assert "alignments3D/split" not in np.load(tmp_path / "a.cs").dtype.names
+    PoseTable.load(tmp_path / "a.cs").save(tmp_path / "b.star")
+    assert "rlnRandomSubset" not in (tmp_path / "b.star").read_text()
+
+
 def test_unknown_microscope(tmp_path):
     """RELION opens no data_optics without these columns; the file says that they mean nothing."""
     PoseTable(ROTATION, SHIFT, pixel_size=1.5).save(tmp_path / "a.star")
