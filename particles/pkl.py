@@ -90,8 +90,7 @@ def read_poses(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float6
     if translations.shape != (len(rotations), 2) or translations.dtype.kind != "f":
         found = f"{translations.dtype} of shape {translations.shape}"
         raise BadInput(path, found, where="translations", expected=f"({len(rotations)}, 2) floats")
-    wrong = np.flatnonzero(~(np.abs(translations) <= 1).all(axis=1))
-    if len(wrong):
+    if len(wrong := _beyond_the_box(translations)):
         found = f"{len(wrong)} rows like {translations[wrong[0]].tolist()}"
         where = f"translations, row {wrong[0] + 1}"
         raise BadInput(path, found, where=where, expected="fractions of the box, -1 to 1, not pixels")
@@ -105,9 +104,22 @@ def write_poses(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write rotations (N, 3, 3) and translations (N, 2) in fractions of the box as cryoDRGN does."""
+    """Write rotations (N, 3, 3) and translations (N, 2) in fractions of the box as cryoDRGN does.
+
+    Raises:
+        BadInput: a translation of more than the box; or the file cannot be written.
+    """
+    if len(wrong := _beyond_the_box(translations)):
+        found = f"a shift of {', '.join(f'{x:.3g}' for x in translations[wrong[0]])} boxes"
+        hint = "leave the particle out, or give the right box (image_size, pixel_size)"
+        raise BadInput(path, found, where=f"particle {wrong[0] + 1}", expected="-1 to 1 to be written", hint=hint)
     with atomic_write(path, overwrite=overwrite) as handle:
         pickle.dump((rotations, translations), handle, protocol=4)
+
+
+def _beyond_the_box(translations: NDArray) -> NDArray[np.int64]:
+    """Rows that move a particle by more than the box, or by NaN."""
+    return np.flatnonzero(~(np.abs(translations) <= 1).all(axis=1))
 
 
 class _Refused(Exception):

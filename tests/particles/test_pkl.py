@@ -239,3 +239,15 @@ def test_real_pickles(data):
         for array, other in zip(arrays, expected, strict=True):
             assert array.dtype == other.dtype
             assert np.array_equal(array, other)
+
+
+@pytest.mark.parametrize("shift", [1.01, -3.0])
+def test_what_the_reader_would_refuse_is_not_written(tmp_path, shift):
+    shifts = SHIFTS.copy()
+    shifts[4, 1] = shift
+    with pytest.raises(BadInput, match=rf"pose\.pkl, particle 5: a shift of .*{shift:g} boxes; expected -1 to 1"):
+        write_poses(tmp_path / "pose.pkl", ROTATIONS, shifts)
+    assert not list(tmp_path.iterdir())
+    shifts[4, 1] = np.sign(shift)
+    write_poses(tmp_path / "pose.pkl", ROTATIONS, shifts)
+    assert np.array_equal(read_poses(tmp_path / "pose.pkl")[1], shifts)
