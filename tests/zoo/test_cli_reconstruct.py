@@ -8,6 +8,8 @@ import pytest
 import starfile
 import torch
 
+from cryozoo.particles import mrc
+from cryozoo.particles.errors import BadInput
 from cryozoo.particles.fsc import fourier_shell_correlation
 from cryozoo.particles.masks import spherical_mask
 from cryozoo.particles.mrc import read_volume, write_volume
@@ -148,6 +150,25 @@ class TestReconstruct:
         assert "map_half2.mrc: exists already" in done.err
         assert [path.name for path in tmp_path.iterdir()] == ["map_half2.mrc"]
         assert run("reconstruct", many[0], "-o", tmp_path / "map.txt").code == 3
+
+    def test_a_disk_that_is_full_leaves_nothing(self, run, many, tmp_path, monkeypatch):
+        """The half maps are written and the map is not: the next try must not find them in its way."""
+        real = mrc.write_volume
+
+        def full(path, *arguments, **options):
+            if path.name == "map.mrc":
+                raise BadInput(path, "cannot be written: No space left on device")
+            real(path, *arguments, **options)
+
+        words = ("reconstruct", many[0], "-o", tmp_path / "map.mrc", "--halves")
+        with monkeypatch.context() as patch:
+            patch.setattr(mrc, "write_volume", full)
+            done = run(*words)
+        assert done.code == 3
+        assert "No space left" in done.err
+        assert not list(tmp_path.iterdir())
+        assert run(*words).code == 0
+        assert len(list(tmp_path.iterdir())) == 3
 
 
 class TestFscOfHalves:

@@ -74,8 +74,16 @@ def reconstruct(
         device=device,
         progress=run.progress,
     )
-    for path, volume in zip((*names, out), (*result.half_maps[: len(names)], result.map), strict=True):
-        write_volume(path, volume.data.numpy(), volume.pixel_size, overwrite=overwrite)
+    maps = dict(zip((*names, out), (*result.half_maps[: len(names)], result.map), strict=True))
+    written: list[Path] = []
+    try:
+        for path, volume in maps.items():
+            write_volume(path, volume.data.numpy(), volume.pixel_size, overwrite=overwrite)
+            written.append(path)
+    except BaseException:
+        for path in written:  # half maps without their map would be in the way of the next try
+            path.unlink(missing_ok=True)
+        raise
     first, second = result.counts
     size, pixel = result.map.size, result.map.pixel_size
     click.echo(f"{first + second:,} images ({first:,} and {second:,}) in {size}^3 voxels of {pixel:g} A: {out}")
