@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -30,6 +31,9 @@ class Imaging:
         spherical_aberration: mm.
         amplitude_contrast: fraction.
         b_factor: Angstrom^2.
+
+    Raises:
+        BadInput: a value that cannot be.
     """
 
     snr: float | None = None
@@ -54,12 +58,23 @@ class Imaging:
             raise BadInput("imaging", f"a value of the wrong kind: {error}", expected="numbers") from None
 
     def __post_init__(self) -> None:
-        if self.snr is not None and not self.snr > 0:
-            raise ValueError(f"snr must be positive, or None for no noise; got {self.snr}")
-        if self.shift_sigma < 0 or self.astigmatism < 0:
-            raise ValueError("shift_sigma and astigmatism cannot be negative")
-        if self.defocus is not None and not 0 < self.defocus[0] <= self.defocus[1]:
-            raise ValueError(f"defocus is (lowest, highest) in Angstrom, underfocus positive; got {self.defocus}")
+        # Written so that NaN, which compares with nothing, is refused.
+        possible = {
+            "snr": (self.snr is None or 0 < self.snr < math.inf, "a positive number, or None for no noise"),
+            "shift_sigma": (0 <= self.shift_sigma < math.inf, "0 or more Angstrom"),
+            "defocus": (
+                self.defocus is None or (len(self.defocus) == 2 and 0 < self.defocus[0] <= self.defocus[1] < math.inf),
+                "(lowest, highest) in Angstrom, underfocus positive; or None for no CTF",
+            ),
+            "astigmatism": (0 <= self.astigmatism < math.inf, "0 or more Angstrom"),
+            "voltage": (10 < self.voltage < 3000, "between 10 and 3000 kV"),
+            "spherical_aberration": (0 <= self.spherical_aberration < math.inf, "0 or more mm"),
+            "amplitude_contrast": (0 <= self.amplitude_contrast <= 1, "0 to 1"),
+            "b_factor": (0 <= self.b_factor < math.inf, "0 or more Angstrom^2"),
+        }
+        for name, (fine, expected) in possible.items():
+            if not fine:
+                raise BadInput("imaging", f"{getattr(self, name)}", where=name, expected=expected)
 
 
 @dataclass(frozen=True)

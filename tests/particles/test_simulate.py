@@ -1,5 +1,7 @@
 """Simulated particles: the stated SNR, shifts, reproducibility; and the Cramer-Rao bound of their poses."""
 
+import re
+
 import numpy as np
 import pytest
 import roma
@@ -7,6 +9,7 @@ import torch
 from scipy.optimize import least_squares
 
 from cryozoo.particles.cramer_rao import cramer_rao_bound
+from cryozoo.particles.errors import BadInput
 from cryozoo.particles.projector import Projector
 from cryozoo.particles.simulate import Imaging, Simulator, inscribed_circle
 from cryozoo.particles.volumes import Volume
@@ -43,11 +46,28 @@ def test_a_generator_gives_the_same_particles() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"snr": 0.0}, {"snr": -1.0}, {"shift_sigma": -1.0}, {"defocus": (2e4, 1e4)}, {"defocus": (0.0, 1e4)}]
+    ("field", "values"),
+    [
+        ("snr", [0.0, -1.0, np.nan, np.inf]),
+        ("shift_sigma", [-1.0, np.nan, np.inf]),
+        ("defocus", [(2e4, 1e4), (0.0, 1e4), (1e4, np.nan), (np.nan, 1e4), (1e4, np.inf), (1e4,)]),
+        ("astigmatism", [-1.0, np.nan]),
+        ("voltage", [0.0, -300.0, 10.0, 3000.0, np.nan]),
+        ("spherical_aberration", [-1.0, np.nan, np.inf]),
+        ("amplitude_contrast", [7.0, -0.1, np.nan]),
+        ("b_factor", [-1.0, np.nan, np.inf]),
+    ],
 )
-def test_impossible_imaging_is_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"snr|negative|defocus"):
-        Imaging(**bad)  # type: ignore[arg-type]
+def test_impossible_imaging_is_refused(field: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(BadInput, match=rf"^imaging, {field}: {re.escape(str(value))}; expected "):
+            Imaging(**{field: value})  # type: ignore[arg-type]
+
+
+def test_the_limits_of_imaging_give_images() -> None:
+    for settings in ({"voltage": 11.0}, {"voltage": 2999.0}, {"amplitude_contrast": 0.0}, {"amplitude_contrast": 1.0}):
+        imaging = Imaging(defocus=(1e4, 1e4), **settings)
+        assert Simulator(VOLUME, imaging)(2).images.isfinite().all()
 
 
 def test_no_estimator_beats_the_bound_and_least_squares_reaches_it() -> None:
