@@ -7,8 +7,6 @@ and each slice is interpolated trilinearly. Shifts are phase ramps, the CTF mult
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +24,7 @@ class Projector(nn.Module):
         pixel_size: Angstrom per pixel of the images; default that of the volume.
         padding: oversampling of the Fourier volume. At 2 the error is about 1 % of the signal, at 3 half of that.
 
-    Frequencies at and beyond the Nyquist ring of the image, or beyond the volume's own, are zero. Images of
-    less than the volume's box are cut out of larger ones.
+    Frequencies at and beyond the Nyquist ring of the image, or beyond the volume's own, are zero.
     """
 
     fourier: Tensor
@@ -40,8 +37,6 @@ class Projector(nn.Module):
         super().__init__()
         self.image_size = image_size or volume.size
         self.pixel_size = pixel_size or volume.pixel_size
-        # In a box smaller than the volume's, what is outside of it would come in again on the other side.
-        self._box = max(self.image_size, math.ceil(volume.size * volume.pixel_size / self.pixel_size - 1e-3))
         size = volume.size
         padded = padding * size
         offset = torch.arange(size) - size // 2
@@ -56,8 +51,8 @@ class Projector(nn.Module):
         spectrum = spectrum * (volume.pixel_size / self.pixel_size) ** 2
         self.register_buffer("fourier", torch.view_as_real(spectrum).permute(3, 0, 1, 2)[None].contiguous())
 
-        ky = torch.fft.fftfreq(self._box, self.pixel_size)
-        kx = torch.fft.rfftfreq(self._box, self.pixel_size)
+        ky = torch.fft.fftfreq(self.image_size, self.pixel_size)
+        kx = torch.fft.rfftfreq(self.image_size, self.pixel_size)
         frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1)
         nyquist = 0.5 / max(self.pixel_size, volume.pixel_size)
         self.register_buffer("frequency", frequency)
@@ -66,34 +61,31 @@ class Projector(nn.Module):
         self._to_grid = padded * volume.pixel_size * 2 / (padded - 1)
         self._origin = (padded // 2) * 2 / (padded - 1) - 1
 
-    def forward(self, rotation: Tensor, shift: Tensor | None = None, ctf: CTF | None = None) -> Tensor:
-        """Images (B, L, L) float32, origin at pixel ``L // 2``.
+    def spectrum(self, rotation: Tensor, shift: Tensor | None = None, ctf: CTF | None = None) -> Tensor:
+        """Half-plane Fourier transforms (B, L, L // 2 + 1) of the images, in torch's rfft2 layout.
 
         Args:
             rotation: (B, 3, 3) object to camera.
             shift: (B, 2) in Angstrom, (x, y), where the content moves.
             ctf: parameters of the B images.
         """
-        start = self._box // 2 - self.image_size // 2
-        inside = slice(start, start + self.image_size)
-        images = torch.fft.irfft2(self._spectrum(rotation, shift, ctf), s=(self._box, self._box))
-        return images[:, inside, inside].contiguous()
-
-    def _spectrum(self, rotation: Tensor, shift: Tensor | None, ctf: CTF | None) -> Tensor:
-        """Half-plane Fourier transforms (B, box, box // 2 + 1) of the images before they are cut, as by rfft2."""
         rows, cols = self.inside.unbind(-1)
         k = self.frequency[rows, cols]
         points = k @ rotation[:, :2].to(k)
         grid = (points * self._to_grid + self._origin)[None, :, :, None]
         sampled = F.grid_sample(self.fourier, grid, align_corners=True)[0, :, :, :, 0]
         values = torch.complex(sampled[0], sampled[1])
-        # The image's origin is at pixel box // 2, the FFT's at pixel 0: one phase ramp for that and the shift.
-        origin = k.new_full((len(rotation), 2), self._box // 2 * self.pixel_size)
+        # The image's origin is at pixel L // 2, the FFT's at pixel 0: one phase ramp for that and the shift.
+        origin = k.new_full((len(rotation), 2), self.image_size // 2 * self.pixel_size)
         moved = origin if shift is None else origin + shift
         angle = -2 * torch.pi * moved @ k.T
         values = values * torch.polar(torch.ones_like(angle), angle)
         if ctf is not None:
             values = values * ctf(k)
-        size = self._box
+        size = self.image_size
         out = values.new_zeros(len(rotation), size * (size // 2 + 1))
         return out.index_copy(1, rows * (size // 2 + 1) + cols, values).view(-1, size, size // 2 + 1)
+
+    def forward(self, rotation: Tensor, shift: Tensor | None = None, ctf: CTF | None = None) -> Tensor:
+        """Images (B, L, L) float32, origin at pixel ``L // 2``; arguments as :meth:`spectrum`."""
+        return torch.fft.irfft2(self.spectrum(rotation, shift, ctf), s=(self.image_size, self.image_size))

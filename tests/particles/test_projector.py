@@ -80,26 +80,6 @@ def test_image_box_and_pixel_size_are_free() -> None:
     assert relative_error(torch.view_as_real(b), torch.view_as_real(a)) < 1e-4
 
 
-@pytest.mark.parametrize("image_size", [24, 25])
-def test_small_images_are_cut_out_of_large_ones(image_size: int) -> None:
-    """Nothing of a map that is larger than the image comes in again on the other side, shifted or not."""
-    volume = Volume.phantom(size=48, pixel_size=3.0)
-    volume.data[24 - 2 : 24 + 2, 24 - 2 : 24 + 2, 24 + 14 : 24 + 18] += volume.data.max()  # outside of the image
-    torch.manual_seed(0)
-    rotation = torch.cat([torch.eye(3)[None], roma.random_rotmat(3)])
-    expected = torch.stack([sum_of_rotated(volume.data, r) for r in rotation])
-    first = 24 - image_size // 2
-    inside = slice(first, first + image_size)
-    projector = Projector(volume, image_size=image_size)
-    assert projector(rotation).shape == (4, image_size, image_size)
-    assert relative_error(projector(rotation), expected[:, inside, inside]) < 0.05
-    moved = expected.roll((2, -5), dims=(1, 2))[:, inside, inside]
-    assert relative_error(projector(rotation, torch.tensor([[-15.0, 6.0]]).expand(4, 2)), moved) < 0.05
-    coarse = Projector(volume, image_size=12, pixel_size=6.0)(rotation)
-    whole = Projector(volume, pixel_size=6.0, image_size=24)(rotation)
-    assert torch.equal(coarse, whole[:, 6:18, 6:18])
-
-
 def test_gradients_reach_rotation_and_shift() -> None:
     projector = Projector(Volume.phantom(size=32))
     rotation = roma.random_rotmat(2).requires_grad_()
