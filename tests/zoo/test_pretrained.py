@@ -292,7 +292,7 @@ def test_an_encoder_is_not_overwritten_by_chance(tmp_path):
 def test_the_folder_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(BadInput, match="cannot be made"):
+        with pytest.raises(BadInput, match="cannot be written to"):
             save_pretrained(make(), folder)
 
 
