@@ -81,7 +81,12 @@ def _free(out: Path) -> Path:
 def _frame(encoder: PoseEncoder) -> str:
     entry = encoder.entry or {}
     if (entry.get("trained_with") or {}).get("loss") == "siamese_distance":
-        side = "" if encoder.group else ", and so is the camera's side, which `cryozoo recover` finds"
+        # Turns of the camera must commute with all of the group; with D4 they do so as the other hand only.
+        side = (
+            ""
+            if (encoder.group or "").startswith("D")
+            else ", and so is the camera's side, which `cryozoo recover` finds"
+        )
         return f"the encoder learnt distances only: the frame is anybody's, the hand too{side}"
     molecule = (entry.get("molecule") or {}).get("name")
     of = molecule or "the molecule that the encoder was trained on"

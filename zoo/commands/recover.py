@@ -25,6 +25,7 @@ from ._common import (
 )
 
 if TYPE_CHECKING:
+    from ..encoder import PoseEncoder
     from ..recover import RecoveredPoses
 
 _LITTLE, _BY_CHANCE = 0.2, 12
@@ -79,7 +80,12 @@ def recover(
 
         save_figure(recovery_figure(found, title=f"{particles.name}, {encoder.name}"), figure)
     click.echo(f"{len(found.poses):,} particles, poses in {out}")
-    click.echo(_trust(found, by_construction=encoder.group is not None and found.recovery is None))
+    click.echo(_trust(found, by_construction=_has_flips(encoder) and found.recovery is None))
+
+
+def _has_flips(encoder: PoseEncoder) -> bool:
+    """Whether all of the copies, which are turned and mirrored, are of the encoder's group."""
+    return (encoder.group or "").startswith("D")
 
 
 def _trust(found: RecoveredPoses, *, by_construction: bool) -> str:
