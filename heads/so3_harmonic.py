@@ -66,8 +66,8 @@ class SO3Harmonic(Head):
         shift_scale: Angstrom per unit of the raw shift.
 
     Raises:
-        ValueError: lmax is below 2 (degree 1 is the matrix-Fisher density, see NineDSVD), order is negative or the
-            symmetry unknown.
+        ValueError: lmax is below 2 (degree 1 is the matrix-Fisher density, see NineDSVD) or too low for the symmetry
+            (n for Cn and Dn, 3, 4 and 6 for T, O and I), order is negative or the symmetry unknown.
     """
 
     has_confidence = True
@@ -98,6 +98,8 @@ class SO3Harmonic(Head):
         self.maxima = SO3Maxima(lmax)
         self.sums = SO3Sums(self.series, self.maxima)
         group = point_group(symmetry)
+        if lmax < (needed := _lowest_degree(symmetry)):
+            raise ValueError(f"lmax {lmax} tells no poses of {symmetry} apart, expected at least {needed}")
         self.register_buffer("mean_factors", WignerD(lmax)(group).mean(0).float(), persistent=False)
         self.symmetric = len(group) > 1
 
@@ -184,6 +186,14 @@ class SO3Harmonic(Head):
             inside = ((traces - outer) / (inner - outer)).clamp(0, 1)
             shares.append((inside @ samples.probability[..., None]).squeeze(2))
         return torch.cat(shares)
+
+
+def _lowest_degree(symmetry: str) -> int:
+    """Up to which functions on SO(3) that a point group leaves as they are tell all poses apart, but for the group.
+
+    Those of C_n and D_n depend on the angle about the axis from degree n on; those of T, O and I begin at 3, 4 and 6.
+    """
+    return {"T": 3, "O": 4, "I": 6}.get(symmetry[0]) or int(symmetry[1:])
 
 
 def _trace(degrees: float) -> float:

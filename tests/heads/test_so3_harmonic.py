@@ -7,7 +7,14 @@ import torch
 from scipy.spatial.transform import Rotation
 from scipy.special import xlogy
 
-from cryozoo.geometry import geodesic_distance, point_group, so3_grid, symmetric_distance
+from cryozoo.geometry import (
+    geodesic_distance,
+    point_group,
+    random_rotations,
+    rotvec_to_matrix,
+    so3_grid,
+    symmetric_distance,
+)
 from cryozoo.geometry.wigner import WignerD, wigner_d
 from cryozoo.heads._so3_series import SO3Series
 from cryozoo.heads.so3_harmonic import SO3Harmonic, harmonic_degree, harmonic_dim
@@ -291,3 +298,21 @@ def test_wrong_arguments_are_refused() -> None:
         SO3Harmonic(confidence="gap")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="X7"):
         SO3Harmonic(symmetry="X7")
+
+
+@pytest.mark.parametrize(("symmetry", "lowest"), [("C7", 7), ("D7", 7), ("C3", 3), ("T", 3), ("O", 4), ("I1", 6)])
+def test_degrees_too_low_for_a_symmetry_are_refused(symmetry: str, lowest: int) -> None:
+    """Below, the means of random functions over the group are constant, or constant about the axis."""
+    rotations = random_rotations(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wigner = WignerD(lowest)
+    degree = torch.cat([torch.full(((2 * k + 1) ** 2,), k) for k in range(lowest + 1)])
+    mean = sum(wigner(rotations @ element) for element in point_group(symmetry)) / len(point_group(symmetry))
+    about = rotvec_to_matrix(torch.tensor([0.0, 0, 0.1], dtype=torch.float64))
+    turned = sum(wigner(rotations @ about @ element) for element in point_group(symmetry)) / len(point_group(symmetry))
+    changes = (mean - turned).abs().amax(0)
+    assert changes[degree < lowest].max() < 1e-10
+    assert changes[degree == lowest].max() > 1e-3
+    if lowest > 2:
+        with pytest.raises(ValueError, match=f"expected at least {lowest}"):
+            SO3Harmonic(lmax=max(lowest - 1, 2), symmetry=symmetry)
+    SO3Harmonic(lmax=lowest, symmetry=symmetry)
