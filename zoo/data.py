@@ -21,7 +21,7 @@ from .preprocessing import Preprocessing, standardise
 VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
 """Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
 
-FEWEST = 2
+_FEWEST = 2
 """Particles of which errors can be averaged."""
 
 _FIXED_FIELDS = {"symmetry", "split"}
@@ -198,16 +198,16 @@ def open_data(
 
 def _check(spec: Mapping[str, Any]) -> None:
     """Refuse what the fields that are read here cannot be."""
-    for name, kind, expected in (
-        ("volume", str, "a map, an atomic model or phantom:SEED"),
-        ("particles", str, "a STAR or .cs file"),
-        ("symmetry", str, "the name of a point group"),
+    for name, expected in (
+        ("volume", "a map, an atomic model or phantom:SEED"),
+        ("particles", "a STAR or .cs file"),
+        ("symmetry", "the name of a point group"),
     ):
-        if not isinstance(spec.get(name, ""), kind):
+        if not isinstance(spec.get(name, ""), str):
             raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=expected)
     for name in ("images", "held_out"):
-        if name in spec and not (type(spec[name]) is int and spec[name] >= FEWEST):
-            raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=f"at least {FEWEST}")
+        if name in spec and not (type(spec[name]) is int and spec[name] >= _FEWEST):
+            raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=f"at least {_FEWEST}")
     split = spec.get("split", (0.5, 0.17))
     if not (isinstance(split, list | tuple) and len(split) == 2 and all(type(x) in (int, float) for x in split)):
         raise BadInput("recipe", f"{split!r}", where="data split", expected="the shares of training and validation")

@@ -240,6 +240,11 @@ def load_encoder(name: str, device: torch.device | None = None) -> PoseEncoder:
     return load_pretrained(f"local-dir:{name}" if Path(name).is_dir() else name, device=device)
 
 
+def has_flips(encoder: PoseEncoder) -> bool:
+    """Whether an encoder is equivariant to turns and flips: then only the other hand can be mistaken for the camera."""
+    return (encoder.group or "").startswith("D")
+
+
 def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
     """Columns of text with two blanks between them, the last one ragged."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

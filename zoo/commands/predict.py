@@ -15,6 +15,7 @@ from ._common import (
     check_output,
     check_suffix,
     encoder_option,
+    has_flips,
     load_encoder,
     overwrite_option,
     poses_out_option,
@@ -81,12 +82,7 @@ def _free(out: Path) -> Path:
 def _frame(encoder: PoseEncoder) -> str:
     entry = encoder.entry or {}
     if (entry.get("trained_with") or {}).get("loss") == "siamese_distance":
-        # Turns of the camera must commute with all of the group; with D4 they do so as the other hand only.
-        side = (
-            ""
-            if (encoder.group or "").startswith("D")
-            else ", and so is the camera's side, which `cryozoo recover` finds"
-        )
+        side = "" if has_flips(encoder) else ", and so is the camera's side, which `cryozoo recover` finds"
         return f"the encoder learnt distances only: the frame is anybody's, the hand too{side}"
     molecule = (entry.get("molecule") or {}).get("name")
     of = molecule or "the molecule that the encoder was trained on"

@@ -16,6 +16,7 @@ from ._common import (
     check_picture,
     check_suffix,
     encoder_option,
+    has_flips,
     load_encoder,
     overwrite_option,
     poses_out_option,
@@ -25,13 +26,12 @@ from ._common import (
 )
 
 if TYPE_CHECKING:
-    from ..encoder import PoseEncoder
     from ..recover import RecoveredPoses
 
 _LITTLE, _BY_CHANCE = 0.2, 12
 """Share of the distances that poses should explain, besides what P poses explain of random numbers, times P."""
 _ANYWHERE = 60
-"""Degrees; images and their copies that have nothing to do with each other are further apart, about 130."""
+"""Degrees; poses that have nothing to do with each other are further apart, whatever the camera."""
 _SURE = 4
 """Standard errors by which one reading of the poses must fit better than the other."""
 
@@ -80,12 +80,7 @@ def recover(
 
         save_figure(recovery_figure(found, title=f"{particles.name}, {encoder.name}"), figure)
     click.echo(f"{len(found.poses):,} particles, poses in {out}")
-    click.echo(_trust(found, by_construction=_has_flips(encoder) and found.recovery is None))
-
-
-def _has_flips(encoder: PoseEncoder) -> bool:
-    """Whether all of the copies, which are turned and mirrored, are of the encoder's group."""
-    return (encoder.group or "").startswith("D")
+    click.echo(_trust(found, by_construction=has_flips(encoder) and found.recovery is None))
 
 
 def _trust(found: RecoveredPoses, *, by_construction: bool) -> str:
