@@ -10,9 +10,9 @@ order="centered", condon_shortley="cs")``; geometry's Euler angles are rot = -c,
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._constants import constant
+from ._constants import Constants, constant
 from .rotations import matrix_to_euler
 
 
@@ -67,7 +67,7 @@ def _multiples(angle: Tensor, lmax: int) -> Tensor:
     return torch.cat([multiples.cos(), multiples[..., 1:].sin()], dim=-1)
 
 
-class WignerD(nn.Module):
+class WignerD(Constants):
     """All entries of D^0 to D^lmax as one vector, (..., 3, 3) -> (..., K), K = (lmax + 1)(2 lmax + 1)(2 lmax + 3) / 3.
 
     Degree after degree, and inside a degree column after column: entry (m, n) of degree l is number
@@ -83,8 +83,7 @@ class WignerD(nn.Module):
         super().__init__()
         self.lmax = lmax
         polynomials, products = _tables(lmax)
-        self.register_buffer("polynomials", polynomials.float(), persistent=False)
-        self.register_buffer("products", products, persistent=False)
+        self.set_constants(polynomials=polynomials.float(), products=products)
 
     def forward(self, rotation: Tensor) -> Tensor:
         """Float32 or float64."""

@@ -6,9 +6,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..geometry._constants import constant
+from ..geometry._constants import Constants, constant
 from ..geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, rotvec_to_matrix
 from ..geometry.wigner import WignerD, so3_generators
 from ._so3_series import SO3Series, join_degrees, split_degrees
@@ -100,7 +100,7 @@ def _newton_step(taylor: Tensor, radius: Tensor | float) -> Tensor:
     return step * (radius / length.clamp_min(tiny)).clamp_max(1)
 
 
-class SO3Maxima(nn.Module):
+class SO3Maxima(Constants):
     """Maxima of F(R) = sum of f^l_mn D^l_mn(R), l = 0..lmax, for coefficients (B, K) of unit size.
 
     They are sought from the coarsest grid with four points to a wavelength of the highest degree, or that of order 2,
@@ -127,9 +127,9 @@ class SO3Maxima(nn.Module):
         trace = grid[::n_psi] @ grid.T
         count = int((trace > 1 + 2 * math.cos(5 / 3 * self.coarse.spacing)).sum(1).max())
         near = trace.topk(count).indices
-        self.register_buffer("derivatives", _derivatives(lmax).float(), persistent=False)
-        self.register_buffer("near_directions", near // n_psi, persistent=False)
-        self.register_buffer("near_turns", near % n_psi, persistent=False)
+        self.set_constants(
+            derivatives=_derivatives(lmax).float(), near_directions=near // n_psi, near_turns=near % n_psi
+        )
 
     def expansion(self, coefficients: Tensor) -> Tensor:
         """What D(R) is multiplied with to give F(R exp(w)) at w = 0 and its derivatives, (B, K) -> (B, 10, K)."""

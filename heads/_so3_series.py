@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..geometry._constants import Constants
 from ..geometry.grids import so3_grid
 from ..geometry.rotations import rotvec_to_matrix
 from ..geometry.wigner import WignerD
@@ -36,7 +37,7 @@ def log_sum_exp(values: Tensor) -> Tensor:
     return values.detach().amax(1) + below_maximum_(values.clone()).exp().sum(1).log()
 
 
-class SO3Series(nn.Module):
+class SO3Series(Constants):
     """F(R) = sum of f^l_mn D^l_mn(R) over l = 0..lmax on a grid, for coefficients (B, K) in :class:`WignerD`'s order.
 
     On the grid R = Rz(-k step) R_p, with a rotation R_p for each of P directions and k the in-plane angle. The first
@@ -70,14 +71,13 @@ class SO3Series(nn.Module):
         # F = sum of f_m (cos(m k step) D_m + sin(m k step) D_-m)
         amplitudes = torch.stack([at_directions, mirrored * torch.where(m < 0, -1, 1)], 1)
         waves = [f(k * steps) for k in range(lmax + 1) for f in ((torch.cos, torch.sin) if k else (torch.cos,))]
-        for name, table in {
-            "directions": directions.float(),
-            "turns": rotvec_to_matrix(steps[:, None] * torch.tensor([0.0, 0, -1], dtype=torch.float64)).float(),
-            "by_order": by_order,
-            "tables": amplitudes[..., by_order].permute(2, 1, 0).flatten(1).float().contiguous(),
-            "waves": torch.stack(waves).float(),
-        }.items():
-            self.register_buffer(name, table, persistent=False)
+        self.set_constants(
+            directions=directions.float(),
+            turns=rotvec_to_matrix(steps[:, None] * torch.tensor([0.0, 0, -1], dtype=torch.float64)).float(),
+            by_order=by_order,
+            tables=amplitudes[..., by_order].permute(2, 1, 0).flatten(1).float().contiguous(),
+            waves=torch.stack(waves).float(),
+        )
 
     def __len__(self) -> int:
         """Points of the grid."""

@@ -8,8 +8,9 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..geometry._constants import Constants
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
 from ._scale import unit_scale
 from ._so3_maxima import SO3Maxima
@@ -65,7 +66,7 @@ def _window(product: Tensor) -> Tensor:
     return (1 - (-2 / _REACH**2 * product).clamp(0, 1) ** 3) ** 3
 
 
-class SO3Sums(nn.Module):
+class SO3Sums(Constants):
     """Means over SO(3) of functions of F(R) = sum of f^l_mn D^l_mn(R), for coefficients (B, K).
 
     On a grid alone, a density narrower than it would have its peaks between points, where nobody counts them, or on
@@ -93,7 +94,7 @@ class SO3Sums(nn.Module):
         count = math.floor(_REACH / spacing)
         steps = spacing * torch.arange(-count, count + 1)
         lattice = torch.cartesian_prod(steps, steps, steps)
-        self.register_buffer("lattice", lattice[lattice.norm(dim=1) < _REACH], persistent=False)
+        self.set_constants(lattice=lattice[lattice.norm(dim=1) < _REACH])
         # Lattices are no wider than the grid is good for, and windows no narrower than a third of that.
         self.widest = min(0.8 * series.spacing, math.radians(24))
         reach = min(_REACH * math.hypot(self.widest, self.widest / 3) + series.spacing, math.pi)

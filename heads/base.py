@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..geometry._constants import Constants
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ def join_poses(poses: Sequence[Pose]) -> Pose:
     return Pose(*(join([getattr(pose, f.name) for pose in poses]) for f in fields(Pose)))
 
 
-class Head(nn.Module):
+class Head(Constants):
     """Base of the heads. A subclass sets the class attributes and implements :meth:`rotation`.
 
     The last linear layer belongs to the encoder, not to the head, so that an equivariant backbone can use an

@@ -100,7 +100,7 @@ class SO3Harmonic(Head):
         group = point_group(symmetry)
         if lmax < (needed := _lowest_degree(symmetry)):
             raise ValueError(f"lmax {lmax} tells no poses of {symmetry} apart, expected at least {needed}")
-        self.register_buffer("mean_factors", WignerD(lmax)(group).mean(0).float(), persistent=False)
+        self.set_constants(mean_factors=WignerD(lmax)(group).mean(0).float())
         self.symmetric = len(group) > 1
 
     def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..geometry._constants import constant
+from ..geometry._constants import Constants, constant
 from ..geometry.plane_groups import PlaneGroup
 
 
@@ -72,7 +73,7 @@ def _harmonics(points: Tensor, half: int) -> Tensor:
     return stacked / stacked[:, :1].flatten(1).norm(dim=1)[:, None, None, None]
 
 
-class SteerableConv2d(nn.Module):
+class SteerableConv2d(Constants):
     """Convolution between fields of the regular representation, without bias; equivariant about the map's centre.
 
     Args:
@@ -100,8 +101,7 @@ class SteerableConv2d(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel size {kernel_size}, expected an odd one, which has a centre")
         basis = filter_basis(group.name, kernel_size, lift)
-        # Made from the group's name, so it is no part of a checkpoint.
-        self.register_buffer("basis", basis.flatten(1), persistent=False)
+        self.set_constants(basis=basis.flatten(1))
         self.elements = basis.shape[1:3]
         self.kernel_size = kernel_size
         self.padding = kernel_size // 2 if padding is None else padding
@@ -115,7 +115,8 @@ class SteerableConv2d(nn.Module):
         """The weight (u * out_fields, v * in_fields, k, k) of the plain convolution that this one is."""
         out_fields, in_fields, _ = self.weight.shape
         u, v = self.elements
-        filters = (self.weight.flatten(0, 1) @ self.basis).view(out_fields, in_fields, u, v, *(self.kernel_size,) * 2)
+        filters = self.weight.flatten(0, 1) @ self.basis.to(self.weight.dtype)
+        filters = filters.view(out_fields, in_fields, u, v, self.kernel_size, self.kernel_size)
         # Channels last in memory, from which the map of the next layer takes its layout.
         return filters.permute(2, 0, 4, 5, 3, 1).flatten(4, 5).flatten(0, 1).permute(0, 3, 1, 2)
 
@@ -174,8 +175,10 @@ class _FieldNormalisation(torch.autograd.Function):
         return grad_x.addcmul_(grad, row), grad_weight, grad_bias, None
 
 
-class InnerBatchNorm2d(nn.Module):
+class InnerBatchNorm2d(_BatchNorm):
     """Batch normalisation with statistics and weights per field, shared by the elements of the group.
+
+    Averages over the processes of distributed training (``SyncBatchNorm``) are not made: it knows channels only.
 
     Args:
         group: of rotations and flips.
@@ -184,16 +187,11 @@ class InnerBatchNorm2d(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
-    eps = 1e-5
-    momentum = 0.1
+    num_batches_tracked: Tensor
 
     def __init__(self, group: PlaneGroup, fields: int) -> None:
-        super().__init__()
+        super().__init__(fields)
         self.elements = len(group)
-        self.weight = nn.Parameter(torch.ones(fields))
-        self.bias = nn.Parameter(torch.zeros(fields))
-        self.register_buffer("running_mean", torch.zeros(fields))
-        self.register_buffer("running_var", torch.ones(fields))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, u * fields, H, W) -> the same shape."""
@@ -203,8 +201,11 @@ class InnerBatchNorm2d(nn.Module):
         out, mean, variance = _FieldNormalisation.apply(x, self.weight, self.bias, self.eps)
         count = x.numel() / len(self.weight)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / max(1, count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+            # without momentum (``update_bn`` takes it away) the mean over all batches
+            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * (count / max(1, count - 1)), share)
         return out
 
     def folded(self) -> nn.BatchNorm2d:
@@ -228,7 +229,7 @@ class SymmetricMaxPool2d(nn.Module):
         return F.max_pool2d(x, 3, 2, 1) if x.shape[-1] % 2 else F.max_pool2d(x, 2)
 
 
-class EquivariantLinear(nn.Module):
+class EquivariantLinear(Constants):
     """Linear map from fields of the regular representation to any others, without bias.
 
     Such a map has the columns W[g] = rho(g) w with a free w per field and copy.
@@ -246,7 +247,7 @@ class EquivariantLinear(nn.Module):
         for i, (copies, matrices) in enumerate(blocks):
             if len(matrices) != len(group):
                 raise ValueError(f"{len(matrices)} matrices for the {len(group)} elements of {group.name}")
-            self.register_buffer(f"matrices_{i}", matrices.float(), persistent=False)
+            self.set_constants(**{f"matrices_{i}": matrices.float()})
             self.weights.append(nn.Parameter(torch.empty(copies, fields, matrices.shape[-1]).uniform_(-bound, bound)))
 
     def matrix(self) -> Tensor:

@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..geometry._constants import Constants
+
 Stem = Literal["lowpass", "gaussian", "none"]
 
 
-class LowPassStem(nn.Module):
+class LowPassStem(Constants):
     """The image after square brick-wall low-passes, the image itself last (Chung 2023, Table S1).
 
     Half-widths in Fourier pixels are 9 + W/2 - geomspace(10, W/2 - 1, n), truncated: 63, 57, 47, 33, 10 at W = 128.
@@ -35,7 +37,7 @@ class LowPassStem(nn.Module):
         ky = torch.fft.fftfreq(image_size, 1 / image_size).abs()
         kx = torch.fft.rfftfreq(image_size, 1 / image_size)
         square = torch.maximum(ky[:, None], kx[None, :])
-        self.register_buffer("mask", (square <= widths[:, None, None]).float(), persistent=False)
+        self.set_constants(mask=(square <= widths[:, None, None]).float())
         self.image_size = image_size
         self.out_channels = in_chans * (filters + 1)
 
@@ -48,7 +50,7 @@ class LowPassStem(nn.Module):
         return torch.cat([low, images[:, :, None]], dim=2).flatten(1, 2)
 
 
-class GaussianStem(nn.Module):
+class GaussianStem(Constants):
     """The image and Gaussian blurs of it, sigma from 0.1 to 10 pixels (Chung 2023; cryoAI's Gaussian pyramid).
 
     Args:
@@ -64,16 +66,16 @@ class GaussianStem(nn.Module):
         sigma = torch.logspace(-1, 1, filters)
         x = torch.arange(-5, 6)
         kernel = torch.exp(-0.5 * (x / sigma[:, None]) ** 2)
-        self.register_buffer("kernel", kernel / kernel.sum(1, keepdim=True), persistent=False)
+        self.set_constants(kernel=kernel / kernel.sum(1, keepdim=True))
         self.out_channels = in_chans * (filters + 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C (n + 1), H, W)."""
         batch, channels, height, width = images.shape
-        n = len(self.kernel)
+        n, kernel = len(self.kernel), self.kernel[:, None].to(images.dtype)
         flat = images.reshape(batch * channels, 1, height, width).expand(-1, n, -1, -1)
-        rows = nn.functional.conv2d(flat, self.kernel[:, None, :, None], padding=(5, 0), groups=n)
-        blurred = nn.functional.conv2d(rows, self.kernel[:, None, None, :], padding=(0, 5), groups=n)
+        rows = nn.functional.conv2d(flat, kernel[..., None], padding=(5, 0), groups=n)
+        blurred = nn.functional.conv2d(rows, kernel[:, :, None], padding=(0, 5), groups=n)
         return torch.cat([images[:, :, None], blurred.view(batch, channels, n, height, width)], 2).flatten(1, 2)
 
 

@@ -54,6 +54,8 @@ class PoseEncoder(nn.Module):
         expected = (self.config["in_chans"], self.preprocessing.image_size, self.preprocessing.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"{self.name}: images of shape {tuple(images.shape)}, expected (B, {expected})")
+        if images.dtype != self._dtype and not torch.is_autocast_enabled(images.device.type):
+            raise ValueError(f"{self.name}: images are {images.dtype}, its weights {self._dtype}: cast either")
         return self.backbone(images)
 
     def forward(self, images: Tensor) -> Pose:
@@ -61,7 +63,11 @@ class PoseEncoder(nn.Module):
         features = self.features(images)
         with torch.autocast(features.device.type, enabled=False):
             # The last layer stays in float32: bfloat16 keeps 3 digits, 0.4 % of a rotation entry.
-            return self.head(self.projection(features.to(next(self.projection.parameters()).dtype)))
+            return self.head(self.projection(features.to(self._dtype)))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.projection.parameters()).dtype
 
     def with_head(self, name: str, **head_args: Any) -> PoseEncoder:
         """The same backbone (shared weights) with a fresh last layer and another head, shifts as before."""
@@ -70,7 +76,7 @@ class PoseEncoder(nn.Module):
         config = {**self.config, "name": f"{backbone_name}-{name}", "head_args": head_args}
         head = _create_head(name, head_args, self.preprocessing, self.backbone.group is not None)
         other = PoseEncoder(config["name"], self.backbone, head, self.preprocessing, config)
-        return other.to(next(self.projection.parameters()).device).train(self.training)
+        return other.to(next(self.projection.parameters())).train(self.training)
 
     def predict(
         self,

@@ -1,8 +1,11 @@
+import copy
+import pickle
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cryozoo.geometry._constants import constant
+from cryozoo.geometry._constants import Constants, constant
 
 CALLS: list[int] = []
 
@@ -41,3 +44,35 @@ def test_is_no_part_of_a_graph() -> None:
         return scale * n
 
     assert not scaled(2).requires_grad
+
+
+class Table(Constants):
+    values: Tensor
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.set_constants(values=torch.tensor([1 / 3]), places=torch.tensor([1001]))
+
+
+def test_constants_follow_the_device_and_nothing_else() -> None:
+    table = Table()
+    module = nn.Sequential(table)
+    module.bfloat16().double()
+    assert table.weight.dtype == torch.float64
+    assert torch.equal(table.values, torch.tensor([1 / 3]))
+    module.to("meta")
+    assert table.values.device.type == "meta"
+    assert table.values.dtype == torch.float32
+    assert table.places.dtype == torch.int64
+
+
+def test_constants_are_no_state_and_are_copied() -> None:
+    table = Table()
+    assert list(table.state_dict()) == ["weight"]
+    assert list(table.buffers()) == []
+    other = copy.deepcopy(table)
+    other.values.zero_()
+    assert float(table.values) == pytest.approx(1 / 3)
+    assert float(pickle.loads(pickle.dumps(table)).values) == pytest.approx(1 / 3)

@@ -285,6 +285,22 @@ def test_gradient_of_a_sum_through_the_normalisation() -> None:
     torch.testing.assert_close(norm.bias.grad, torch.full((2,), 4.0 * 3 * 16, dtype=torch.float64))
 
 
+def test_statistics_of_a_whole_set() -> None:
+    """After stochastic weight averaging: the mean over batches, as of a plain network with elements for columns."""
+    torch.manual_seed(0)
+    batches = [torch.randn(4, 16, 6, 6) * scale + scale for scale in (1.0, 2.0, 5.0)]
+    norm, plain = InnerBatchNorm2d(PlaneGroup("D4"), 2), nn.BatchNorm2d(2)
+    for net, inputs in (
+        (norm, batches),
+        (plain, [x.unflatten(1, (8, 2)).transpose(1, 2).flatten(2, 3) for x in batches]),
+    ):
+        torch.optim.swa_utils.update_bn(inputs, net)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    torch.testing.assert_close(norm.running_var, plain.running_var)
+    assert int(norm.num_batches_tracked) == 3
+    assert norm.momentum == 0.1
+
+
 def test_normalisation_in_bfloat16_is_near_that_in_float32() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 16, 8, 8) + torch.randn(16, 1, 1)
@@ -488,8 +504,9 @@ def test_checkpoints_hold_the_same_in_training_and_evaluation() -> None:
     keys = {key: value.shape for key, value in net.train().state_dict().items()}
     net(torch.randn(2, 1, 35, 35))
     assert {key: value.shape for key, value in net.eval().state_dict().items()} == keys
-    # Coefficients, four numbers per field of each normalisation, one exponent: no basis, no filter.
-    assert sum(shape.numel() for shape in keys.values()) == (25 + 1 * 2 * 72 + 2 * 2 * 72 + 2 * 2 * 72) + 4 * 7 + 1
+    # Coefficients, four numbers per field of each normalisation and its counter, an exponent: no basis, no filter.
+    coefficients, fields = 25 + 1 * 2 * 72 + 2 * 2 * 72 + 2 * 2 * 72, 1 + 2 + 2 + 2
+    assert sum(shape.numel() for shape in keys.values()) == coefficients + (4 * fields + 4) + 1
     other = small("D4", 35)
     for parameter in other.parameters():
         nn.init.normal_(parameter)

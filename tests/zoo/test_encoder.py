@@ -1,11 +1,13 @@
 """Encoders put together from parts."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cryozoo.heads.nined_svd import NineDSVD
 from cryozoo.particles.poses import PoseTable
@@ -44,10 +46,46 @@ def test_with_head_shares_the_backbone_and_keeps_mode_and_shift() -> None:
     assert not encoder.with_head("nined_svd", shift=False).head.has_shift
 
 
+def test_another_head_has_the_precision_of_the_first() -> None:
+    encoder = create_encoder("test_vgg_gem-quaternion", image_size=32).double().with_head("sixd_svd")
+    pose = encoder(torch.randn(2, 1, 32, 32, dtype=torch.float64))
+    assert pose.rotation is not None
+    assert pose.rotation.dtype == torch.float64
+
+
+def test_encoders_have_no_state_but_what_is_saved(combination: tuple[str, dict[str, float]]) -> None:
+    name, args = combination
+    if name.startswith("timm"):
+        pytest.skip("the backbone is timm's")
+    encoder = create_encoder(name, image_size=32, backbone_args=args)
+    assert {name for name, _ in encoder.named_buffers()} <= set(encoder.state_dict())
+
+
+@pytest.mark.parametrize("name", ["test_vgg_gem-so3_harmonic", "test_d4_cnn-so3_harmonic"])
+def test_averages_of_weights_compute_what_the_weights_do(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = create_encoder(name, image_size=32).eval()
+    images = torch.randn(3, 1, 32, 32)
+    average = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(2):
+        average.update_parameters(encoder)
+    torch.testing.assert_close(average.eval()(images).rotation, encoder(images).rotation, atol=1e-4, rtol=0)
+    # Rounded once, weights are what they are, and what they are multiplied with is not
+    rounded = copy.deepcopy(encoder).bfloat16().float()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(parameter.bfloat16())
+    torch.testing.assert_close(rounded(images).rotation, encoder(images).rotation, atol=1e-4, rtol=0)
+
+
 def test_wrong_images_and_names_are_refused() -> None:
     encoder = create_encoder("test_vgg_gem-quaternion", image_size=32)
     with pytest.raises(ValueError, match="expected"):
         encoder(torch.zeros(1, 1, 31, 31))
+    with pytest.raises(ValueError, match=r"images are torch.float64, its weights torch.float32"):
+        encoder(torch.zeros(1, 1, 32, 32, dtype=torch.float64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder(torch.zeros(1, 1, 32, 32).bfloat16()).rotation is not None
     with pytest.raises(ValueError, match="load_pretrained"):
         create_encoder("test_vgg_gem-quaternion.tag", image_size=32)
 
