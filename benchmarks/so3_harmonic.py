@@ -21,6 +21,7 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
     """Time a batch through the grid, the dense product, the whole head, and a training step of head and loss."""
     import torch
 
+    from ..geometry._constants import Constants
     from ..geometry.grids import so3_grid
     from ..geometry.sampling import random_rotations
     from ..geometry.wigner import WignerD
@@ -64,7 +65,7 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
         }
     )
     seconds = {name: statistics.median(values) for name, values in rounds.items()}
-    buffers = sum(b.numel() * b.element_size() for b in head.buffers())
+    tables = [table for part in head.modules() if isinstance(part, Constants) for table in part.constants()]
     return {
         "lmax": lmax,
         "order": order,
@@ -72,7 +73,7 @@ def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:
         **{f"{name}_ms": 1e3 * value / images for name, value in seconds.items()},
         "dense_over_separable": median_ratio(rounds["dense_product"], rounds["density_on_the_grid"]),
         "largest_error_relative": error,
-        "buffers_MB": buffers / 1e6,
+        "tables_MB": sum(table.numel() * table.element_size() for table in tables) / 1e6,
         "dense_table_MB": dense.numel() * 4 / 1e6,
         **provenance(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache, wraps
 from typing import Any, Self, TypeVar
 
@@ -48,6 +48,10 @@ class Constants(nn.Module):
         for name, tensor in tensors.items():
             setattr(self, name, tensor)
             self._constants.append(name)
+
+    def constants(self) -> Iterator[Tensor]:
+        """Those of this module, not of modules in it."""
+        return (getattr(self, name) for name in self._constants)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As of all modules: ``to``, ``cuda``, ``float`` and so on call it with what they do to a tensor."""

@@ -48,8 +48,9 @@ class SO3Harmonic(Head):
     exp(F). The idea of densities from harmonics on a grid is that of Klee et al. 2023 (Image2Sphere, ICLR).
 
     The rotation is the mode: from the highest points of a coarse HEALPix grid Newton's method ascends to the maxima of
-    F themselves, and the highest counts. It is deterministic, and differentiable as an implicit function, once, but the
-    likelihood (``SO3NLL``) is what trains it: the gradient of the mode knows nothing of other modes.
+    F themselves, and the highest counts; among six or more of nearly the same height it is sometimes missed. The mode
+    is deterministic, and differentiable as an implicit function, once, but the likelihood (``SO3NLL``) is what trains
+    it: the gradient of the mode knows nothing of other modes.
 
     Args:
         lmax: highest degree: 6 (455 numbers) has peaks about 30 degrees wide in F, and after the exponential as narrow
