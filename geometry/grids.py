@@ -44,14 +44,21 @@ def so3_grid(order: int) -> Tensor:
 
     Each HEALPix centre as viewing direction (the last row) with each of 6 * 2^order in-plane angles, 60 / 2^order
     degrees apart. Rotation ``p * 6 * 2^order + k`` has direction p and in-plane angle k. A random rotation is on
-    average 28.2 / 2^order degrees from the nearest one, and nowhere further than 56 / 2^order.
+    average 28.1 / 2^order degrees from the nearest one, and nowhere further than 56 / 2^order.
+
+    Half a turn of the camera about an axis in its plane, which is what mirroring an image amounts to, maps the grid to
+    itself, and so does any in-plane turn by a multiple of the step.
 
     Raises:
         ValueError: order is negative.
     """
     tilt, rot = _healpix_angles(order)
     n_psi = 6 * 2**order
-    # psi counts from the shortest rotation that brings the direction to z: in Euler's terms it is psi + rot.
-    psi = (torch.arange(n_psi, dtype=torch.float64) + 0.5) * (2 * torch.pi / n_psi) - rot[:, None]
+    # psi counts from the shortest rotation that brings the direction to z, or to -z from the southern hemisphere and
+    # half of the equator: in Euler's terms it is psi + rot and psi - rot. Opposite directions thus have opposite psi.
+    latitude = (torch.pi / 2 - tilt).round(decimals=9)
+    south = (latitude < 0) | ((latitude == 0) & (rot % (2 * torch.pi) > torch.pi - 1e-9))
+    start = torch.where(south, rot, -rot)
+    psi = (torch.arange(n_psi, dtype=torch.float64) + 0.5) * (2 * torch.pi / n_psi) + start[:, None]
     euler = torch.stack([rot[:, None].expand_as(psi), tilt[:, None].expand_as(psi), psi], dim=-1)
     return euler_to_matrix(euler.flatten(0, 1))

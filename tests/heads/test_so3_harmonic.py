@@ -15,6 +15,7 @@ from cryozoo.geometry import (
     so3_grid,
     symmetric_distance,
 )
+from cryozoo.geometry.plane_groups import PlaneGroup
 from cryozoo.geometry.wigner import WignerD, wigner_d
 from cryozoo.heads._so3_series import SO3Series
 from cryozoo.heads.so3_harmonic import SO3Harmonic, harmonic_degree, harmonic_dim
@@ -189,6 +190,16 @@ def test_derivatives_of_the_mode_and_of_the_confidence() -> None:
         # wide enough for the grid, else lattices move with the raw vector
         wide = (0.1 * raw).detach().requires_grad_()
         assert torch.autograd.gradcheck(lambda r, head=head: head(r).confidence, wide, fast_mode=True)
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+def test_confidence_is_the_same_of_turned_and_mirrored_images(confidence: Confidence) -> None:
+    head, phi = SO3Harmonic(confidence=confidence), PlaneGroup("D4").phi
+    for height in (10.0, 60.0, 200.0):
+        raw = peaks(rotations(40), height=height).double()
+        expected = head(raw).confidence
+        for element in phi:
+            torch.testing.assert_close(head(act(head, raw, element)).confidence, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("confidence", CONFIDENCES)

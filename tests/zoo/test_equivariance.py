@@ -75,6 +75,24 @@ def test_every_stem_keeps_it(backbone: str, stem: str) -> None:
     assert max(found.values()) < 1e-10, found
 
 
+@pytest.mark.parametrize("backbone", ["c4_vgg_gem", "d4_vgg_gem", "c4_cnn", "d4_cnn"])
+def test_in_single_precision_it_is_exact_to_the_rounding_of_the_network(backbone: str) -> None:
+    """Of default width. Before training the features hardly depend on the orientation, and the little that does, which
+    is all that an equivariant last layer sees, has the rounding errors of the whole."""
+    encoder = build(f"{backbone}-sixd_svd", 64).eval()
+    images = torch.randn(5, 1, 64, 64)
+    with torch.no_grad():
+        single, pose, features = (
+            errors(encoder, images, ELEMENTS[backbone[:2].upper()]),
+            encoder(images),
+            encoder.features(images),
+        )
+        exact, exact_features = encoder.double()(images.double()), encoder.features(images.double())
+    assert float((features - exact_features).abs().max() / exact_features.abs().max()) < 1e-5
+    for part, found, true in (("raw", pose.rotation_raw, exact.rotation_raw), ("shift", pose.shift, exact.shift)):
+        assert single[part] < 6 * float((found - true).abs().max() / true.abs().max())
+
+
 @pytest.mark.parametrize("name", ["test_vgg_gem-nined_svd", "test_d4_cnn-quaternion", "test_c4_cnn-nined_svd"])
 def test_controls_are_not(name: str) -> None:
     """A plain backbone, a head without a representation, and the flips for a group that has none."""
