@@ -69,6 +69,32 @@ class PoseEncoder(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.projection.parameters()).dtype
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination._metadata[prefix[:-1]]["encoder"] = self._meaning  # type: ignore[attr-defined]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Refuse weights of the same shapes that mean something else, those of C4 and D2, or of 6D by another route."""
+        saved = local_metadata.get("encoder", self._meaning)
+        if saved != self._meaning:
+            error_msgs.append(f"these are weights of {saved}, this is {self._meaning}; dict(state) says nothing of it.")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    @property
+    def _meaning(self) -> str:
+        return f"{self.name} (group {self.backbone.group})"
+
     def with_head(self, name: str, **head_args: Any) -> PoseEncoder:
         """The same backbone (shared weights) with a fresh last layer and another head, shifts as before."""
         backbone_name, _, _ = split_name(self.name)

@@ -78,6 +78,21 @@ def test_averages_of_weights_compute_what_the_weights_do(name: str) -> None:
     torch.testing.assert_close(rounded(images).rotation, encoder(images).rotation, atol=1e-4, rtol=0)
 
 
+def test_states_of_the_same_shapes_and_another_meaning_are_refused() -> None:
+    encoder = create_encoder("test_d4_cnn-sixd_svd", image_size=32)
+    state = encoder.state_dict()
+    encoder.load_state_dict(state)
+    encoder.load_state_dict(dict(state))  # a plain dict says nothing of what it is
+    other = create_encoder("test_d4_cnn-sixd_gs", image_size=32)
+    with pytest.raises(RuntimeError, match=r"weights of test_d4_cnn-sixd_svd .* this is test_d4_cnn-sixd_gs"):
+        other.load_state_dict(state)
+    other.load_state_dict(dict(state))
+    dihedral = create_encoder("c4_cnn-sixd_svd", image_size=32, backbone_args={"group": "D2", "width": 0.05})
+    cyclic = create_encoder("c4_cnn-sixd_svd", image_size=32, backbone_args={"width": 0.05})
+    with pytest.raises(RuntimeError, match=r"group D2.*group C4"):
+        AveragedModel(cyclic).load_state_dict(AveragedModel(dihedral).state_dict())
+
+
 def test_wrong_images_and_names_are_refused() -> None:
     encoder = create_encoder("test_vgg_gem-quaternion", image_size=32)
     with pytest.raises(ValueError, match="expected"):
