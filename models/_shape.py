@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 
 def scaled(numbers: Sequence[int], width: float) -> list[int]:
-    """The numbers of channels times ``width``, rounded, at least 1."""
+    """The numbers of channels times ``width``, rounded, at least 1; a factor of 0 or less raises ValueError."""
+    if not width > 0:
+        raise ValueError(f"width {width}, expected a positive factor")
     return [max(1, round(n * width)) for n in numbers]
 
 

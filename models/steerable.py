@@ -275,9 +275,9 @@ def fold(module: nn.Module) -> nn.Module:
 
     Same outputs, no group needed to run it; trained further it would lose its equivariance.
     """
-    module = copy.deepcopy(module)
+    module = nn.Sequential(copy.deepcopy(module))
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, SteerableConv2d | InnerBatchNorm2d | EquivariantLinear):
                 setattr(parent, name, child.folded().train(child.training))
-    return module
+    return module[0]

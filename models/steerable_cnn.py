@@ -119,7 +119,8 @@ def steerable_cnn(
 ) -> SteerableConvNet:
     """The encoder of cryoAI made equivariant: double convolutions, a full-size convolution, fully connected blocks.
 
-    By default as many channels as ``cryoai_cnn``, hence its cost, with the order of the group fewer parameters.
+    By default as many channels as ``cryoai_cnn``, hence its cost on odd images (even ones become a pixel larger: 1.1
+    times at 64 pixels), with the order of the group fewer parameters.
 
     Args:
         image_size: pixels, odd or even.
@@ -157,7 +158,10 @@ def steerable_vgg_gem(
     pool: Literal["gem", "avg", "max", "conv"] = "gem",
     gem_p: float = 6.0,
 ) -> SteerableConvNet:
-    """``vgg_gem`` made equivariant; by default as many channels, hence its cost.
+    """``vgg_gem`` made equivariant.
+
+    By default as many channels, hence its cost on odd images. Even ones become a pixel larger, which all later maps
+    are, too: 1.4 times the cost at 64 pixels, 1.2 at 128.
 
     Args:
         image_size: pixels, odd or even, 24 or more with the low-pass stem.

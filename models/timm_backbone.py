@@ -110,6 +110,9 @@ _MISFITS = (AssertionError, IndexError, RuntimeError)
 @torch.no_grad()
 def _try(arch: str, image_size: int, in_chans: int) -> tuple[nn.Module, int]:
     model = _create(arch, image_size, in_chans).eval()
+    for module in model.modules():
+        if isinstance(module, _import_timm().layers.PatchEmbed) and image_size % module.patch_size[0]:
+            raise RuntimeError(f"its patches of {module.patch_size[0]} pixels would leave out the border")
     features = model(torch.zeros(1, in_chans, image_size, image_size))
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ValueError(f"{arch} gives no feature vector")

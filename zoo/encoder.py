@@ -186,7 +186,7 @@ def create_encoder(
         "name": name,
         "image_size": image_size,
         "in_chans": in_chans,
-        "pixel_size": pixel_size,
+        "pixel_size": float(pixel_size),
         # Weights to begin with do not rebuild it, and loading must not fetch them again.
         "backbone_args": {key: value for key, value in backbone_args.items() if key != "pretrained"},
         "head_args": head_args,

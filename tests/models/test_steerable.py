@@ -479,6 +479,8 @@ def test_folding_changes_nothing(name: str, args: str) -> None:
     assert not any(module.training for module in plain.modules())
     with torch.no_grad():
         assert relative(plain(images), net(images)) < 2e-6
+        layer = next(module for module in net.modules() if isinstance(module, SteerableConv2d))
+        assert isinstance(fold(layer), nn.Conv2d)
         assert relative(fold(net.double())(images.double()), net(images.double())) < 1e-12
         # What was folded is a copy: the network itself is as before, and trains.
         assert sum(isinstance(m, SteerableConv2d) for m in net.modules()) >= 4

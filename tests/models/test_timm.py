@@ -52,7 +52,10 @@ def test_features_and_gradients(arch: str) -> None:
         torch.testing.assert_close(backbone.eval()(images), expected)
 
 
-@pytest.mark.parametrize(("arch", "size", "fits"), [("test_vit", 72, 80), ("dla46_c", 72, 96), ("test_vit", 250, 256)])
+@pytest.mark.parametrize(
+    ("arch", "size", "fits"),
+    [("test_vit", 72, 80), ("dla46_c", 72, 96), ("test_vit", 250, 256), ("gmlp_s16_224", 40, 48)],
+)
 def test_a_size_that_does_not_fit_is_refused_with_one_that_does(arch: str, size: int, fits: int) -> None:
     with pytest.raises(ValueError, match=f"{arch} takes no images of {size} pixels, {fits} would do"):
         make(arch, size)

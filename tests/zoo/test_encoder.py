@@ -101,6 +101,8 @@ def test_wrong_images_and_names_are_refused() -> None:
         encoder(torch.zeros(1, 1, 32, 32, dtype=torch.float64))
     with torch.autocast("cpu", torch.bfloat16):
         assert encoder(torch.zeros(1, 1, 32, 32).bfloat16()).rotation is not None
+    with pytest.raises(ValueError, match="width 0"):
+        create_encoder("d4_cnn-sixd_svd", image_size=32, backbone_args={"width": 0})
     with pytest.raises(ValueError, match="load_pretrained"):
         create_encoder("test_vgg_gem-quaternion.tag", image_size=32)
 
