@@ -170,6 +170,18 @@ main(sys.argv[1:])
         assert again.stderr.endswith(f"they are in {tmp_path / 'poses.partial2.star'}\n")
         assert kept.read_bytes() == before
 
+    def test_poses_that_the_format_does_not_take_are_kept_in_another(self, run, stack, tiny_folder, tmp_path):
+        tables, odd = starfile.read(stack), stack.with_name("odd.star")
+        tables["particles"]["rlnRandomSubset"] = 7
+        starfile.write(tables, odd)
+        out, kept = tmp_path / "poses.cs", tmp_path / "poses.partial.npz"
+        done = run("predict", odd, "--encoder", f"local-dir:{tiny_folder}", "-o", out)
+        assert done.code == 3
+        assert "half-set 7" in done.err
+        assert done.err.endswith(f"the poses are in {kept}\n")
+        assert not out.exists()
+        assert len(PoseTable.load(kept)) == 23
+
 
 class TestConvert:
     def test_there_and_back(self, run, stack, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from ...particles.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+    from ...particles.poses import PoseTable
     from ..encoder import PoseEncoder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -243,6 +245,27 @@ def load_encoder(name: str, device: torch.device | None = None) -> PoseEncoder:
 def has_flips(encoder: PoseEncoder) -> bool:
     """Whether an encoder is equivariant to turns and flips: then only the other hand can be mistaken for the camera."""
     return (encoder.group or "").startswith("D")
+
+
+def save_poses(poses: PoseTable, out: Path, *, overwrite: bool) -> None:
+    """Write what took long to compute, beside OUT where OUT cannot be: formats do not take all, and disks get full."""
+    try:
+        poses.save(out, overwrite=overwrite)
+    except (BadInput, OSError) as error:
+        if kept := keep_poses(poses, out):
+            raise BadInput(out, f"not written ({error})", hint=f"the poses are in {kept}") from error
+        raise
+
+
+def keep_poses(poses: PoseTable, out: Path) -> Path | None:
+    """Write ``NAME.partial.SUFFIX``, with a number where there is one already, or ``.npz``; None where neither goes."""
+    for suffix in (out.suffix, ".npz"):
+        names = (out.with_name(f"{out.stem}.partial{number}{suffix}") for number in ("", *range(2, 1_000_000)))
+        kept = next(name for name in names if not name.exists())
+        with contextlib.suppress(BadInput, OSError):
+            poses.save(kept)
+            return kept
+    return None
 
 
 def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:

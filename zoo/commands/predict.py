@@ -16,10 +16,12 @@ from ._common import (
     check_suffix,
     encoder_option,
     has_flips,
+    keep_poses,
     load_encoder,
     overwrite_option,
     poses_out_option,
     run_options,
+    save_poses,
     stack_options,
     verb,
 )
@@ -62,21 +64,13 @@ def predict(
     try:
         poses = encoder.predict(stack, batch_size=batch_size, progress=run.progress)
     except PredictionStopped as stop:
-        if stop.done is not None:
-            kept = _free(out)
-            stop.done.save(kept)
+        if stop.done is not None and (kept := keep_poses(stop.done, out)):
             stop.args = (f"{stop}; they are in {kept}",)
         raise
     seconds = time.perf_counter() - began
-    poses.save(out, overwrite=overwrite)
+    save_poses(poses, out, overwrite=overwrite)
     click.echo(f"{len(poses):,} particles, {len(poses) / seconds:,.0f} images/s, poses in {out}")
     click.echo(_frame(encoder))
-
-
-def _free(out: Path) -> Path:
-    """``NAME.partial.SUFFIX``, with a number where there is one already."""
-    names = (out.with_name(f"{out.stem}.partial{number}{out.suffix}") for number in ("", *range(2, 1_000_000)))
-    return next(name for name in names if not name.exists())
 
 
 def _frame(encoder: PoseEncoder) -> str:

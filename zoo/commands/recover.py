@@ -21,6 +21,7 @@ from ._common import (
     overwrite_option,
     poses_out_option,
     run_options,
+    save_poses,
     stack_options,
     verb,
 )
@@ -74,7 +75,7 @@ def recover(
     stack = ParticleStack.open(particles, **opened)
     encoder = load_encoder(name, device)
     found = encoder.recover(stack, copies=copies, batch_size=batch_size, seed=seed, progress=run.progress)
-    found.poses.save(out, overwrite=overwrite)
+    save_poses(found.poses, out, overwrite=overwrite)
     if figure is not None:
         from .figures import recovery_figure, save_figure
 
