@@ -181,18 +181,18 @@ class SO3Maxima(Constants):
         """
         expansion = self.expansion(coefficients)
         fixed = expansion.detach()
-        found = self.ascend(fixed, self.at(fixed, self.starts(coefficients, 5)), 1)
-        found = self._highest_of(fixed, found)
+        found = self._highest_of(fixed, self.at(fixed, self.starts(coefficients, 5)))
         if expansion.requires_grad:
             found = self.at(expansion, _orthonormal(found.rotation))
         step = _newton_step(found.taylor, self.reach)  # the last, which squares a small error
         return _orthonormal(found.rotation @ rotvec_to_matrix(step)).squeeze(1)
 
     def _highest_of(self, expansion: Tensor, ascent: Ascent) -> Ascent:
-        """Up to the maxima from where one step has led, as far as may be needed to tell which is the highest."""
+        """Of the maxima above C points, following each as far as may be needed to tell which is the highest."""
         if torch.compiler.is_compiling():  # exported programs treat every image alike
-            ascent = self.ascend(expansion, ascent, 3 if expansion.dtype == torch.float32 else 8)
+            ascent = self.ascend(expansion, ascent, 4 if expansion.dtype == torch.float32 else 9)
             return ascent.take(ascent.height.argmax(1))
+        ascent = self.ascend(expansion, ascent, 1)
         # how high the next step would lead if F were quadratic, wrong by 2 % at most
         promised = ascent.height + (ascent.taylor[..., 1:4] * _newton_step(ascent.taylor, self.reach)).sum(-1) / 2
         most, first = promised.max(1, keepdim=True)

@@ -168,6 +168,8 @@ def _to_pt2(program: torch.export.ExportedProgram, facts: dict[str, Any]) -> byt
         # Weights whose channels lie last in memory are taken for slices of others; they are written whole.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group")
         torch.export.save(program, file, extra_files={"cryozoo.json": json.dumps(facts)})
+        file.seek(0)
+        torch.export.load(file)  # some programs are written that cannot be read
     return file.getvalue()
 
 
