@@ -120,7 +120,7 @@ def test_convolutions_agree(name: str, size: int, lift: bool) -> None:
     theirs = enn.R2Conv(in_type, out_type, size, padding=size // 2, bias=False, recompute=True).double()
     ours = SteerableConv2d(PlaneGroup(name), in_fields, out_fields, size, lift=lift).double()
     # Each function of theirs as a combination of ours.
-    copy = torch.linalg.lstsq(ours.basis.T, their_basis(name, size, lift).flatten(1).T).solution
+    copy = torch.linalg.lstsq(ours.basis.double().T, their_basis(name, size, lift).flatten(1).T).solution
     weights = theirs.weights.detach().view(out_fields, in_fields, -1)
     with torch.no_grad():
         ours.weight.copy_(weights @ copy.T)
