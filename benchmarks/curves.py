@@ -63,7 +63,8 @@ def write(suite: str, picture: Path) -> None:
             *((x, min(y), statistics.median(y), max(y)) for x, y in found[network, head]), strict=True
         )
         label = f"{network}, {head}" if len(heads) > 1 else network
-        axes.plot(x, middle, style, color=colour, lw=2, label=label.replace("_", " "))
+        few = "o" if x_is == _IMAGES else ""
+        axes.plot(x, middle, style, marker=few, color=colour, lw=2, label=label.replace("_", " "))
         axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     axes.set(xscale="log", yscale="log", xlabel=x_is)
     _ticks(axes.xaxis, sorted({x for curve in found.values() for x, _ in curve}) if x_is == _IMAGES else _STEPS)
