@@ -18,9 +18,11 @@ class _LowestEigenpair(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        # LAPACK raises at NaN, and names neither the row nor the reason
+        # LAPACK raises at NaN, and names neither the row nor the reason; of denormals it sometimes makes NaN
         finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-        values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0))
+        size = matrix.abs()
+        counts = finite & (size >= 1e-30 * size.amax((-2, -1), keepdim=True))
+        values, vectors = torch.linalg.eigh(torch.where(counts, matrix, 0))
         values = torch.where(finite.squeeze(-1), values, torch.nan)
         vectors = torch.where(finite, vectors, torch.nan)
         vectors = torch.where(vectors[..., :1, :] < 0, -vectors, vectors)
