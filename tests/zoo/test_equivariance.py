@@ -11,6 +11,7 @@ from cryozoo.losses.bingham import BinghamNLL
 from cryozoo.particles.projector import Projector
 from cryozoo.particles.volumes import Volume
 from cryozoo.zoo.augment import transform_d4, transform_pose
+from cryozoo.zoo.cost import multiply_accumulates
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.registry import get_part, list_parts
 
@@ -150,3 +151,13 @@ def test_what_they_are_is_declared() -> None:
     published = create_encoder("test_d4_cnn-qcqp_bingham", image_size=32, head_args={"form": "cholesky"})
     assert published.group is None
     assert published.with_head("qcqp_bingham").group == "D4"
+
+
+@pytest.mark.parametrize(("backbone", "plain", "even"), [("d4_vgg_gem", "vgg_gem", 1.4), ("d4_cnn", "cryoai_cnn", 1.1)])
+def test_they_cost_what_plain_ones_of_as_many_channels_do(backbone: str, plain: str, even: float) -> None:
+    """On odd images; even ones become a pixel larger."""
+    for size, times in ((63, 1.0), (64, even)):
+        costs = [
+            multiply_accumulates(create_encoder(f"{name}-sixd_svd", image_size=size)) for name in (backbone, plain)
+        ]
+        assert costs[0] / costs[1] == pytest.approx(times, abs=0.05 if times > 1 else 1e-3)
