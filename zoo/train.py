@@ -87,8 +87,7 @@ def train(
     Args:
         recipe: what, on what, how.
         out: folder for ``recipe.json``, ``checkpoint.safetensors``, ``log.csv``, TensorBoard events, ``result.json``
-        and,
-            at the end, ``model/`` (see :func:`save_pretrained`). A checkpoint of the same recipe there is resumed.
+            and, at the end, ``model/`` (see :func:`save_pretrained`). A checkpoint of the same recipe is resumed.
         device: default a GPU where there is one.
         progress: show a bar with the time left, the loss and the last validation error.
         restart: begin anew although ``out`` has a checkpoint.
