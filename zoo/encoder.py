@@ -71,7 +71,8 @@ class PoseEncoder(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination._metadata[prefix[:-1]]["encoder"] = self._meaning  # type: ignore[attr-defined]
+        if hasattr(destination, "_metadata"):  # not where the caller brings a dict
+            destination._metadata[prefix[:-1]]["encoder"] = self._meaning
 
     def _load_from_state_dict(
         self,
@@ -86,7 +87,7 @@ class PoseEncoder(nn.Module):
         """Refuse weights of the same shapes that mean something else, those of C4 and D2, or of 6D by another route."""
         saved = local_metadata.get("encoder", self._meaning)
         if saved != self._meaning:
-            error_msgs.append(f"these are weights of {saved}, this is {self._meaning}; dict(state) says nothing of it.")
+            error_msgs.append(f"these are weights of {saved}, this is {self._meaning}; dict(state) loads all the same")
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

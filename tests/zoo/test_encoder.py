@@ -83,6 +83,7 @@ def test_states_of_the_same_shapes_and_another_meaning_are_refused() -> None:
     state = encoder.state_dict()
     encoder.load_state_dict(state)
     encoder.load_state_dict(dict(state))  # a plain dict says nothing of what it is
+    assert encoder.state_dict(destination={}).keys() == state.keys()
     other = create_encoder("test_d4_cnn-sixd_gs", image_size=32)
     with pytest.raises(RuntimeError, match=r"weights of test_d4_cnn-sixd_svd .* this is test_d4_cnn-sixd_gs"):
         other.load_state_dict(state)
