@@ -44,6 +44,7 @@ from ..zoo.provenance import provenance
 from ..zoo.recipe import Recipe
 from ..zoo.recover import RecoveredPoses, recover_poses
 from .runs import markdown_table
+from .suites import CONDITIONS
 
 SEEDS = 10
 """Of the recovery: how often it finds the camera's side."""
@@ -253,12 +254,13 @@ def table(results: Path) -> str:
         e_or, resolution = PAPER[molecule, condition]
         columns = {
             "molecule": molecule,
-            "images": condition,
+            "images": _imaging(condition),
             "encoder": m["encoder"],
             "CPU s": f"{m['cpu_s']:.0f}",
             "L_DE train": f"{m['L_DE_train']:.3f}",
-            "L_DE test": f"{m['L_DE_test']:.3f}",
-            "L_DE chance": f"{m['L_DE_chance']:.2f}",
+            "validation": f"{m['L_DE_validation']:.3f}",
+            "test": f"{m['L_DE_test']:.3f}",
+            "chance": f"{m['L_DE_chance']:.2f}",
             "E_OR": f"{m['E_OR']:.3f}" if "E_OR" in m else "",
             "published": f"{e_or:.2f}",
             "blind": f"{m['blind']:.3f}",
@@ -276,6 +278,11 @@ def table(results: Path) -> str:
         for images, commit, hardware, threads, torch_version, seed in sorted(footers, key=str)
     ]
     return markdown_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n" + "\n".join(lines) + "\n"
+
+
+def _imaging(condition: str) -> str:
+    imaging = CONDITIONS[condition]
+    return f"SNR {imaging['snr']:.3f}, shifted by {imaging['shift_sigma']:g} A" if imaging else "clean"
 
 
 def _figure(found: Found, blind: Tensor, test: TestSet, laid: dict[str, tuple[Volume, Tensor]], title: str) -> Any:

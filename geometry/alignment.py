@@ -134,8 +134,9 @@ def align_o4(predicted: Tensor, target: Tensor) -> O4Alignment:
     by its tangent leaves a Procrustes problem, ``argmax_T sum_i sign(c_i) c_i / sqrt(1 - c_i^2)`` with the present
     signs and roots, whose solution never has a larger mean. Such steps find the nearest local minimum, the starts the
     global one: ``sum_i c_i^2``, free of signs, is a quadratic form in the 16 entries of T, and the starts are its 16
-    eigenvectors made orthogonal, with either determinant; the best eight go on after eight steps. Of 500 quaternions four fifths may be random, and of a dozen
-    one third; with more, what is found may be a neighbouring minimum, up to 0.02 radians above the smallest.
+    eigenvectors made orthogonal, with either determinant; the best eight go on after eight steps. Of 500 quaternions
+    four fifths may be random, and of a dozen one third; with more, what is found may be a neighbouring minimum, up to
+    0.02 radians above the smallest.
 
     Raises:
         ValueError: shapes differ, no quaternions, or numbers that are not finite.

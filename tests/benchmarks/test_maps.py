@@ -71,7 +71,7 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     write_json(tmp_path / "maps-5a1a-noisy-siamese_cnn.json", metrics)
     row = [cell.strip() for cell in maps.table(tmp_path).splitlines()[2].split("|")]
-    assert row[1:4] == ["5a1a", "noisy", "test_siamese_cnn-embedding"]
+    assert row[1:4] == ["5a1a", "SNR 0.063, shifted by 8 A", "test_siamese_cnn-embedding"]
     assert f"{metrics['blind']:.3f}" in row
 
 
