@@ -63,6 +63,10 @@ class Pairs(Protocol):
         """All but a few, and these, where there are so few pairs that orientations could fit anything; else all."""
         ...
 
+    def core(self, n: int, generator: torch.Generator) -> tuple[Pairs, Tensor] | None:
+        """All pairs among n random particles, and which these are, (n,); None where they are not all there."""
+        ...
+
 
 class DensePairs:
     """All pairs, from a symmetric (P, P) matrix."""
@@ -102,6 +106,13 @@ class DensePairs:
     def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None]:
         """See :class:`Pairs`. All pairs of 30 particles are five for each number sought."""
         return self, None
+
+    def core(self, n: int, generator: torch.Generator) -> tuple[Pairs, Tensor] | None:
+        """See :class:`Pairs`."""
+        if n >= self.particles:
+            return None
+        some = torch.randperm(self.particles, generator=generator)[:n].to(self.degrees.device)
+        return DensePairs(self._distances[some[:, None], some]), some
 
 
 class SparsePairs:
@@ -159,6 +170,10 @@ class SparsePairs:
         if int(kept.degrees.min()) < FEWEST_PAIRS:
             return self, None
         return kept, (self._i[apart], self._j[apart], self._distances[apart].double())
+
+    def core(self, n: int, generator: torch.Generator) -> None:
+        """See :class:`Pairs`. A few of the particles have hardly any of their pairs."""
+        return None
 
 
 def checked_pairs(distances: Tensor, pairs: Tensor | None) -> Pairs:

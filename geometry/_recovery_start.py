@@ -32,6 +32,11 @@ _CELLS = 256
 _EXTRA = 7
 _SUBSET = 150
 
+# Correlation of squared inner products above which two starts have found the same, and the share of the starts that
+# must have found what fits best.
+_SAME = 0.98
+_AGREE = 0.4
+
 _ROW, _COLUMN = torch.triu_indices(4, 4)
 
 
@@ -109,28 +114,54 @@ class Subspace:
         self.weights = self.basis @ ((inside + inside.T) / 2)
 
     def orientations(self, starts: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """(P, 4) unit quaternions from so many random starts, those that fit the subspace best first."""
+        """(P, 4) unit quaternions: the maximum on which random starts agree; else all that they find, the best first.
+
+        Of even views most starts find the same. Where few find the best, there are four times as many starts.
+        """
         device = self.basis.device
         some = torch.randperm(len(self.basis), generator=generator)[:_SUBSET].to(device)
         basis, weights = self.basis[some], self.weights[some]
+        inverse = torch.linalg.pinv(basis)
         i, j = torch.triu_indices(len(some), len(some), 1).to(device)
         entries = (weights @ basis.T)[i, j]
 
-        def fit(q: Tensor) -> Tensor:
-            """Correlation of the entries with those of the rank-one matrices, (starts,)."""
-            return torch.corrcoef(torch.cat([(q @ q.mT).square()[:, i, j], entries[None]]))[-1, :-1]
+        def products(q: Tensor) -> Tensor:
+            """Entries of the matrices of squared inner products, (starts, pairs)."""
+            return (q @ q.mT).square()[:, i, j]
 
-        start = torch.randn(starts, len(some), 4, generator=generator, dtype=torch.float64).to(device)
-        q = torch.nn.functional.normalize(start, dim=-1)
-        for _ in range(20):
-            q = _leading(weights @ (basis.T @ monomials(q)))
-        alternated, inverse = q, torch.linalg.pinv(basis)
-        for _ in range(4):
-            alternated = _leading(basis @ (inverse @ monomials(alternated)))
-        powers, squares = fit(q), fit(alternated)
-        for best in torch.maximum(powers, squares).argsort(descending=True).tolist():
-            if squares[best] > powers[best]:
-                whole = _leading(self.basis @ (inverse @ monomials(alternated[best])))
+        def fit(q: Tensor) -> Tensor:
+            return torch.corrcoef(torch.cat([products(q), entries[None]]))[-1, :-1]
+
+        def climb(count: int) -> tuple[Tensor, Tensor, Tensor]:
+            """(count, some, 4) where as many starts end, how well they fit, and whether by least squares."""
+            start = torch.randn(count, len(some), 4, generator=generator, dtype=torch.float64).to(device)
+            q = torch.nn.functional.normalize(start, dim=-1)
+            for _ in range(20):
+                q = _leading(weights @ (basis.T @ monomials(q)))
+            alternated = q
+            for _ in range(4):
+                alternated = _leading(basis @ (inverse @ monomials(alternated)))
+            powers, squares = fit(q), fit(alternated)
+            better = squares > powers
+            return torch.where(better[:, None, None], alternated, q), torch.maximum(powers, squares), better
+
+        def alike(q: Tensor) -> Tensor:
+            return torch.corrcoef(products(q)) > _SAME
+
+        q, fits, by_squares = climb(starts)
+        same = alike(q)
+        left = same[fits.argmax()]
+        if left.double().mean() < _AGREE:
+            more = climb(3 * starts)
+            q, fits, by_squares = (torch.cat(both) for both in zip((q, fits, by_squares), more, strict=True))
+            same = alike(q)
+            left = torch.ones_like(by_squares)
+        for best in fits.argsort(descending=True).tolist():
+            if not left[best]:
+                continue
+            left &= ~same[best]
+            if by_squares[best]:
+                whole = _leading(self.basis @ (inverse @ monomials(q[best])))
                 for _ in range(2):
                     whole = _leading(self.basis @ (self.basis.T @ monomials(whole)))
             else:
@@ -138,6 +169,15 @@ class Subspace:
                 for _ in range(2):
                     whole = _leading(self.weights @ (self.basis.T @ monomials(whole)))
             yield whole
+
+
+def placed(pairs: Pairs, table: Tensor, some: Tensor, q: Tensor) -> Tensor:
+    """(P, 4) one step of the power method from some particles, whose orientations are known, to all."""
+    values = torch.zeros(pairs.particles, 10, dtype=q.dtype, device=q.device)
+    values[some] = monomials(q)
+    everywhere = _leading(pairs.sums(lambda _, d: [_look_up(table, d)], None, [values])[0])
+    everywhere[some] = q
+    return everywhere
 
 
 def power_method(pairs: Pairs, table: Tensor, q: Tensor) -> Tensor:

@@ -38,13 +38,19 @@ from ._recovery_adam import adam
 from ._recovery_descent import Descent, descend, expected_errors
 from ._recovery_errors import ErrorModel, explained, fit_errors
 from ._recovery_pairs import PLENTY, Pairs, Sample, checked_pairs
-from ._recovery_start import Subspace, kernel, power_method, within_hemisphere
+from ._recovery_start import Subspace, kernel, placed, power_method, within_hemisphere
 from .distances import quaternion_distance
 
 _SAMPLE = 2**15
 _FEWER = 2**14
 
-# So many particles need one start. Fewer need more: the pairs of fewer say less about each.
+# Of more particles so many are placed first, and all others by their distances to these.
+_CORE = 800
+
+# Random starts, and how many different places where these end are tried; more of few particles, whose pairs say less
+# about each.
+_STARTS = 12
+_TRIED = 6
 _DESCENTS = 3000
 
 # A start that explains less of the variance of the estimates may be no better than chance, and others are tried.
@@ -195,7 +201,11 @@ def _bent(q: Tensor, sample: Sample) -> float:
 def _start(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Tensor:
     """(P, 4) the best of several starts, by the share of the variance that they explain."""
     estimates = sample[2]
-    descents = max(1, _DESCENTS // pairs.particles)
+    if pairs.particles > 1.5 * _CORE and (core := pairs.core(_CORE, generator)) is not None:
+        few, some = core
+        q = _spectral(few, few.sample(_SAMPLE, generator), generator).q
+        return placed(pairs, kernel(estimates), some, q)
+    tried = max(_TRIED, _DESCENTS // pairs.particles)
     candidates: list[tuple[float, Tensor]] = []
 
     def consider(q: Tensor) -> None:
@@ -205,11 +215,11 @@ def _start(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Tensor:
         consider(within_hemisphere(pairs, generator))
     for robust in (False, True):
         table = kernel(estimates, robust=robust)
-        starts = Subspace(pairs, table, generator).orientations(max(6, descents), generator)
-        for q in islice(starts, descents):
+        starts = list(islice(Subspace(pairs, table, generator).orientations(max(_STARTS, tried), generator), tried))
+        for q in starts:
             if float(pairs.degrees.mean()) < PLENTY:
                 q = power_method(pairs, table, q)
-            if descents > 1:  # few particles, many minima
+            if len(starts) > 1:
                 q = descend(pairs, q, sample, link=False, sweeps=10).q
             consider(q)
         if max(candidates, key=_score)[0] > _EXPLAINED:
