@@ -49,7 +49,7 @@ def training_table(suite: str) -> str:
                 "chance": column("chance_median_deg", 0),
                 "shift A": column("shift_rmse_A"),
                 "Spearman": column("spearman"),
-                "AUROC 5": column("auroc_5deg"),
+                "AUROC 5": column("auroc_5deg", metrics=[m for m in metrics if _tells_at_5_degrees(m)]),
                 "mean of surest 75 %": column("mean_deg_kept_75"),
                 "NLL": column("nll"),
                 "ECE": column("ece", 3),
@@ -68,6 +68,14 @@ def training_table(suite: str) -> str:
 
 _SETTINGS = ("M parameters", "GMACs", "loss", "SNR", "training images", "augmentation", "bound", "chance", "steps")
 """Columns that a table does without where all rows agree."""
+
+
+_FEWEST = 20
+
+
+def _tells_at_5_degrees(metrics: dict[str, Any]) -> bool:
+    """Whether enough particles are on either side of 5 degrees for an AUROC to mean something."""
+    return min(metrics["acc_5"], 1 - metrics["acc_5"]) * metrics["n"] >= _FEWEST
 
 
 def _best_median(records: list[dict[str, Any]]) -> float:
@@ -104,7 +112,8 @@ def _footer(records: list[dict[str, Any]]) -> str:
 
     return (
         f"Held-out particles: {distinct(lambda m: m['n'])}. Bound and chance: median angle in degrees of an estimator "
-        "at the Cramer-Rao bound of the simulated task, and of a random guess. "
+        "at the Cramer-Rao bound of the simulated task, and of a random guess. AUROC where at least "
+        f"{_FEWEST} particles are off by more than 5 degrees, and as many by less. "
         f"Commit {distinct(lambda m: m['commit'])}; {distinct(lambda m: m['hardware'])}, "
         f"{distinct(lambda m: m['threads'])} thread(s); torch {distinct(lambda m: m['torch'])}.\n"
     )

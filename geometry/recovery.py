@@ -221,6 +221,7 @@ def _start(pairs: Pairs, sample: Sample, generator: torch.Generator) -> Tensor:
                 q = power_method(pairs, table, q)
             if len(starts) > 1:
                 q = descend(pairs, q, sample, link=False, sweeps=10).q
+                consider(descend(pairs, q, sample, link=True, sweeps=10).q)
             consider(q)
         if max(candidates, key=_score)[0] > _EXPLAINED:
             break

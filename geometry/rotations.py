@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ._once import refuse_second_derivatives
 
 
 def _require(x: Tensor, *shape: int) -> None:
@@ -213,8 +214,8 @@ class _SpecialProcrustes(torch.autograd.Function):
         return u @ v.mT
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        refuse_second_derivatives("special_procrustes")
         u, v, s = ctx.saved_tensors
         largest = s[..., :1, None]
         gaps = (s[..., :, None] + s[..., None, :]).maximum(torch.finfo(s.dtype).eps ** 0.5 * largest)

@@ -97,7 +97,7 @@ class WignerD(Constants):
     def series(self, coefficients: Tensor, rotation: Tensor) -> Tensor:
         """Sums of coefficients times entries, (B, K) and (B, M, 3, 3) -> (B, M), many times as fast for large M."""
         c, b, a = self._waves(rotation)
-        table = coefficients.new_zeros(len(coefficients), b.shape[-1], b.shape[-1] ** 2)
+        table = coefficients.new_zeros(coefficients.shape[0], b.shape[-1], b.shape[-1] ** 2)
         for products, polynomials in zip(self.products, self._polynomials(b), strict=True):
             table = table.index_add(2, products, coefficients[:, None] * polynomials)
         return ((b @ table) * (a[..., :, None] * c[..., None, :]).flatten(-2)).sum(-1)

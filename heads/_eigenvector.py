@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..geometry._once import refuse_second_derivatives
 
 
 class _LowestEigenpair(torch.autograd.Function):
@@ -30,8 +31,8 @@ class _LowestEigenpair(torch.autograd.Function):
         return values, vectors[..., 0].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_values: Tensor, grad_vector: Tensor) -> Tensor:
+        refuse_second_derivatives("lowest_eigenpair")
         values, vectors = ctx.saved_tensors
         info = torch.finfo(values.dtype)
         largest = values.abs().amax(-1, keepdim=True)

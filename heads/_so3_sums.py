@@ -121,7 +121,7 @@ class SO3Sums(Constants):
     def _samples(
         self, coefficients: Tensor, amplitudes: Tensor, peaks: _Peaks, through: Tensor | None = None
     ) -> Samples:
-        batch = len(coefficients)
+        batch = coefficients.shape[0]  # of which len would make a constant of exported programs
         with torch.no_grad():
             rows = torch.arange(batch * _PEAKS, device=coefficients.device)
             if not torch.compiler.is_compiling():  # exported programs have as many lattices for every image

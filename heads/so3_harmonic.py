@@ -17,6 +17,9 @@ from ._so3_series import SO3Series, join_degrees, log_sum_exp, split_degrees
 from ._so3_sums import SO3Sums
 from .base import Head, Pose
 
+_HIGHEST, _FINEST = 16, 5
+"""Of degrees and grids: a stranger's file must not ask for tables of any size."""
+
 
 def harmonic_dim(lmax: int) -> int:
     """Coefficients of degrees 0 to lmax: the sum of (2l + 1)^2."""
@@ -67,8 +70,8 @@ class SO3Harmonic(Head):
         shift_scale: Angstrom per unit of the raw shift.
 
     Raises:
-        ValueError: lmax is below 2 (degree 1 is the matrix-Fisher density, see NineDSVD) or too low for the symmetry
-            (n for Cn and Dn, 3, 4 and 6 for T, O and I), order is negative or the symmetry unknown.
+        ValueError: lmax is below 2 (degree 1 is the matrix-Fisher density, see NineDSVD), above 16 or too low for the
+            symmetry (n for Cn and Dn, 3, 4 and 6 for T, O and I), order is negative or above 5, symmetry unknown.
     """
 
     has_confidence = True
@@ -88,6 +91,10 @@ class SO3Harmonic(Head):
         if lmax < 2:
             raise ValueError(
                 f"lmax {lmax}, expected at least 2; degree 1 alone is what nined_svd and bingham_nll are for"
+            )
+        if lmax > _HIGHEST or order > _FINEST:
+            raise ValueError(
+                f"lmax {lmax} and order {order}, expected at most {_HIGHEST} and {_FINEST}, or tables are huge"
             )
         if confidence not in ("height", "entropy", "probability"):
             raise ValueError(f"confidence {confidence!r}, expected 'height', 'entropy' or 'probability'")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
 def scaled(numbers: Sequence[int], width: float) -> list[int]:
-    """The numbers of channels times ``width``, rounded, at least 1; a factor of 0 or less raises ValueError."""
-    if not width > 0:
+    """The numbers of channels times ``width``, rounded, at least 1; anything not positive raises ValueError."""
+    if not 0 < width < math.inf:
         raise ValueError(f"width {width}, expected a positive factor")
+    if not all(n > 0 for n in numbers):
+        raise ValueError(f"numbers of channels or fields {tuple(numbers)}, expected positive ones")
     return [max(1, round(n * width)) for n in numbers]
 
 

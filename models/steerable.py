@@ -16,11 +16,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..geometry._constants import Constants, constant
+from ..geometry._once import refuse_second_derivatives
 from ..geometry.plane_groups import PlaneGroup
+
+_LARGEST_BASIS = 2**26
+"""Numbers, in 256 MB: what a stranger's file asks for is made before its weights are looked at."""
 
 
 @constant
@@ -100,6 +103,13 @@ class SteerableConv2d(Constants):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel size {kernel_size}, expected an odd one, which has a centre")
+        order = len(group)
+        if (numbers := kernel_size**4 * order ** (1 if lift else 3)) > _LARGEST_BASIS:
+            raise ValueError(
+                f"kernels of {kernel_size} pixels for the {order} elements of {group.name} take a basis of "
+                f"{numbers:.1g} numbers, at most {_LARGEST_BASIS:.1g} are made: choose smaller kernels or "
+                "halve maps more often"
+            )
         basis = filter_basis(group.name, kernel_size, lift)
         self.set_constants(basis=basis.flatten(1))
         self.elements = basis.shape[1:3]
@@ -155,8 +165,8 @@ class _FieldNormalisation(torch.autograd.Function):
         return torch.native_batch_norm(x, scale, offset, *statistics, False, 0.0, eps)[0], mean, variance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        refuse_second_derivatives("InnerBatchNorm2d in training", ": ask in evaluation mode, or of fold(network)")
         x, scale, mean, variance = ctx.saved_tensors
         _, grad_scale, grad_offset = torch.ops.aten.native_batch_norm_backward(
             grad, x, scale, mean, variance, None, None, False, ctx.eps, [False, True, True]

@@ -56,6 +56,8 @@ class SteerableConvNet(nn.Module):
     ) -> None:
         super().__init__()
         require_same_length(fields=fields, depths=depths, kernels=kernels)
+        if pool not in ("gem", "avg", "max", "conv"):
+            raise ValueError(f"unknown pooling {pool!r}: gem, avg, max or conv")
         self.group = group
         plane_group = PlaneGroup(group)
         size = image_size + 1 - image_size % 2
@@ -130,8 +132,8 @@ def steerable_cnn(
         fields, depths, kernels, stem, connected: as :class:`SteerableConvNet`.
     """
     order = len(PlaneGroup(group))
-    fields = fields or [c // order for c in (64, 128, 256, 256, 256)]
-    connected = connected if connected is not None else [256 // order] * 2
+    fields = fields if fields is not None else [max(1, c // order) for c in (64, 128, 256, 256, 256)]
+    connected = connected if connected is not None else [max(1, 256 // order)] * 2
     return SteerableConvNet(
         image_size,
         in_chans,
@@ -171,7 +173,7 @@ def steerable_vgg_gem(
         fields, depths, kernels, stem, pool, gem_p: as :class:`SteerableConvNet`.
     """
     order = len(PlaneGroup(group))
-    fields = fields or [c // order for c in (32, 64, 128, 256, 512, 1024)]
+    fields = fields if fields is not None else [max(1, c // order) for c in (32, 64, 128, 256, 512, 1024)]
     return SteerableConvNet(
         image_size,
         in_chans,

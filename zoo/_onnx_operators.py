@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _SWEEPS = 5
@@ -22,7 +23,7 @@ def _copysign(a: Tensor, b: Tensor) -> Tensor:
 
 
 def jacobi_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric (..., 4, 4) -> eigenvalues (..., 4), ascending, and eigenvectors (..., 4, 4), as ``torch.linalg.eigh``.
+    """Symmetric (..., 3, 3) or (..., 4, 4) -> ascending eigenvalues and eigenvectors, as ``torch.linalg.eigh``.
 
     Jacobi's method, two disjoint pairs of rows at a time. The number of sweeps is fixed, because a graph has no loop
     that ends when it is done; four were enough for a million matrices of every kind, and there is one to spare.
@@ -30,9 +31,16 @@ def jacobi_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         NotImplementedError: the matrices have another size.
     """
-    if matrix.shape[-1] != 4:
-        size = matrix.shape[-1]
-        raise NotImplementedError(f"ONNX has no eigenvectors, and here are those of 4 x 4 matrices only, not {size}")
+    size = matrix.shape[-1]
+    if size == 3:  # a fourth eigenvalue above all others, with a vector of its own
+        highest = 4 * matrix.abs().amax((-2, -1), keepdim=True)
+        corner = torch.cat([torch.zeros_like(matrix[..., :1, :]), highest], -1)
+        values, vectors = jacobi_eigh(torch.cat([F.pad(matrix, (0, 1)), corner], -2))
+        return values[..., :3], vectors[..., :3, :3]
+    if size != 4:
+        raise NotImplementedError(
+            f"ONNX has no eigenvectors, and here are those of 3 x 3 and 4 x 4 matrices, not {size}"
+        )
     info = torch.finfo(matrix.dtype)
     scale = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(info.tiny)
     a = matrix / scale

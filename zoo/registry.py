@@ -93,12 +93,12 @@ _PARTS: dict[Kind, dict[str, Part]] = {
         ),
         "c8_cnn": Part(
             "cryozoo.models.steerable_cnn:steerable_cnn",
-            "cryoai_cnn with 5 x 5 kernels, equivariant to eighths of a turn as far as the grid allows",
+            "cryoai_cnn with 5 x 5 kernels for eighths of a turn; exact for quarters only, halved maps lose the others",
             {"group": "C8", "kernels": (5, 5, 5, 5, 5)},
         ),
         "d8_cnn": Part(
             "cryozoo.models.steerable_cnn:steerable_cnn",
-            "cryoai_cnn with 5 x 5 kernels, equivariant to eighths of a turn, as far as the grid allows, and flips",
+            "cryoai_cnn with 5 x 5 kernels for eighths of a turn and flips; exact for D4 only, halved maps lose others",
             {"group": "D8", "kernels": (5, 5, 5, 5, 5)},
         ),
         "c4_vgg_gem": Part(

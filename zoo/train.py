@@ -33,6 +33,7 @@ from .provenance import provenance
 from .recipe import Recipe
 from .registry import get_part
 
+_CHECKPOINT = "checkpoint.safetensors"
 _LOGGED = ("median_deg", "mean_deg", "acc_5", "acc_10", "distance_mae_deg")
 
 
@@ -125,12 +126,15 @@ class _Trainer:
         )
         torch.manual_seed(recipe.seed)
         head_args = {**recipe.head_args, "shift": True} if recipe.shift else dict(recipe.head_args)
+        backbone_args = dict(recipe.backbone_args)
+        if self.out is not None and not restart and (self.out / _CHECKPOINT).exists():
+            backbone_args.pop("pretrained", None)  # all weights come from there, and need not be fetched again
         try:
             self.encoder = create_encoder(
                 recipe.encoder,
                 image_size=recipe.image_size,
                 pixel_size=preprocessing.pixel_size,
-                backbone_args=recipe.backbone_args,
+                backbone_args=backbone_args,
                 head_args=head_args,
             ).to(self.device)
             self.loss = self._make_loss()
@@ -301,7 +305,7 @@ class _Trainer:
 
     def _open_folder(self, out: Path, restart: bool) -> None:
         make_folder(out)
-        checkpoint = out / "checkpoint.safetensors"
+        checkpoint = out / _CHECKPOINT
         if restart:
             for stale in (checkpoint, *out.glob("events.out.tfevents.*")):
                 stale.unlink(missing_ok=True)
@@ -349,7 +353,7 @@ class _Trainer:
             "cpu_s": self.cpu_seconds,
             "history": self.history,
         }
-        save_checkpoint(self.out / "checkpoint.safetensors", groups, state)
+        save_checkpoint(self.out / _CHECKPOINT, groups, state)
         self._write_log(self.out)
 
     def _write_log(self, out: Path) -> None:

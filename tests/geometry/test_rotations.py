@@ -293,9 +293,8 @@ def test_special_procrustes_gradient_against_roma() -> None:
 
 def test_special_procrustes_refuses_a_second_derivative() -> None:
     matrix = torch.eye(3, dtype=torch.float64).requires_grad_()
-    (first,) = torch.autograd.grad(special_procrustes(matrix).exp().sum(), matrix, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match="once differentiable"):
+        torch.autograd.grad(special_procrustes(matrix).exp().sum(), matrix, create_graph=True)
 
 
 GENERIC = torch.tensor([[0.3, -0.7, 1.1], [1e-9, 2e-9, -1e-9], [0.0, 0.0, 0.0], [2.0, 1.5, -1.0]], dtype=torch.float64)

@@ -128,6 +128,14 @@ def test_the_other_backbones(tmp_path, name, size, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("confidence", ["entropy", "probability"])
+def test_confidences_that_sum_over_all_rotations(tmp_path, confidence, kind):
+    args = {**SMALL["so3_harmonic"], "confidence": confidence}
+    check(make("test_d4_cnn-so3_harmonic").with_head("so3_harmonic", **args), tmp_path / f"encoder.{kind}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_network_of_timm(tmp_path, kind):
     pytest.importorskip("timm")
     check(make("timm_resnet18-sixd_gs", 32), tmp_path / f"encoder.{kind}")
@@ -271,6 +279,19 @@ class TestOperators:
             torch.testing.assert_close(vectors.mT @ vectors, torch.eye(4).expand_as(vectors), atol=4e-6, rtol=0)
             residual = matrix / scale @ vectors - vectors * (values / scale[..., 0])[..., None, :]
             assert residual.abs().max() < 5e-6
+
+    def test_eigenvectors_of_smaller_matrices(self):
+        generator = torch.Generator().manual_seed(0)
+        random = torch.randn(5000, 3, 3, generator=generator)
+        low = random[..., :1] @ random[..., :1].mT
+        for matrix in (random + random.mT, low, -low, 1e-20 * low, torch.zeros(1, 3, 3), torch.eye(3)[None]):
+            values, vectors = operators.jacobi_eigh(matrix)
+            scale = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(1e-38)
+            expected = np.linalg.eigvalsh((matrix / scale).double().numpy())
+            np.testing.assert_allclose((values / scale[..., 0]).numpy(), expected, atol=1e-5)
+            torch.testing.assert_close(vectors.mT @ vectors, torch.eye(3).expand_as(vectors), atol=1e-5, rtol=0)
+            residual = matrix / scale @ vectors - vectors * (values / scale[..., 0])[..., None, :]
+            assert residual.abs().max() < 1e-5
 
     def test_hypot_and_copysign(self):
         numbers = torch.tensor([0.0, 1e-37, -3e-25, 1.0, -2.5, 4e20, -1e38])

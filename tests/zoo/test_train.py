@@ -1,5 +1,6 @@
 """Training: learns, is a function of its recipe, resumes bit for bit, survives kills."""
 
+import copy
 import dataclasses
 import os
 import random
@@ -15,10 +16,12 @@ import torch
 import yaml
 
 from cryozoo.heads.base import Pose
+from cryozoo.models.vgg import ConvNet
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.simulate import Imaging, Simulator
 from cryozoo.particles.simulate_files import write_simulated_stack
 from cryozoo.particles.volumes import Volume
+from cryozoo.zoo import registry
 from cryozoo.zoo.data import Batch, FixedSet, open_data
 from cryozoo.zoo.recipe import Recipe
 from cryozoo.zoo.train import Interrupted, _Trainer, learning_rate, train
@@ -237,6 +240,23 @@ def test_exponents_in_yaml_are_numbers(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({**TINY.to_dict(), "lr": "1e-3"}).replace("'1e-3'", "1e-3"))
     assert "lr: 1e-3\n" in path.read_text()
     assert Recipe.load(path).lr == 1e-3
+
+
+def test_weights_to_begin_with_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run resumes without the network that brought them."""
+    fetched = []
+
+    def backbone(*args: int, pretrained: bool = False, **kwargs: str) -> ConvNet:
+        fetched.append(pretrained)
+        return ConvNet(*args, channels=(8, 16, 32), depths=(1, 1, 1), kernels=(5, 3, 3), **kwargs)  # type: ignore
+
+    monkeypatch.setattr(registry, "_PARTS", copy.deepcopy(registry._PARTS))
+    registry.register_backbone("fetched", backbone)
+    recipe = dataclasses.replace(TINY, encoder="fetched-sixd_svd", backbone_args={"stem": "none", "pretrained": True})
+    whole = train(recipe, tmp_path / "run").encoder
+    assert states_equal(train(recipe, tmp_path / "run").encoder, whole)
+    assert fetched[0]
+    assert fetched.count(True) == 1
 
 
 def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
