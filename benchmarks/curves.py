@@ -32,6 +32,8 @@ def curves(records: Sequence[Mapping[str, Any]]) -> tuple[str, dict[tuple[str, s
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         network = re.split(r"-(?=\d|seed)", record["run"])[0].split("-")[0]
+        if record["recipe"]["augment"] == "rotate":
+            network = network.removesuffix("_rotated") + ", images turned"
         runs.setdefault((network, record["recipe"]["encoder"].split("-")[1]), []).append(record)
     if "images" in records[0]["recipe"]["data"]:
         return _IMAGES, {name: _by_images(group) for name, group in runs.items()}

@@ -10,7 +10,8 @@ from cryozoo.benchmarks.curves import write
 def record(run: str, encoder: str, images: int | None, medians: list[float], cpu: float) -> dict[str, Any]:
     data = {} if images is None else {"images": images, "split": (0.5, 0.25)}
     history = [{"step": 1, "loss": 0.0}, *({"cpu_s": cpu * k, "median_deg": m} for k, m in enumerate(medians, 1))]
-    recipe = {"encoder": encoder, "data": data}
+    augment = "none" if images is None else "rotate"
+    recipe = {"encoder": encoder, "data": data, "augment": augment}
     return {"run": run, "recipe": recipe, "metrics": {"median_deg": medians[-1]}, "history": history}
 
 
@@ -37,8 +38,9 @@ def test_over_images_it_is_the_test_set_that_counts(tmp_path: Path, monkeypatch:
     ]
     x, found = curves.curves(records)
     assert x == "images to train on"
-    assert found["plain", "qcqp_bingham"] == [(300, [20.0, 21.0]), (1000, [20.0, 21.0])]
-    assert set(found) == {("plain", "qcqp_bingham"), ("d4_rotated", "qcqp_bingham")}
+    plain, d4 = ("plain, images turned", "qcqp_bingham"), ("d4, images turned", "qcqp_bingham")
+    assert found[plain] == [(300, [20.0, 21.0]), (1000, [20.0, 21.0])]
+    assert set(found) == {plain, d4}
     monkeypatch.setattr(curves, "load_results", lambda suite: records)
     write("any", tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -66,6 +66,23 @@ def test_noise_costs_what_theory_says(dense: bool) -> None:
     assert found.noise == pytest.approx(s, rel=0.1)
 
 
+def preferred(n: int, seed: int) -> Rotation:
+    """Half of the views along the axis, half from one side of it: tilts in radians, all in-plane angles."""
+    random, half = np.random.default_rng(seed), n // 2
+    rot = np.concatenate([random.uniform(0, 2 * np.pi, half), random.normal(0.5, 0.1, n - half)])
+    tilt = np.concatenate([np.abs(random.normal(0, 0.15, half)), random.normal(np.pi / 2, 0.14, n - half)])
+    return Rotation.from_euler("ZYZ", np.stack([rot, tilt, random.uniform(0, 2 * np.pi, n)], 1)).inv()
+
+
+@pytest.mark.parametrize("n", [300, 1000, 1650])
+def test_views_need_not_be_even(n: int) -> None:
+    """Of such views few starts find the minimum, and the others may find one that explains nearly as much."""
+    for seed in range(4):
+        views = preferred(n, seed)
+        found = recover_orientations(distances(views, 0.2), seed=seed)
+        assert align_o4(found.quaternions, quaternions(views)).error < 1 / n**0.5
+
+
 def test_loss_against_a_loop() -> None:
     matrix = distances(truth(60), 0.2)
     found = recover_orientations(matrix)
