@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from cryozoo.benchmarks import recovery
 from cryozoo.benchmarks.recovery import PAPER, Case, alignment, measure, run, tables
-from cryozoo.geometry import _recovery_adam
+from cryozoo.geometry import _recovery_adam, quaternion_to_matrix
 
 
 @pytest.mark.parametrize("deviation", [0.1, 0.4, 0.8])
@@ -70,8 +70,22 @@ def test_tables_hold_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "PAPER", {s: PAPER[s] for s in (0.0, 0.8)})
     monkeypatch.setattr(recovery, "_ALL_PAIRS", [(0.2, 0.0, None)])
     monkeypatch.setattr(recovery, "_FEW_PAIRS", [(0.2, 0.1)])
+    monkeypatch.setattr(recovery, "_UNEVEN", [(0.2, None)])
     monkeypatch.setattr(recovery, "alignment", lambda particles: [["0.0", "1 of 1", "1.0"]])
     text = tables(measure(200, 1))
     assert text.count("\n| spectral | 200 |") == text.count("\n| adam | 200 |") == 2
     assert "0.639 / 0.194" in text
     assert "| 200 | 100 | 0.2 | 10% |" in text
+    assert "| around two directions | 0.2 | - |" in text
+
+
+def test_views_are_as_they_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    up = {
+        views: quaternion_to_matrix(Case(20_000, 0.0, views=views).orientations(generator))[:, 2, 2]
+        for views in recovery.VIEWS
+    }
+    assert up["even"].mean().abs() < 0.02
+    assert up["around one direction"].mean().item() == pytest.approx(math.exp(-(0.5**2) / 2), abs=0.01)
+    assert up["across one direction"].std().item() == pytest.approx(0.03, rel=0.05)
+    assert (up["around two directions"] > 0.7).double().mean().item() == pytest.approx(0.5, abs=0.01)
