@@ -13,7 +13,8 @@ Three steps, each cheaper by an order of magnitude than one look at all pairs:
 2. The projected power method, ``q_i <- leading eigenvector of sum_j h_ij q_j q_j^T`` (Boumal 2016, arXiv:1601.06114,
    for phases), from random starts, on Z M Z^T and some hundred particles. It maximises the correlation
    ``sum_ij h_ij (4 <q_i, q_j>^2 - 1)``, and its maximum spreads the views more evenly than they are. For uniform views
-   nearly every start finds it, where views crowd around one direction about half of them do.
+   nearly every start finds it, where they crowd around one direction about half of them do, around two one in ten; so
+   starts are compared, and are more where they disagree.
 3. Alternating least squares between a linear map from Z to symmetric matrices and the rank-one matrices nearest to its
    values, which has no such bias; but it goes astray where Z is noisy, and is taken only where it fits better.
 """
