@@ -15,7 +15,7 @@ distance. All three are looked for in the data, and left out where these do not 
 
 **Views that are not even** (``_recovery_start.py``). Of views that crowd around a few directions most starts end in
 minima that explain nearly as much; starts are compared by what they explain, and of many particles some hundred are
-placed first, where that costs little. With few pairs of each particle, or estimates that saturate, some sets still fail.
+placed first, where that costs little. With few pairs of each particle, or estimates that saturate, some still fail.
 
 **What stays open.** Distances do not change when all quaternions are multiplied by one orthogonal 4 x 4 matrix:
 rotations are known up to ``R -> A R B`` and transposition. :func:`align_o4` removes this with the truth,

@@ -62,7 +62,8 @@ class SO3Harmonic(Head):
             depend. At order 3 its points are 7.5 degrees apart; a density that is narrower than them is summed on
             points of its own, too.
         symmetry: point group of the object in RELION's axes: f is replaced by its mean over the group, also in
-            ``Pose.raw``, which makes all mates equally likely.
+            ``Pose.raw``, which makes all mates equally likely: any of them may be the rotation, and that of a turned
+            image the mate of the turned rotation.
         confidence: "height", how far the log density at the mode is above its mean over all rotations; "entropy", the
             negative entropy, 0 for the uniform density; both in nats; "probability", that of the truth within 15
             degrees of the mode. The last two are sums over all rotations, which take longer than everything else.
