@@ -273,6 +273,22 @@ HUGE = {
         lambda c: c.update(parameters=10**9, backbone_args={"width": 1000}),
         ["field parameters", "at most"],
     ),
+    "101-basis-of-filters": (
+        lambda c: c.update(name="test_d4_cnn-sixd_svd", backbone_args={"kernels": [255, 3, 3]}),
+        ["kernels of 255 pixels"],
+    ),
+    "101-basis-of-a-group": (
+        lambda c: c.update(name="test_d4_cnn-sixd_svd", backbone_args={"group": "D64", "kernels": [9, 9, 9]}),
+        ["128 elements of D64"],
+    ),
+    "101-tables-of-a-degree": (
+        lambda c: c.update(name="test_vgg_gem-so3_harmonic", head_args={"lmax": 60}),
+        ["lmax 60", "at most 16"],
+    ),
+    "101-tables-of-a-grid": (
+        lambda c: c.update(name="test_vgg_gem-so3_harmonic", head_args={"lmax": 2, "order": 8}),
+        ["order 8", "5"],
+    ),
     "101-integer-of-4000-digits": (set_to("backbone_args", "width", 10**4000), ["backbone_args.width"]),
     "101-golden-size": (set_to("files", GOLDEN, "size", 10**12), [GOLDEN, "10000000000"]),
     "101-model-size": (set_to("files", MODEL, "size", 10**12), [MODEL, "1000000000000 bytes"]),
