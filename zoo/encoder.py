@@ -194,6 +194,9 @@ def create_encoder(
     }
     preprocessing = Preprocessing(image_size, pixel_size)
     backbone = get_part("backbone", backbone_name).load()(image_size, in_chans, **backbone_args)
+    for attribute in ("num_features", "group"):
+        if not hasattr(backbone, attribute):
+            raise ValueError(f"backbone {backbone_name} states no {attribute}: models/README.md says what one must")
     head = _create_head(head_name, head_args, preprocessing, backbone.group is not None)
     return PoseEncoder(name, backbone, head, preprocessing, config)
 

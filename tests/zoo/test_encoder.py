@@ -14,6 +14,7 @@ from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.simulate import Imaging, Simulator
 from cryozoo.particles.simulate_files import write_simulated_stack
 from cryozoo.particles.volumes import Volume
+from cryozoo.zoo import registry
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.predict import predict
 from cryozoo.zoo.preprocessing import Preprocessing
@@ -126,3 +127,10 @@ def test_a_backbone_whose_features_are_no_fields_of_its_group_is_refused() -> No
 
     with pytest.raises(ValueError, match=r"Wrong declares group D4, and 12 features are not fields of its 8 elements"):
         PoseEncoder("wrong-nined_svd", Wrong(), NineDSVD(), Preprocessing(32, 1.0), {})
+
+
+def test_a_backbone_that_does_not_say_what_it_is_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_PARTS", copy.deepcopy(registry._PARTS))
+    registry.register_backbone("silent", lambda size, channels: nn.Flatten())
+    with pytest.raises(ValueError, match="backbone silent states no num_features"):
+        create_encoder("silent-sixd_svd", image_size=32)
