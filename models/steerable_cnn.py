@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry.plane_groups import PlaneGroup
+from ._meaning import Meaning
 from ._shape import require_same_length, scaled
 from .pooling import GlobalPool
 from .steerable import InnerBatchNorm2d, SteerableConv2d, SymmetricMaxPool2d
 from .stems import Stem, create_stem
 
 
-class SteerableConvNet(nn.Module):
+class SteerableConvNet(Meaning):
     """Stem, blocks of steerable convolutions each followed by halving, spatial reduction, fully connected blocks.
 
     Args:
@@ -59,6 +60,7 @@ class SteerableConvNet(nn.Module):
         if pool not in ("gem", "avg", "max", "conv"):
             raise ValueError(f"unknown pooling {pool!r}: gem, avg, max or conv")
         self.group = group
+        self._parts = f"stem {stem}, pooling {pool}"
         plane_group = PlaneGroup(group)
         size = image_size + 1 - image_size % 2
         self.stem = create_stem(stem, size, in_chans)
@@ -85,6 +87,11 @@ class SteerableConvNet(nn.Module):
             width = out
         self.connected = nn.Sequential(*layers)
         self.num_features = len(plane_group) * width
+
+    @property
+    def meaning(self) -> str:
+        """Weights for C4 and D2, and with stems or poolings that have none, have the same shapes."""
+        return f"SteerableConvNet (group {self.group}, {self._parts})"
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, L, L) -> features (B, num_features)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..geometry.plane_groups import PlaneGroup
 from ..heads.base import Head, Pose
+from ..models._meaning import Meaning
 from ..models.steerable import EquivariantLinear
 from .preprocessing import Preprocessing
 from .registry import get_part, split_name
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .recover import RecoveredPoses
 
 
-class PoseEncoder(nn.Module):
+class PoseEncoder(Meaning):
     """Backbone + linear layer + rotation head, and the preprocessing that its weights expect.
 
     Made by :func:`create_encoder` or :func:`load_pretrained`. Where the backbone is equivariant to a group of the plane
@@ -69,31 +70,9 @@ class PoseEncoder(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.projection.parameters()).dtype
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if hasattr(destination, "_metadata"):  # not where the caller brings a dict
-            destination._metadata[prefix[:-1]]["encoder"] = self._meaning
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Refuse weights of the same shapes that mean something else, those of C4 and D2, or of 6D by another route."""
-        saved = local_metadata.get("encoder", self._meaning)
-        if saved != self._meaning:
-            error_msgs.append(f"these are weights of {saved}, this is {self._meaning}; dict(state) loads all the same")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
     @property
-    def _meaning(self) -> str:
+    def meaning(self) -> str:
+        """Weights of C4 and D2, or of 6D by another route, have the same shapes."""
         return f"{self.name} (group {self.backbone.group})"
 
     def with_head(self, name: str, **head_args: Any) -> PoseEncoder:

@@ -603,6 +603,18 @@ def test_what_cannot_be_built_is_refused_first(args: dict[str, Any], message: st
         steerable_vgg_gem(32, **{"group": "D4", **args})
 
 
+@pytest.mark.parametrize(
+    ("saved", "own"),
+    [({}, {"group": "D2"}), ({"pool": "avg"}, {"pool": "max"}), ({"stem": "lowpass"}, {"stem": "gaussian"})],
+)
+def test_states_of_another_group_are_refused_although_they_fit(saved: dict[str, Any], own: dict[str, Any]) -> None:
+    args: dict[str, Any] = {"group": "C4", "fields": [1] * 6}
+    state = steerable_vgg_gem(32, **{**args, **saved}).state_dict()
+    steerable_vgg_gem(32, **{**args, **saved}).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"weights of SteerableConvNet \(group C4"):
+        steerable_vgg_gem(32, **{**args, **own}).load_state_dict(state)
+
+
 def test_gradients_of_gradients_are_refused_where_they_would_be_wrong() -> None:
     first = SteerableConv2d(PlaneGroup("C4"), 1, 2, 3, lift=True)
     layer = nn.Sequential(first, InnerBatchNorm2d(PlaneGroup("C4"), 2))
