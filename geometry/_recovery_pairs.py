@@ -189,7 +189,14 @@ def checked_pairs(distances: Tensor, pairs: Tensor | None) -> Pairs:
     if not distances.is_floating_point():
         raise ValueError(f"distances of type {distances.dtype}, expected floating point numbers, in radians")
     distances = distances.detach()
-    return _checked_dense(distances) if pairs is None else _checked_sparse(distances, pairs)
+    checked: Pairs = _checked_dense(distances) if pairs is None else _checked_sparse(distances, pairs)
+    some = checked.sample(4096, torch.Generator().manual_seed(0))[2]
+    if float(some.max() - some.min()) < _TOLERANCE:
+        raise ValueError(
+            f"all distances are {float(some[0]):.6g}, expected those between different orientations: what estimated "
+            "them makes all images alike"
+        )
+    return checked
 
 
 def _refuse(values: Tensor, bad: Tensor, name: Callable[[int], str], expected: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
 from ._half_sets import CRYOSPARC, given_half_sets
-from ._table import CtfParameters, Floats, ParticleTable, one_value
+from ._table import CtfParameters, Floats, ParticleTable, one_value, warn_half_ctf
 from .errors import BadInput
 
 _POSE, _SHIFT, _PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
@@ -162,6 +162,8 @@ def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
         missing, given = (" and ".join(name for name in defocus if defocus[name] is there) for there in (False, True))
         raise BadInput(path, f"{given} and no {missing}", expected="all three fields of the defocus, or none")
     if u is None or v is None or angle is None or voltage is None or aberration is None or contrast is None:
+        constants = {"ctf/accel_kv": voltage, "ctf/cs_mm": aberration, "ctf/amp_contrast": contrast}
+        warn_half_ctf(path, "ctf/df1_A" if u is not None else None, constants)
         return None
     if (wrong := np.flatnonzero((voltage <= 10) | (voltage >= 3000))).size:
         where = f"row {wrong[0] + 1}, ctf/accel_kv"

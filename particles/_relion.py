@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
 from ._half_sets import RELION, given_half_sets
-from ._table import CtfParameters, Floats, ParticleTable, one_value
+from ._table import CtfParameters, Floats, ParticleTable, one_value, warn_half_ctf
 from .errors import BadInput
 from .star import Column, StarBlock, StarFile
 
@@ -224,6 +224,8 @@ class _Columns:
         voltage = self._checked("rlnVoltage", 10, 3000, "kV")
         aberration, contrast = self.get("rlnSphericalAberration"), self.get("rlnAmplitudeContrast")
         if u is None or voltage is None or aberration is None or contrast is None:
+            constants = {"rlnVoltage": voltage, "rlnSphericalAberration": aberration, "rlnAmplitudeContrast": contrast}
+            warn_half_ctf(self._source, "rlnDefocusU" if u is not None else None, constants)
             return None
         zero = np.zeros_like(u)
         labels = "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import BadInput
+from .errors import BadInput, BadInputWarning
 from .star import StarFile
 
 Floats = NDArray[np.float64]
@@ -114,3 +116,11 @@ def one_value(values: Floats, table: str | Path, label: str) -> float:
         found = f"{values[0]:g} in row 1 and {values[different[0]]:g} in row {different[0] + 1}"
         raise BadInput(table, found, where=label, expected="the same for all", hint="split the table")
     return float(values[0])
+
+
+def warn_half_ctf(table: str | Path, defocus: str | None, constants: Mapping[str, Floats | None]) -> None:
+    """Say of a table with a defocus and no constants of the microscope that its images pass for such without a CTF."""
+    missing = [name for name, values in constants.items() if values is None]
+    if defocus is not None and missing:
+        what = f"{defocus} and no {' and no '.join(missing)}: the images are taken for such without a CTF"
+        warnings.warn(BadInputWarning(f"{table}: {what}"), stacklevel=3)

@@ -77,9 +77,16 @@ class TestReconstruct:
         for words, line in (
             ((star,), f"CTF: corrected, with that of {star}\n"),
             ((without, "--poses", star), f"CTF: corrected, with that of {star}\n"),
-            ((without,), "CTF: not corrected, as no table has one\n"),
+            ((without,), "CTF: not corrected, as no table has a whole one\n"),
         ):
             assert line in run("reconstruct", *words, "-o", tmp_path / "map.mrc", "--overwrite").out
+
+    def test_half_a_ctf_is_said(self, run, many, tmp_path):
+        star = many[0].with_name("half_a_ctf.star")
+        star.write_text(many[0].read_text().replace("rlnSphericalAberration", "rlnSphericalOberration"))
+        done = run("reconstruct", star, "-o", tmp_path / "map.mrc")
+        assert "rlnDefocusU and no rlnSphericalAberration" in done.err
+        assert "CTF: not corrected" in done.out
 
     def test_symmetry_and_weights_reach_the_map(self, run, many, tmp_path):
         stack = ParticleStack.open(many[0])
@@ -169,6 +176,11 @@ class TestReconstruct:
         assert not list(tmp_path.iterdir())
         assert run(*words).code == 0
         assert len(list(tmp_path.iterdir())) == 3
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with monkeypatch.context() as patch:
+            patch.setattr(mrc, "write_volume", full)
+            assert run(*words, "--overwrite").code == 3
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 class TestFscOfHalves:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -75,20 +77,20 @@ def reconstruct(
         progress=run.progress,
     )
     maps = dict(zip((*names, out), (*result.half_maps[: len(names)], result.map), strict=True))
-    written: list[Path] = []
-    try:
+    # All of them or none, and what they replace stays until then.
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}-") as scratch:
         for path, volume in maps.items():
-            write_volume(path, volume.data.numpy(), volume.pixel_size, overwrite=overwrite)
-            written.append(path)
-    except BaseException:
-        for path in written:  # half maps without their map would be in the way of the next try
-            path.unlink(missing_ok=True)
-        raise
+            write_volume(Path(scratch) / path.name, volume.data.numpy(), volume.pixel_size)
+        for path in maps:
+            check_output(path, overwrite=overwrite, inputs=inputs)
+            os.replace(Path(scratch) / path.name, path)
     first, second = result.counts
     size, pixel = result.map.size, result.map.pixel_size
     click.echo(f"{first + second:,} images ({first:,} and {second:,}) in {size}^3 voxels of {pixel:g} A: {out}")
     source = result.ctf_source
-    click.echo(f"CTF: corrected, with that of {source}" if source else "CTF: not corrected, as no table has one")
+    click.echo(
+        f"CTF: corrected, with that of {source}" if source else "CTF: not corrected, as no table has a whole one"
+    )
     shells = range(1, min(round(size * pixel / result.resolution), size // 2) + 1)
     reached = sum(s**2 * float(result.coverage[s]) for s in shells) / sum(s**2 for s in shells)
     click.echo(f"the halves agree to {result.resolution:.2f} A (FSC 0.143, no mask)")
