@@ -82,9 +82,10 @@ class Recovery:
         particle_loss: (P,) the mean over the pairs of each particle of the squared difference between its estimates and
             what is expected of them, the recovered distances or the ``link`` of these; large where it fits nowhere.
         explained: share of the variance of the estimates that a rising function of the recovered distances explains:
-            1 without errors, near 0 where the estimates are no distances at all. This, not the loss, says whether
-            recovery worked: the loss of estimates that saturate is large however well they are understood. Measured
-            on pairs held back, where ``pairs`` were given and are fewer than 300 for each particle; else on those used,
+            1 without errors, near 0 where the estimates are no distances at all, or recovery failed. This, not the
+            loss, is the figure to look at, since the loss of estimates that saturate is large however well they are
+            understood; but where views crowd, wrong arrangements explain nearly as much as the right one. Measured on
+            pairs held back, where ``pairs`` were given and are fewer than 300 for each particle; else on those used,
             and then P particles explain something like 12 / P even of random numbers.
         noise: root mean square error, in radians, of the estimates that are not wrong, about the link.
         wrong: share of the pairs found wrong.

@@ -405,6 +405,10 @@ class TestEvaluate:
         assert aligned["mean_deg"] < 1e-4
         assert aligned["mirrored"] is True
         assert "mirrored hand" in run("evaluate", tmp_path / "other.npz", stack, "--align").out
+        truth.subset(range(3)).save(tmp_path / "three.npz")
+        done = run("evaluate", tmp_path / "three.npz", tmp_path / "three.npz", "--align")
+        assert done.code == 3
+        assert "3 poses" in done.err
 
     def test_symmetry(self, run, stack, tmp_path):
         truth = PoseTable.load(stack)

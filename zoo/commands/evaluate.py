@@ -7,8 +7,11 @@ from pathlib import Path
 
 import click
 
+from ...particles.errors import BadInput
 from ...particles.files import plain_json
 from ._common import INPUT, image_size_option, metrics_table, pixel_size_option, symmetry_option, verb
+
+_FEWEST_TO_ALIGN = 10
 
 
 @verb("evaluate", short_help="Predicted poses against true ones.")
@@ -48,6 +51,9 @@ def evaluate(
     rotation, target = torch.tensor(guess.rotation), torch.tensor(true.rotation)
     found = {}
     if align:
+        if len(guess) < _FEWEST_TO_ALIGN:
+            expected = f"at least {_FEWEST_TO_ALIGN}: some frame fits a few poses, whatever they are"
+            raise BadInput(predicted, f"{len(guess)} poses", expected=expected, hint="leave --align away")
         alignment = align_frames(rotation, target, group=group)
         rotation = alignment.aligned
         found = {"mirrored": alignment.mirrored, "mse": alignment.mse, "medse": alignment.medse}
