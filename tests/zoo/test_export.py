@@ -255,6 +255,18 @@ class TestRefusals:
         export(encoder, tmp_path / "encoder.pt2")
 
 
+def assert_eigenvectors(matrix: Tensor) -> None:
+    """Those of ``jacobi_eigh``, against LAPACK in double precision."""
+    values, vectors = operators.jacobi_eigh(matrix)
+    scale = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(1e-38)
+    expected = np.linalg.eigvalsh((matrix / scale).double().numpy())
+    np.testing.assert_allclose((values / scale[..., 0]).numpy(), expected, atol=4e-6)
+    eye = torch.eye(matrix.shape[-1]).expand_as(vectors)
+    torch.testing.assert_close(vectors.mT @ vectors, eye, atol=4e-6, rtol=0)
+    residual = matrix / scale @ vectors - vectors * (values / scale[..., 0])[..., None, :]
+    assert residual.abs().max() < 5e-6
+
+
 class TestOperators:
     def test_eigenvectors_against_lapack(self):
         generator = torch.Generator().manual_seed(0)
@@ -271,27 +283,14 @@ class TestOperators:
             torch.zeros(1, 4, 4),
             torch.eye(4)[None],
         ):
-            matrix = (matrix + matrix.mT) / 2
-            values, vectors = operators.jacobi_eigh(matrix)
-            scale = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(1e-38)
-            expected = np.linalg.eigvalsh((matrix / scale).double().numpy())
-            np.testing.assert_allclose((values / scale[..., 0]).numpy(), expected, atol=4e-6)
-            torch.testing.assert_close(vectors.mT @ vectors, torch.eye(4).expand_as(vectors), atol=4e-6, rtol=0)
-            residual = matrix / scale @ vectors - vectors * (values / scale[..., 0])[..., None, :]
-            assert residual.abs().max() < 5e-6
+            assert_eigenvectors((matrix + matrix.mT) / 2)
 
     def test_eigenvectors_of_smaller_matrices(self):
         generator = torch.Generator().manual_seed(0)
         random = torch.randn(5000, 3, 3, generator=generator)
         low = random[..., :1] @ random[..., :1].mT
         for matrix in (random + random.mT, low, -low, 1e-20 * low, torch.zeros(1, 3, 3), torch.eye(3)[None]):
-            values, vectors = operators.jacobi_eigh(matrix)
-            scale = matrix.abs().amax((-2, -1), keepdim=True).clamp_min(1e-38)
-            expected = np.linalg.eigvalsh((matrix / scale).double().numpy())
-            np.testing.assert_allclose((values / scale[..., 0]).numpy(), expected, atol=1e-5)
-            torch.testing.assert_close(vectors.mT @ vectors, torch.eye(3).expand_as(vectors), atol=1e-5, rtol=0)
-            residual = matrix / scale @ vectors - vectors * (values / scale[..., 0])[..., None, :]
-            assert residual.abs().max() < 1e-5
+            assert_eigenvectors(matrix)
 
     def test_hypot_and_copysign(self):
         numbers = torch.tensor([0.0, 1e-37, -3e-25, 1.0, -2.5, 4e20, -1e38])
