@@ -29,7 +29,8 @@ from .distances import quaternion_distance
 _MEMORY = 5
 _LONGEST = 0.3
 _ROUNDING = 1e-10
-_FLOOR = 1e-24
+# sin^2(d / 2) below which the direction to the other orientation is mostly rounding.
+_FLOOR = 1e-12
 
 
 @dataclass(frozen=True)

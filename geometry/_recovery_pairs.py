@@ -59,8 +59,11 @@ class Pairs(Protocol):
         """n random pairs, or all where these are fewer."""
         ...
 
-    def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None]:
-        """All but a few, and these, where there are so few pairs that orientations could fit anything; else all."""
+    def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None, Sample | None]:
+        """All but a few, and two samples of these, where there are so few pairs that orientations could fit anything.
+
+        Else all, and no samples.
+        """
         ...
 
     def core(self, n: int, generator: torch.Generator) -> tuple[Pairs, Tensor] | None:
@@ -103,9 +106,9 @@ class DensePairs:
             i, j = i.to(self.degrees.device), j.to(self.degrees.device)
         return i, j, self._distances[i, j].double()
 
-    def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None]:
+    def split(self, generator: torch.Generator) -> tuple[Pairs, None, None]:
         """See :class:`Pairs`. All pairs of 30 particles are five for each number sought."""
-        return self, None
+        return self, None, None
 
     def core(self, n: int, generator: torch.Generator) -> tuple[Pairs, Tensor] | None:
         """See :class:`Pairs`."""
@@ -160,16 +163,18 @@ class SparsePairs:
         chosen = torch.randint(self.count, (n,), generator=generator).to(self._i.device)
         return self._i[chosen], self._j[chosen], self._distances[chosen].double()
 
-    def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None]:
-        """See :class:`Pairs`. One pair in a hundred, of particles that have many others."""
+    def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None, Sample | None]:
+        """See :class:`Pairs`. One pair in a hundred each, of particles that have many others."""
         if float(self.degrees.mean()) >= PLENTY:
-            return self, None
+            return self, None, None
         many = torch.minimum(self.degrees[self._i], self.degrees[self._j]) > FEWEST_ON_AVERAGE / 2
-        apart = (torch.rand(self.count, generator=generator).to(many.device) < 0.01) & many
+        apart = (torch.rand(self.count, generator=generator).to(many.device) < 0.02) & many
         kept = SparsePairs(self._distances[~apart], torch.stack([self._i, self._j], 1)[~apart], self.particles)
         if int(kept.degrees.min()) < FEWEST_PAIRS:
-            return self, None
-        return kept, (self._i[apart], self._j[apart], self._distances[apart].double())
+            return self, None, None
+        unseen = (self._i[apart], self._j[apart], self._distances[apart].double())
+        choice, test = (tuple(part[half::2] for part in unseen) for half in (0, 1))
+        return kept, choice, test
 
     def core(self, n: int, generator: torch.Generator) -> None:
         """See :class:`Pairs`. A few of the particles have hardly any of their pairs."""

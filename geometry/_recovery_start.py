@@ -30,6 +30,7 @@ from torch import Tensor
 from ._recovery_pairs import Pairs
 
 _CELLS = 256
+_RANGES = 16
 _EXTRA = 7
 _SUBSET = 150
 
@@ -59,17 +60,21 @@ def _leading(entries: Tensor) -> Tensor:
     return torch.linalg.eigh(symmetric(entries)).eigenvectors[..., -1]
 
 
-def kernel(distances: Tensor, *, robust: bool = False) -> Tensor:
-    """The table of h(d) less its mean over the pairs, by cells of d; distances of a sample of pairs.
+def kernel(distances: Tensor) -> Tensor:
+    """The table of h(d) less its mean, times the share of the right pairs, by cells of d; distances of a sample.
 
-    Where half of the pairs are wrong, small distances are hardly ever right, since few pairs are close. The robust
-    kernel is h times the share of the right ones among pairs of that distance, for uniform orientations.
+    Where half of the pairs are wrong, small distances are hardly ever right, since few pairs are close; nor are those
+    that an estimator which saturates never gives. Wrong distances are taken to be as frequent everywhere as all are
+    where these are rarest.
     """
-    centre = (torch.arange(_CELLS, dtype=torch.float64, device=distances.device) + 0.5) * (math.pi / _CELLS)
-    table = 1 + 2 * centre.cos()
-    if robust:
-        table *= (1 - centre.cos()) / (2 - centre.cos())
-    return table - _look_up(table, distances).mean()
+    cell = math.pi / _CELLS
+    centre = (torch.arange(_CELLS, dtype=torch.float64, device=distances.device) + 0.5) * cell
+    frequency = torch.histc(distances.clamp(0, math.pi), _RANGES, 0, math.pi)
+    share = 1 - frequency.min() / frequency.clamp_min(1)
+    right = torch.nn.functional.interpolate(share[None, None], _CELLS, mode="linear")[0, 0]
+    h = 1 + 2 * centre.cos()
+    weights = _look_up(right, distances)
+    return right * (h - (weights * _look_up(h, distances)).sum() / weights.sum().clamp_min(1e-9))
 
 
 def _look_up(table: Tensor, distances: Tensor) -> Tensor:

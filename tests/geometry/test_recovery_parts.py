@@ -70,15 +70,18 @@ def test_samples_and_pairs_held_back_are_of_the_pairs() -> None:
             assert torch.equal(estimates, d[i, j])
             assert bool((mask[i, j] == 1).all())
             assert len(i) == min(n, pairs.count)
-    used, unseen = both[1][0].split(_generator())
-    assert unseen is not None
-    assert used.count + len(unseen[0]) == both[1][0].count
-    assert 0 < len(unseen[0]) < 0.02 * both[1][0].count
+    used, choice, test = both[1][0].split(_generator())
+    assert choice is not None
+    assert test is not None
+    assert used.count + len(choice[0]) + len(test[0]) == both[1][0].count
     held = torch.zeros_like(d)
-    held[unseen[0], unseen[1]] = 1
+    for part in (choice, test):
+        assert 0 < len(part[0]) < 0.02 * both[1][0].count
+        assert not held[part[0], part[1]].any()
+        held[part[0], part[1]] = 1
     i, j, _ = used.sample(10**6, _generator())
     assert held[i, j].sum() == held[j, i].sum() == 0
-    assert both[0][0].split(_generator()) == (both[0][0], None)
+    assert both[0][0].split(_generator()) == (both[0][0], None, None)
 
 
 @pytest.mark.parametrize("edges", [10, 60, 120])
