@@ -172,9 +172,8 @@ class SparsePairs:
         kept = SparsePairs(self._distances[~apart], torch.stack([self._i, self._j], 1)[~apart], self.particles)
         if int(kept.degrees.min()) < FEWEST_PAIRS:
             return self, None, None
-        unseen = (self._i[apart], self._j[apart], self._distances[apart].double())
-        choice, test = (tuple(part[half::2] for part in unseen) for half in (0, 1))
-        return kept, choice, test
+        i, j, distances = self._i[apart], self._j[apart], self._distances[apart].double()
+        return kept, (i[::2], j[::2], distances[::2]), (i[1::2], j[1::2], distances[1::2])
 
     def core(self, n: int, generator: torch.Generator) -> None:
         """See :class:`Pairs`. A few of the particles have hardly any of their pairs."""

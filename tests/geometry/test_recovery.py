@@ -83,6 +83,34 @@ def test_views_need_not_be_even(n: int) -> None:
         assert align_o4(found.quaternions, quaternions(views)).error < 1 / n**0.5
 
 
+def test_half_of_few_pairs_may_be_wrong() -> None:
+    """With 100 pairs each; at random the error is 2.2."""
+    rng, n = np.random.default_rng(0), 1500
+    pairs = np.stack(np.triu_indices(n, 1), 1)
+    pairs = rng.permutation(pairs)[: 50 * n]
+    d = distances(truth(n), 0.2)[pairs[:, 0], pairs[:, 1]].numpy()
+    d = np.where(rng.random(len(d)) < 0.5, rng.uniform(0, np.pi, len(d)), d)
+    found = recover_orientations(torch.from_numpy(d), pairs=torch.from_numpy(pairs))
+    assert align_o4(found.quaternions, quaternions(truth(n))).error < 0.6
+    assert found.wrong == pytest.approx(0.5, abs=0.15)
+
+
+def test_estimates_of_restricted_views_may_saturate() -> None:
+    q = matrix_to_quaternion(restrict(torch.from_numpy(truth(800).as_matrix()), point_group("D2")))
+    d = 2 * (distances(Rotation.from_quat(q.numpy(), scalar_first=True)) / 2).tanh()
+    error = 0.2 * torch.randn(800, 800, generator=torch.Generator().manual_seed(0), dtype=torch.float64).triu(1)
+    found = recover_orientations((d + error + error.T).abs())
+    assert found.link is not None
+    assert align_o4(found.quaternions, q).error < 0.15
+
+
+def test_the_same_orientation_twice() -> None:
+    twice = Rotation.concatenate([truth(50), truth(50), truth(100, seed=1)])
+    found = recover_orientations(distances(twice))
+    assert align_o4(found.quaternions, quaternions(twice)).error < 1e-6
+    assert float(found.expected_errors.max()) < 1e-6
+
+
 def test_loss_against_a_loop() -> None:
     matrix = distances(truth(60), 0.2)
     found = recover_orientations(matrix)
