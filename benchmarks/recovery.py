@@ -41,13 +41,16 @@ PAPER = {
 }
 
 
-VIEWS: dict[str, tuple[tuple[float, float, float], ...]] = {
-    "even": (),
+VIEWS: dict[str, str | tuple[tuple[float, float, float], ...]] = {
+    "even": "C1",
+    "in the asymmetric unit of D2": "D2",
+    "in the asymmetric unit of D7": "D7",
     "around one direction": ((0.0, 0.5, math.pi),),
     "around two directions": ((0.0, 0.15, math.pi), (math.pi / 2, 0.15, 0.15)),
     "across one direction": ((math.pi / 2, 0.03, math.pi),),
 }
-"""Equal groups of views: mean and deviation of their normal tilts, deviation of rot (pi: any); radians."""
+"""A point group to whose asymmetric unit even views are restricted, or equal groups of views: mean and deviation of their
+normal tilts, deviation of rot (pi: any); radians."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,14 @@ class Case:
         """Quaternions (P, 4)."""
         import torch
 
+        from ..geometry.point_groups import point_group, restrict
         from ..geometry.rotations import euler_to_matrix, matrix_to_quaternion
-        from ..geometry.sampling import random_quaternions
+        from ..geometry.sampling import random_rotations
 
         groups = VIEWS[self.views]
-        if not groups:
-            return random_quaternions(self.particles, generator=generator, dtype=torch.float64)
+        if isinstance(groups, str):
+            even = random_rotations(self.particles, generator=generator, dtype=torch.float64)
+            return matrix_to_quaternion(restrict(even, point_group(groups)))
         which = torch.arange(self.particles) % len(groups)
         mean, deviation, rot = torch.tensor(groups, dtype=torch.float64)[which].T
         normal = torch.randn(2, self.particles, generator=generator, dtype=torch.float64)
@@ -229,8 +234,13 @@ _ALL_PAIRS: list[tuple[float, float, float | None]] = [
     *((0.2, 0.0, saturates) for saturates in (2.0, 1.2)),
     (0.2, 0.3, 2.0),
 ]
-_UNEVEN: list[tuple[float, float | None]] = [(0.2, None), (0.6, None), (0.2, 2.0)]
-_FEW_PAIRS = [(0.0, 0.0), (0.2, 0.0), (0.4, 0.0), (0.8, 0.0), (0.2, 0.1), (0.2, 0.3)]
+_UNEVEN: list[tuple[float, float | None]] = [(0.2, None), (0.6, None), (0.2, 2.0), (0.2, 1.5)]
+_FEW_PAIRS: list[tuple[float, float, float | None]] = [
+    *((deviation, 0.0, None) for deviation in (0.0, 0.2, 0.4, 0.8)),
+    *((0.2, wrong, None) for wrong in (0.1, 0.3, 0.5)),
+    (0.2, 0.0, 2.0),
+    (0.2, 0.3, 2.0),
+]
 
 
 def measure(largest: int = 100_000, seeds: int = 3) -> dict[str, Any]:
@@ -249,7 +259,8 @@ def measure(largest: int = 100_000, seeds: int = 3) -> dict[str, Any]:
     figure_7 = [averaged(Case(size, deviation, clipped=False)) for size in sizes for deviation in PAPER]
     adam = [averaged(Case(small, deviation, clipped=False), "adam", 1) for deviation in PAPER]
     spoilt = [averaged(Case(small, s, wrong=wrong, saturates=a)) for s, wrong, a in _ALL_PAIRS]
-    spoilt += [averaged(Case(middle, s, each=100, wrong=wrong)) for s, wrong in _FEW_PAIRS]
+    spoilt += [averaged(Case(middle, 0.2, wrong=0.3, saturates=2.0))]
+    spoilt += [averaged(Case(middle, s, each=100, wrong=wrong, saturates=a)) for s, wrong, a in _FEW_PAIRS]
     spoilt += [averaged(Case(100_000, 0.2, each=100), repeats=1)] if largest >= 100_000 else []
     return {
         "figure_7": figure_7 + adam,
