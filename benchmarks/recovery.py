@@ -49,8 +49,8 @@ VIEWS: dict[str, str | tuple[tuple[float, float, float], ...]] = {
     "around two directions": ((0.0, 0.15, math.pi), (math.pi / 2, 0.15, 0.15)),
     "across one direction": ((math.pi / 2, 0.03, math.pi),),
 }
-"""Equal groups of views: mean and deviation of their normal tilts, deviation of rot (pi: any); radians. Or a point group,
-to whose asymmetric unit even views are restricted."""
+"""Equal groups of views: mean and deviation of their normal tilts, deviation of rot (pi: any); radians. Or a point
+group, to whose asymmetric unit even views are restricted."""
 
 
 @dataclass(frozen=True)
