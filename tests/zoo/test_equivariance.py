@@ -94,6 +94,38 @@ def test_in_single_precision_it_is_exact_to_the_rounding_of_the_network(backbone
         assert single[part] < 6 * float((found - true).abs().max() / true.abs().max())
 
 
+def in_terms_of_the_features(encoder: PoseEncoder, images: Tensor) -> dict[str, float]:
+    """Errors of raw vector and shift relative to the largest that the last layer could make of features that large.
+
+    What is left of an untrained network's features when all that does not depend on the orientation cancels is 10 to
+    200 times smaller, and has the rounding errors of the whole.
+    """
+    found, pose, features = errors(encoder, images, ELEMENTS["D4"]), encoder(images), encoder.features(images)
+    unit = torch.eye(features.shape[1])
+    weight = encoder.projection(unit) - encoder.projection(torch.zeros_like(unit))
+    possible = features.abs().max() * weight.abs().sum(0)
+    return {
+        "raw": found["raw"] * float(pose.rotation_raw.abs().max() / possible[:-2].max()),
+        "shift": found["shift"] * float(pose.shift.abs().max() / possible[-2:].max()),
+    }
+
+
+@pytest.mark.parametrize("head", EQUIVARIANT_HEADS)
+@pytest.mark.parametrize("backbone", ["d4_vgg_gem", "d4_cnn"])
+def test_of_default_width_before_training(backbone: str, head: str) -> None:
+    """Not in training mode: there the small differences of untrained features within a batch are magnified."""
+    encoder = build(f"{backbone}-{head}", 64).eval()
+    with torch.no_grad():
+        found = in_terms_of_the_features(encoder, torch.randn(5, 1, 64, 64))
+    assert max(found.values()) < 1e-5, found
+
+
+def test_a_plain_network_in_the_same_terms() -> None:
+    with torch.no_grad():
+        found = in_terms_of_the_features(build("vgg_gem-sixd_svd", 64).eval(), torch.randn(5, 1, 64, 64))
+    assert min(found.values()) > 1e-3, found
+
+
 @pytest.mark.parametrize("name", ["test_vgg_gem-nined_svd", "test_d4_cnn-quaternion", "test_c4_cnn-nined_svd"])
 def test_controls_are_not(name: str) -> None:
     """A plain backbone, a head without a representation, and the flips for a group that has none."""
