@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
 from ._half_sets import CRYOSPARC, given_half_sets
-from ._table import CtfParameters, Floats, ParticleTable, one_value, warn_half_ctf
+from ._table import CtfParameters, Floats, ParticleTable, in_use, one_value, warn_half_ctf
 from .errors import BadInput
 
 _POSE, _SHIFT, _PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
@@ -24,6 +24,12 @@ _POSE, _SHIFT, _PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D
 _CONFIDENCE = "cryozoo/confidence"
 # cryoDRGN divides by the length of the rotation vector.
 _SMALLEST_ROTATION = 1e-6
+
+# Fields that change images in ways that are not modelled, and their values where they do not.
+_UNMODELLED = {
+    "ctf/scale": None,
+    **dict.fromkeys(("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag"), 0.0),
+}
 
 
 def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTable:
@@ -50,6 +56,7 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
         image_size=None if shape is None else int(one_value(shape[:, 0], path, "blob/shape")),
         pixel_size=None if pixel_size is None else one_value(pixel_size, path, "blob/psize_A"),
         ctf=_ctf(fields, path),
+        unmodelled=in_use({name: (fields[name], idle) for name, idle in _UNMODELLED.items() if name in _names(fields)}),
         confidence=_field(fields, path, _CONFIDENCE),
     )
     if "blob/path" in _names(fields) and "blob/idx" in _names(fields):

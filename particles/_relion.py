@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
 from ._half_sets import RELION, given_half_sets
-from ._table import CtfParameters, Floats, ParticleTable, one_value, warn_half_ctf
+from ._table import CtfParameters, Floats, ParticleTable, in_use, one_value, warn_half_ctf
 from .errors import BadInput
 from .star import Column, StarBlock, StarFile
 
@@ -24,11 +24,17 @@ _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
 _ORIGIN_PIXELS = ("rlnOriginX", "rlnOriginY")
 _CONFIDENCE = "rlnParticleFigureOfMerit"
+# Columns that change images in ways that are not modelled, and their values where they do not.
+_UNMODELLED = {
+    **{"rlnCtfScalefactor": None, "rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0},
+    **{"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
+}
 _NUMBERS = (
     *(*_EULER, *_ORIGIN_ANGSTROM, *_ORIGIN_PIXELS, _CONFIDENCE),
     *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"),
     *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"),
     *("rlnImagePixelSize", "rlnImageSize", "rlnDetectorPixelSize", "rlnMagnification"),
+    *_UNMODELLED,
 )
 
 # RELION opens no data_optics without voltage, spherical aberration and amplitude contrast. Without a defocus beside the
@@ -54,6 +60,7 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
         image_size=None if image_size is None else int(one_value(image_size, star.source, "rlnImageSize")),
         pixel_size=columns.pixel_size(),
         ctf=columns.ctf(),
+        unmodelled=in_use({label: (columns.get(label), idle) for label, idle in _UNMODELLED.items()}),
         confidence=columns.get(_CONFIDENCE),
     )
     if "rlnImageName" in star[name]:

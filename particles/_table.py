@@ -64,6 +64,7 @@ class ParticleTable:
         image_size: pixels along an edge.
         pixel_size: Angstrom.
         ctf: CTF parameters.
+        unmodelled: names of columns about the microscope that ``ctf`` leaves out although they matter.
         rotation: (N, 3, 3) in our convention.
         shift: (N, 2), where the content has moved; in Angstrom, or in pixels of ``pixel_size``.
         shift_in_pixels: which of the two.
@@ -80,6 +81,7 @@ class ParticleTable:
     image_size: int | None = None
     pixel_size: float | None = None
     ctf: CtfParameters | None = None
+    unmodelled: tuple[str, ...] = ()
     rotation: Floats | None = None
     shift: Floats | None = None
     shift_in_pixels: bool = False
@@ -124,3 +126,12 @@ def warn_half_ctf(table: str | Path, defocus: str | None, constants: Mapping[str
     if defocus is not None and missing:
         what = f"{defocus} and no {' and no '.join(missing)}: the images are taken for such without a CTF"
         warnings.warn(BadInputWarning(f"{table}: {what}"), stacklevel=3)
+
+
+def in_use(columns: Mapping[str, tuple[NDArray[Any] | None, float | None]]) -> tuple[str, ...]:
+    """The columns whose values matter, given these and what they are where they do not.
+
+    None stands for values that are all the same.
+    """
+    given = ((name, values, idle) for name, (values, idle) in columns.items() if values is not None)
+    return tuple(name for name, values, idle in given if (values != (values[0] if idle is None else idle)).any())

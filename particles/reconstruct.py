@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ._relion import missing_angles
 from ._table import Floats, ParticleTable
 from .back_projector import BackProjector
 from .ctf import CTF, make_ctf
-from .errors import BadInput
+from .errors import BadInput, BadInputWarning
 from .files import Tally
 from .fsc import fourier_shell_correlation, resolution_at
 from .matching import matched_poses
@@ -89,9 +90,15 @@ def reconstruct(
         BadInput: no poses or not those of these particles, no confidence or negative ones, images whose CTF was
             corrected already, or half-sets that are too small.
         ValueError: no such point group.
+
+    Warns:
+        BadInputWarning: the table tells of a magnification, a beam tilt or a scale of its own for each image.
     """
     group = point_group(symmetry)
     _refuse_corrected(stack)
+    if stack.table.unmodelled:
+        what = f"{', '.join(stack.table.unmodelled)}: not modelled, the images are taken for such without"
+        warnings.warn(BadInputWarning(f"{stack.path}: {what}"), stacklevel=2)
     poses = _matched(stack, poses)
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
     ctf, ctf_source = next(

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from cryozoo.particles.cs import read_cs, write_cs
 from cryozoo.particles.errors import BadInput
-from cryozoo.particles.poses import PoseTable
+from cryozoo.particles.poses import PoseTable, load_table
 from cryozoo.particles.star import StarBlock, StarFile
 
 ROTATION = Rotation.random(8, rng=np.random.default_rng(0)).as_matrix()
@@ -556,3 +556,44 @@ def test_half_a_defocus_in_a_cs_table(tmp_path):
         BadInput, match=r"half\.cs: ctf/df1_A and ctf/df_angle_rad and no ctf/df2_A; expected all three"
     ):
         PoseTable.load(tmp_path / "half.cs")
+
+
+@pytest.mark.parametrize(
+    ("changed", "values", "named"),
+    [
+        ("CtfScalefactor", "1 1", ()),
+        ("CtfScalefactor", "0.5 0.5", ()),
+        ("CtfScalefactor", "0.5 0.6", ("rlnCtfScalefactor",)),
+        ("BeamTiltY", "0 0.1", ("rlnBeamTiltY",)),
+        ("MagMat00", "1.01 1.01", ("rlnMagMat00",)),
+    ],
+)
+def test_what_is_not_modelled_of_the_microscope(tmp_path, changed, values, named):
+    microscope = [
+        "DefocusU",
+        "CtfScalefactor",
+        "BeamTiltX",
+        "BeamTiltY",
+        "MagMat00",
+        "MagMat01",
+        "MagMat10",
+        "MagMat11",
+    ]
+    names = [*EULER, "rlnOpticsGroup", *(f"rln{column}" for column in microscope)]
+    idle = dict(zip(names, [10, 20, 30, 1, 9000, 1, 0, 0, 1, 0, 0, 1], strict=True))
+    rows = [" ".join(map(str, {**idle, f"rln{changed}": value}.values())) for value in values.split()]
+    header = "".join(f"_{name} #{k}\n" for k, name in enumerate(names, 1))
+    path = tmp_path / "tilted.star"
+    path.write_text(f"{OPTICS}1 300 2.7 0.1 2\n\ndata_particles\n\nloop_\n{header}" + "\n".join(rows) + "\n")
+    assert load_table(path).unmodelled == named
+
+
+def test_what_is_not_modelled_in_a_cs_table(tmp_path):
+    numbers = ["df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "scale"]
+    kinds = {"alignments3D/pose": (3,), **{f"ctf/{name}": () for name in numbers}, "ctf/tilt_A": (2,)}
+    fields = np.zeros(2, dtype=[(name, "f4", shape) for name, shape in kinds.items()])
+    fields["ctf/accel_kv"] = 300
+    fields["ctf/tilt_A"][1] = 0.2
+    with open(tmp_path / "tilted.cs", "wb") as file:
+        np.save(file, fields)
+    assert load_table(tmp_path / "tilted.cs").unmodelled == ("ctf/tilt_A",)

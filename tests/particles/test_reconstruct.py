@@ -375,6 +375,12 @@ class TestBadInput:
         poses = few.with_poses(np.tile(np.eye(3), (3, 1, 1)), None, [1, -0.5, 1])
         self.refused(few, "particles.star", "row 2", "a confidence of -0.5", poses=poses, fom_weighting=True)
 
+    def test_what_the_ctf_leaves_out_is_said(self, clean: ParticleStack) -> None:
+        stack = clean.subset(np.arange(20))
+        stack.table = replace(stack.table, unmodelled=("rlnMagMat00", "rlnBeamTiltX"))
+        with pytest.warns(BadInputWarning, match=r"rlnMagMat00, rlnBeamTiltX: not modelled"):
+            reconstruct(stack)
+
     def test_images_that_were_corrected_for_the_ctf(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(4))
         star = stack.star.with_columns("optics", {"rlnCtfDataArePhaseFlipped": np.array([1])})  # type: ignore[union-attr]
