@@ -22,8 +22,8 @@ _MOST = 30_000
 _SETTLED = 1e-7
 
 
-def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int]:
-    """(P, 4) unit quaternions, and the number of batches.
+def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int, bool]:
+    """(P, 4) unit quaternions, the number of batches, and whether the loss had settled by then.
 
     Ends when the mean loss of a thousand batches differs from that of the thousand before by less than 1e-7, or after
     30,000 batches.
@@ -33,6 +33,7 @@ def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int]:
     q = matrix_to_quaternion(euler_to_matrix(euler)).to(pairs.degrees.device).requires_grad_()
     optimizer = torch.optim.SparseAdam([q], lr=_RATE)
     losses: list[float] = []
+    settled = False
     for done in range(1, _MOST + 1):
         i, j, estimates = pairs.sample(_BATCH, generator)
         both = torch.nn.functional.embedding(torch.stack([i, j]), q, sparse=True)
@@ -44,6 +45,6 @@ def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int]:
         losses.append(loss.item())
         if done % 1000 == 0 and done > 1000:
             before, last = (sum(part) / 1000 for part in (losses[-2000:-1000], losses[-1000:]))
-            if abs(before - last) < _SETTLED:
+            if settled := abs(before - last) < _SETTLED:
                 break
-    return torch.nn.functional.normalize(q.detach(), dim=1), len(losses)
+    return torch.nn.functional.normalize(q.detach(), dim=1), len(losses), settled

@@ -90,6 +90,7 @@ class Recovery:
         expected_errors: (P,) radians, the mean angular error to expect of each particle, from the errors of its own
             distances. Compare them with each other: what all particles share (the link, the frame) is not in them.
         sweeps: passes over all pairs that the descent made, or batches of ``adam``.
+        converged: whether the particles had come to rest by then; where not, some are far from where they belong.
     """
 
     quaternions: Tensor
@@ -101,6 +102,7 @@ class Recovery:
     link: Tensor | None
     expected_errors: Tensor
     sweeps: int
+    converged: bool
 
 
 def recover_orientations(
@@ -143,8 +145,8 @@ def recover(pairs: Pairs, method: Literal["spectral", "adam"], seed: int) -> Rec
     if method == "spectral":
         found = _spectral(used, sample, choice or sample, generator)
     else:
-        q, batches = adam(used, generator)
-        found = Descent(q, fit_errors(_sampled(q, sample), sample[2], link=False), batches, True)
+        q, batches, settled = adam(used, generator)
+        found = Descent(q, fit_errors(_sampled(q, sample), sample[2], link=False), batches, settled)
     squares, about_link = _squares(pairs, found.q, found.errors)
     # Residuals are smaller than errors by what the 3 P - 6 numbers sought could fit.
     right = (1 - found.errors.wrong) * used.count
@@ -160,6 +162,7 @@ def recover(pairs: Pairs, method: Literal["spectral", "adam"], seed: int) -> Rec
         link=found.errors.link,
         expected_errors=fitted * expected_errors(used, found.q, found.errors),
         sweeps=found.sweeps,
+        converged=found.stopped,
     )
 
 

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from cryozoo.geometry import (
     PlaneGroup,
+    _recovery_adam,
     align_frames,
     align_o4,
     geodesic_distance,
@@ -48,6 +49,7 @@ def test_exact_distances() -> None:
     assert align_o4(found.quaternions, quaternions(truth())).error < 1e-6
     assert found.explained == pytest.approx(1)
     assert found.loss < 1e-10
+    assert found.converged
 
 
 @pytest.mark.parametrize("dense", [True, False])
@@ -136,6 +138,13 @@ def test_losses_of_particles_are_about_the_link() -> None:
         expected = np.interp(d, np.linspace(0, np.pi, len(link)), link)
         squares = np.delete((matrix[i].numpy() - expected) ** 2, i)
         assert found.particle_loss[i].item() == pytest.approx(squares.mean(), rel=1e-6)
+
+
+def test_what_had_no_time_to_settle_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_recovery_adam, "_MOST", 3)
+    found = recover_orientations(distances(truth()), method="adam")
+    assert not found.converged
+    assert found.sweeps == 3
 
 
 def test_distances_of_nothing_explain_nothing() -> None:

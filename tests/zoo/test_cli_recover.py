@@ -1,6 +1,7 @@
 """``cryozoo recover`` with the embedded encoder, on its phantom, and what it refuses."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.simulate import Imaging, Simulator
 from cryozoo.particles.simulate_files import write_simulated_stack
 from cryozoo.particles.volumes import Volume
+from cryozoo.zoo.commands.recover import _trust
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.pretrained import save_pretrained
 from cryozoo.zoo.recipe import Recipe
@@ -53,6 +55,13 @@ def test_what_is_not_to_be_trusted_is_said(run, name, tmp_path):
     assert done.code == 0
     assert ("explain" in done.out) == name.endswith("embedding")
     assert "do not trust these poses" in done.out
+
+
+@pytest.mark.parametrize("converged", [True, False])
+def test_a_search_that_did_not_come_to_rest_is_said(converged):
+    recovery = SimpleNamespace(quaternions=torch.zeros(1000, 4), explained=0.9, noise=0.1, converged=converged)
+    found = SimpleNamespace(recovery=recovery, gauge=SimpleNamespace(residual=0.1, other_residual=1.0, preference=9.0))
+    assert ("come to rest" in _trust(found, by_construction=False)) != converged
 
 
 @pytest.mark.parametrize("name", ["test_d4_cnn-sixd_svd", "test_c4_cnn-sixd_svd", "test_vgg_gem-sixd_svd"])

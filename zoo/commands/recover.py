@@ -100,6 +100,8 @@ def _trust(found: RecoveredPoses, *, by_construction: bool) -> str:
         )
         if recovery.explained < _LITTLE + _BY_CHANCE / particles:
             lines.append("do not trust these poses: the distances are no distances between orientations")
+        elif not recovery.converged:
+            lines.append("the search did not come to rest: some poses may be far off; try another --seed")
     if right > _ANYWHERE:
         lines.append("do not trust these poses: those of turned and mirrored images are anywhere")
     elif not gauge.preference > _SURE:
