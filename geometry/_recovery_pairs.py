@@ -164,13 +164,14 @@ class SparsePairs:
         return self._i[chosen], self._j[chosen], self._distances[chosen].double()
 
     def split(self, generator: torch.Generator) -> tuple[Pairs, Sample | None, Sample | None]:
-        """See :class:`Pairs`. One pair in a hundred each, of particles that have many others."""
+        """See :class:`Pairs`. One pair in 50 or, where these are few, in 20, of particles that have many others."""
         if float(self.degrees.mean()) >= PLENTY:
             return self, None, None
         many = torch.minimum(self.degrees[self._i], self.degrees[self._j]) > FEWEST_ON_AVERAGE / 2
-        apart = (torch.rand(self.count, generator=generator).to(many.device) < 0.02) & many
+        share = min(max(0.02, 200 / self.count), 0.05)
+        apart = (torch.rand(self.count, generator=generator).to(many.device) < share) & many
         kept = SparsePairs(self._distances[~apart], torch.stack([self._i, self._j], 1)[~apart], self.particles)
-        if int(kept.degrees.min()) < FEWEST_PAIRS:
+        if int(kept.degrees.min()) < FEWEST_PAIRS or int(apart.sum()) < FEWEST_ON_AVERAGE:
             return self, None, None
         i, j, distances = self._i[apart], self._j[apart], self._distances[apart].double()
         return kept, (i[::2], j[::2], distances[::2]), (i[1::2], j[1::2], distances[1::2])
