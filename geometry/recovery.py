@@ -240,8 +240,4 @@ def _start(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Genera
             q = descend(pairs, q, sample, link=False, sweeps=10).q
             consider(descend(pairs, q, sample, link=True, sweeps=10).q)
         consider(q)
-    return max(candidates, key=_score)[1]
-
-
-def _score(candidate: tuple[float, Tensor]) -> float:
-    return candidate[0]
+    return max(candidates, key=lambda candidate: candidate[0])[1]

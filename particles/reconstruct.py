@@ -92,15 +92,15 @@ def reconstruct(
         ValueError: no such point group.
 
     Warns:
-        BadInputWarning: the table tells of a magnification, a beam tilt or a scale of its own for each image.
+        BadInputWarning: a table tells of a magnification, a beam tilt or a scale of its own for each image.
     """
     group = point_group(symmetry)
     _refuse_corrected(stack)
-    if stack.table.unmodelled:
-        what = f"{', '.join(stack.table.unmodelled)}: not modelled, the images are taken for such without"
-        warnings.warn(BadInputWarning(f"{stack.path}: {what}"), stacklevel=2)
     poses = _matched(stack, poses)
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
+    for path, columns in {table.path: table.unmodelled for table in tables if table.unmodelled}.items():
+        what = f"{', '.join(columns)}: not modelled, the images are taken for such without"
+        warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=2)
     ctf, ctf_source = next(
         ((found, table.path) for table in tables if (found := _ctf(table)) is not None), (None, None)
     )

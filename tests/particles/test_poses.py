@@ -569,18 +569,9 @@ def test_half_a_defocus_in_a_cs_table(tmp_path):
     ],
 )
 def test_what_is_not_modelled_of_the_microscope(tmp_path, changed, values, named):
-    microscope = [
-        "DefocusU",
-        "CtfScalefactor",
-        "BeamTiltX",
-        "BeamTiltY",
-        "MagMat00",
-        "MagMat01",
-        "MagMat10",
-        "MagMat11",
-    ]
+    microscope = ["DefocusU", "CtfScalefactor", "BeamTiltX", "BeamTiltY", "MagMat00", "MagMat01"]
     names = [*EULER, "rlnOpticsGroup", *(f"rln{column}" for column in microscope)]
-    idle = dict(zip(names, [10, 20, 30, 1, 9000, 1, 0, 0, 1, 0, 0, 1], strict=True))
+    idle = dict(zip(names, [10, 20, 30, 1, 9000, 1, 0, 0, 1, 0], strict=True))
     rows = [" ".join(map(str, {**idle, f"rln{changed}": value}.values())) for value in values.split()]
     header = "".join(f"_{name} #{k}\n" for k, name in enumerate(names, 1))
     path = tmp_path / "tilted.star"

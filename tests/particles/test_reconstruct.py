@@ -378,8 +378,19 @@ class TestBadInput:
     def test_what_the_ctf_leaves_out_is_said(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(20))
         stack.table = replace(stack.table, unmodelled=("rlnMagMat00", "rlnBeamTiltX"))
-        with pytest.warns(BadInputWarning, match=r"rlnMagMat00, rlnBeamTiltX: not modelled"):
+        with pytest.warns(BadInputWarning, match=r"rlnMagMat00, rlnBeamTiltX: not modelled") as said:
             reconstruct(stack)
+        assert len(said) == 1
+
+    def test_what_the_ctf_beside_the_poses_leaves_out_is_said(self, clean: ParticleStack) -> None:
+        stack = clean.subset(np.arange(20))
+        poses = stack.poses
+        assert poses is not None
+        assert poses.particles is not None
+        poses.particles = replace(poses.particles, unmodelled=("rlnMagMat00",))
+        stack.table = replace(stack.table, ctf=None)
+        with pytest.warns(BadInputWarning, match=r"rlnMagMat00: not modelled"):
+            reconstruct(stack, poses)
 
     def test_images_that_were_corrected_for_the_ctf(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(4))

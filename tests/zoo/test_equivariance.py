@@ -97,8 +97,8 @@ def test_in_single_precision_it_is_exact_to_the_rounding_of_the_network(backbone
 def in_terms_of_the_features(encoder: PoseEncoder, images: Tensor) -> dict[str, float]:
     """Errors of raw vector and shift relative to the largest that the last layer could make of features that large.
 
-    What is left of an untrained network's features when all that does not depend on the orientation cancels is 10 to
-    200 times smaller, and has the rounding errors of the whole.
+    What is left of an untrained network's features when all that does not depend on the orientation cancels is much
+    smaller, and has the rounding errors of the whole.
     """
     found, pose, features = errors(encoder, images, ELEMENTS["D4"]), encoder(images), encoder.features(images)
     unit = torch.eye(features.shape[1])
