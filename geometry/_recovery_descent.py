@@ -120,11 +120,11 @@ def _converge(
     return arrived, sweeps, False
 
 
-def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int) -> Descent:
+def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int, near: bool = False) -> Descent:
     """Move all particles to where they stop.
 
     Without a link first by plain least squares: before the particles are about right, pairs that do not fit are no sign
-    of wrong distances.
+    of wrong distances. Not where most are ``near``: it moves them away again.
     """
     i, j, estimates = sample
 
@@ -136,7 +136,7 @@ def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int)
         return fit_errors(quaternion_distance(q[i], q[j]), estimates, link=link)
 
     first = 0
-    if not link:
+    if not (link or near):
         q, first, stopped = _converge(pairs, q, plain, sweeps)
         errors = fitted(q)
         if errors.variance is None or not stopped:

@@ -80,6 +80,18 @@ class ErrorModel:
             precision = (precision - wide).mul_(right).add_(wide)
         return residual, slope, precision
 
+    def log_likelihood(self, d: Tensor, estimate: Tensor) -> Tensor:
+        """Of each estimate, in nats, up to a constant."""
+        residual = self.residual(d, estimate)[0]
+        variance = d.new_tensor(self.noise**2)
+        if self.variance is not None:
+            variance = self.variance.index_select(0, (d * (CELLS / math.pi)).int().flatten()).view_as(d)
+        right = _log_normal(residual, variance)
+        if self.wrong == 0:
+            return right
+        wide = _log_normal(residual, d.new_tensor(self.wide))
+        return torch.logaddexp(right + math.log1p(-self.wrong), wide + math.log(self.wrong))
+
 
 def _grid(like: Tensor) -> Tensor:
     return torch.linspace(0, math.pi, CELLS + 1, dtype=torch.float64, device=like.device)
@@ -171,12 +183,18 @@ def fit_errors(d: Tensor, estimates: Tensor, *, link: bool) -> ErrorModel:
     # Pairs of two kinds have more errors far out than a normal distribution, whose fourth moment is 3.
     if (residual.square() / several[ranges.of]).square().mean() < _FOURTH_MOMENT:
         return best
-    mixtures = [_mixture(ranges, inside, table is not None, narrow) for narrow in (1.0, 0.1)]
-    mixture = max(mixtures, key=lambda m: m.likelihood)
+    even, uneven = (
+        max(
+            (_mixture(ranges, inside, table is not None, narrow, even) for narrow in (1.0, 0.1)),
+            key=lambda mixture: mixture.likelihood,
+        )
+        for even in (True, False)
+    )
+    mixture = uneven if uneven.likelihood > even.likelihood + _MIXTURE_WORTH else even
     return mixture if mixture.likelihood > best.likelihood + _MIXTURE_WORTH else best
 
 
-def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float) -> ErrorModel:
+def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float, even: bool) -> ErrorModel:
     """Expectation maximisation from errors of the right pairs that are ``narrow`` times the median error."""
     table, residual = ranges.median_link() if link else (None, ranges.estimates - ranges.d)
     start = (narrow * residual.abs().median() / 0.6745).square().clamp_min(_FLOOR)
@@ -190,7 +208,10 @@ def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float) -> Erro
         if link:
             table, residual = ranges.link(right)
         squares = residual.square()
-        variance = (ranges.sums(right * squares) / ranges.sums(right).clamp_min(1e-9)).clamp_min(_FLOOR)
+        sums, counts = ranges.sums(right * squares), ranges.sums(right)
+        if even:
+            sums, counts = sums.sum().expand_as(sums), counts.sum().expand_as(counts)
+        variance = (sums / counts.clamp_min(1e-9)).clamp_min(_FLOOR)
         wide = (((1 - right) * squares).sum() / (1 - right).sum().clamp_min(1e-9)).clamp_min(4 * _FLOOR)
         wrong = (1 - right).mean().clamp(1e-6, 0.95)
     likelihood = torch.logaddexp(

@@ -55,6 +55,10 @@ class Pairs(Protocol):
         """
         ...
 
+    def of(self, particle: int) -> tuple[Tensor, Tensor]:
+        """The other particles of the pairs of this one, and their distances, float64."""
+        ...
+
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         """n random pairs, or all where these are fewer."""
         ...
@@ -95,6 +99,12 @@ class DensePairs:
                         total[rows] += weights @ value[columns]
                         total[columns] += weights.T @ value[rows]
         return out
+
+    def of(self, particle: int) -> tuple[Tensor, Tensor]:
+        """See :class:`Pairs`."""
+        others = torch.arange(self.particles, device=self.degrees.device)
+        others = others[others != particle]
+        return others, self._distances[particle, others].double()
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         """See :class:`Pairs`."""
@@ -155,6 +165,12 @@ class SparsePairs:
             )
             for weight, value in zip(weights, values, strict=True)
         ]
+
+    def of(self, particle: int) -> tuple[Tensor, Tensor]:
+        """See :class:`Pairs`."""
+        first = int(self._offsets[particle])
+        row = slice(first, first + int(self.degrees[particle]))
+        return self._neighbours[row], self._distances[self._pair_of[row]].double()
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         """See :class:`Pairs`."""

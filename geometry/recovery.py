@@ -42,6 +42,7 @@ from ._recovery_adam import adam
 from ._recovery_descent import Descent, descend, expected_errors
 from ._recovery_errors import ErrorModel, explained, fit_errors
 from ._recovery_pairs import PLENTY, Pairs, Sample, checked_pairs
+from ._recovery_replace import replace
 from ._recovery_start import Subspace, kernel, placed, power_method, within_hemisphere
 from .distances import quaternion_distance
 
@@ -59,6 +60,9 @@ _DESCENTS = 3000
 
 # Particles that still move after a hundred sweeps are in a bad place, and everything is tried again.
 _ATTEMPTS = 3
+
+# Times that particles are tried elsewhere: two fetch nearly all that there is to fetch.
+_REPLACED = 2
 
 # Nats per pair for which a link is taken: it is a strong assumption, and weakens what long distances say.
 _LINK_WORTH = 0.1
@@ -187,7 +191,7 @@ def _spectral(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Gen
     """The best of some descents, by what they explain of ``choice``; one is enough where it arrives."""
     found: list[Descent] = []
     while len(found) < _ATTEMPTS and not (found and found[-1].stopped):
-        found.append(_attempt(pairs, sample, choice, generator))
+        found.append(_replaced(pairs, _attempt(pairs, sample, choice, generator), sample))
     return max(found, key=lambda descent: explained(_sampled(descent.q, choice), choice[2]))
 
 
@@ -208,6 +212,19 @@ def _attempt(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Gene
                 return linked if linked.stopped else descend(pairs, linked.q, sample, link=True, sweeps=100)
         if found.stopped:
             break
+    return found
+
+
+def _replaced(pairs: Pairs, found: Descent, sample: Sample) -> Descent:
+    """The same, and from there again with the particles that fit worst elsewhere, where few pairs and errors ask for it."""
+    for _ in range(_REPLACED):
+        if found.errors.wrong == 0 or float(pairs.degrees.mean()) >= PLENTY:
+            break
+        q, moved = replace(pairs, found.q, found.errors)
+        if not moved:
+            break
+        link = found.errors.link is not None
+        found = descend(pairs, q, sample, link=link, sweeps=100, near=True)
     return found
 
 

@@ -128,19 +128,18 @@ class Simulator(nn.Module):
             inside = clean[:, inscribed_circle(self.projector.image_size).to(clean.device)]
             self.noise_sigma = float((inside.var(dim=1).mean() / imaging.snr).sqrt())
 
-    def forward(self, n: int, generator: torch.Generator | None = None) -> Particles:
-        """Draw ``n`` particles with uniform orientations."""
+    def forward(self, n: int, generator: torch.Generator | None = None, *, noise: float = 1.0) -> Particles:
+        """Draw ``n`` particles with uniform orientations, with this share of the simulator's noise."""
         particles = self._clean(n, generator)
-        return Particles(
-            self.add_noise(particles.images, generator), particles.rotation, particles.shift, particles.ctf
-        )
+        images = self.add_noise(particles.images, generator, share=noise)
+        return Particles(images, particles.rotation, particles.shift, particles.ctf)
 
-    def add_noise(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The images plus white noise at the simulator's level."""
+    def add_noise(self, images: Tensor, generator: torch.Generator | None = None, *, share: float = 1.0) -> Tensor:
+        """The images plus white noise at this share of the simulator's level."""
         if not self.noise_sigma:
             return images
         noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return images + self.noise_sigma * noise
+        return images + share * self.noise_sigma * noise
 
     def random_ctf(self, n: int, generator: torch.Generator | None = None) -> CTF | None:
         """CTF parameters of ``n`` images."""

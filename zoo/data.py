@@ -25,7 +25,7 @@ _FEWEST = 2
 """Particles of which errors can be averaged."""
 
 _FIXED_FIELDS = {"symmetry", "split"}
-_SIMULATED_FIELDS = {"volume", "images", "held_out"}
+_SIMULATED_FIELDS = {"volume", "images", "held_out", "noise_ramp"}
 
 
 @dataclass(frozen=True)
@@ -45,40 +45,57 @@ class Batch:
 
 
 class OnTheFly:
-    """New simulated particles at every step; validation and test sets are simulated from seeds of their own.
+    """New simulated particles at every step.
 
     Args:
         simulator: draws particles.
         preprocessing: of the encoder.
-        held_out: size of the validation set and of the test set.
+        validation: particles of their own.
+        test: too.
+        noise_ramp: steps over which the noise grows from none to the simulator's.
     """
 
-    def __init__(self, simulator: Simulator, preprocessing: Preprocessing, *, held_out: int = 2048) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        preprocessing: Preprocessing,
+        validation: Batch,
+        test: Batch,
+        *,
+        noise_ramp: int = 0,
+    ) -> None:
         self.simulator = simulator
         self.preprocessing = preprocessing
-        self.validation = draw(simulator, preprocessing, held_out, VALIDATION_SEED)
-        self.test = draw(simulator, preprocessing, held_out, TEST_SEED)
+        self.validation = validation
+        self.test = test
+        self.noise_ramp = noise_ramp
 
     def batch(self, step: int, size: int) -> Batch:
         """The particles of a step, drawn from torch's global generator."""
-        return draw(self.simulator, self.preprocessing, size)
+        noise = step / self.noise_ramp if step < self.noise_ramp else 1.0
+        return draw(self.simulator, self.preprocessing, size, noise=noise)
 
 
-def draw(simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None) -> Batch:
-    """``n`` preprocessed particles from a generator with this seed, or from torch's global one."""
+def draw(
+    simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None, *, noise: float = 1.0
+) -> Batch:
+    """``n`` preprocessed particles from a generator with this seed, or from torch's global one.
+
+    ``noise`` is the share of the simulator's noise that they have.
+    """
     pixel_size = simulator.projector.pixel_size
     chunks = [
         Batch(preprocessing(particles.images, pixel_size), Pose(particles.rotation, particles.shift))
-        for particles in simulate(simulator, n, seed)
+        for particles in simulate(simulator, n, seed, noise=noise)
     ]
     return _join(chunks)
 
 
-def simulate(simulator: Simulator, n: int, seed: int | None = None) -> Iterator[Particles]:
-    """``n`` particles as they come, some at a time."""
+def simulate(simulator: Simulator, n: int, seed: int | None = None, *, noise: float = 1.0) -> Iterator[Particles]:
+    """``n`` particles as they come, some at a time; see :func:`draw`."""
     generator = None if seed is None else torch.Generator(simulator.projector.frequency.device).manual_seed(seed)
     for start in range(0, n, 256):
-        yield simulator(min(256, n - start), generator)
+        yield simulator(min(256, n - start), generator, noise=noise)
 
 
 def split_rows(image_ids: Tensor, split: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,13 +204,19 @@ def open_data(
         return _open_particles(spec, image_size, pixel_size, split, augment, device, seed)
     simulator = open_simulator(spec, image_size=image_size, pixel_size=pixel_size).to(device)
     preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
-    if (images := spec.get("images")) is not None:
-        return FixedSet(
-            draw(simulator, preprocessing, images, FIXED_SEED), split=split, augment=augment, seed=seed
-        ), preprocessing
-    if augment != "none":
+    images, noise_ramp = spec.get("images"), spec.get("noise_ramp", 0)
+    if images is None and augment != "none":
         raise BadInput("recipe", f"augment {augment!r} without a fixed set", hint="give data images, or augment none")
-    return OnTheFly(simulator, preprocessing, held_out=spec.get("held_out", 2048)), preprocessing
+    if images is None:
+        held_out = spec.get("held_out", 2048)
+        validation, test = (draw(simulator, preprocessing, held_out, s) for s in (VALIDATION_SEED, TEST_SEED))
+        return OnTheFly(simulator, preprocessing, validation, test, noise_ramp=noise_ramp), preprocessing
+    fixed = FixedSet(draw(simulator, preprocessing, images, FIXED_SEED), split=split, augment=augment, seed=seed)
+    if augment == "simulate":
+        return OnTheFly(simulator, preprocessing, fixed.validation, fixed.test, noise_ramp=noise_ramp), preprocessing
+    if noise_ramp:
+        raise BadInput("recipe", "noise_ramp for a fixed set", hint="augment simulate makes new particles at every step")
+    return fixed, preprocessing
 
 
 def _check(spec: Mapping[str, Any]) -> None:
@@ -208,6 +231,8 @@ def _check(spec: Mapping[str, Any]) -> None:
     for name in ("images", "held_out"):
         if name in spec and not (type(spec[name]) is int and spec[name] >= _FEWEST):
             raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=f"at least {_FEWEST}")
+    if not (type(ramp := spec.get("noise_ramp", 0)) is int and ramp >= 0):
+        raise BadInput("recipe", f"{ramp!r}", where="data noise_ramp", expected="a whole number of steps")
     split = spec.get("split", (0.5, 0.17))
     if not (isinstance(split, list | tuple) and len(split) == 2 and all(type(x) in (int, float) for x in split)):
         raise BadInput("recipe", f"{split!r}", where="data split", expected="the shares of training and validation")

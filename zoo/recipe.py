@@ -47,7 +47,7 @@ _FIELDS: tuple[tuple[tuple[str, ...], Check, str], ...] = (
         lambda x: isinstance(x, tuple) and len(x) == 2 and all(type(b) in (int, float) and 0 <= b < 1 for b in x),
         "two numbers from 0 to below 1",
     ),
-    (("augment",), *_one_of("none", "d4", "rotate")),
+    (("augment",), *_one_of("none", "d4", "rotate", "simulate")),
     (("optimizer",), *_one_of("adamw", "adam", "rmsprop")),
     (("schedule",), *_one_of("cosine", "onecycle")),
     (("precision",), *_one_of("auto", "fp32", "bf16")),
@@ -72,7 +72,10 @@ class Recipe:
             atomic model, or ``phantom:SEED``) and the fields of :class:`~cryozoo.particles.simulate.Imaging`.
             ``images: N`` simulates a fixed set of N instead of new ones at every step. ``split`` gives the shares of
             training and validation of a fixed set, the rest is the test. ``symmetry`` names the point group.
-        augment: of a fixed set, ``none``, ``d4`` (quarter turns and flips) or ``rotate`` (any angle, and flips).
+            ``noise_ramp: N`` lets the noise of new ones grow over the first N steps: at low SNR, losses of pairs do not
+            find the signal without.
+        augment: of a fixed set, ``none``, ``d4`` (quarter turns and flips), ``rotate`` (any angle, and flips), or
+            ``simulate``: new particles of the volume at every step in place of those that train.
         steps: optimiser steps.
         batch_size: images per step.
         optimizer: ``adamw``, ``adam`` or ``rmsprop``.
@@ -101,7 +104,7 @@ class Recipe:
     shift: bool = True
     loss: str = "chordal"
     loss_args: Mapping[str, Any] = field(default_factory=dict)
-    augment: Literal["none", "d4", "rotate"] = "none"
+    augment: Literal["none", "d4", "rotate", "simulate"] = "none"
     batch_size: int = 64
     optimizer: Literal["adamw", "adam", "rmsprop"] = "adamw"
     lr: float = 1e-3
