@@ -139,7 +139,7 @@ def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int,
     if not (link or near):
         q, first, stopped = _converge(pairs, q, plain, sweeps)
         errors = fitted(q)
-        if errors.variance is None or not stopped:
+        if errors.plain or not stopped:
             return Descent(q, errors, first, stopped)
     q, second, stopped = _converge(pairs, q, fitted, sweeps)
     return Descent(q, fitted(q), first + second, stopped)

@@ -42,7 +42,7 @@ class ErrorModel:
         likelihood: mean log-likelihood of the estimates, in nats per pair; of those strictly between 0 and pi, since
             clipping piles up others at the ends.
         link: (CELLS + 1,) f at equidistant d from 0 to pi; None where ``f(d) = d``.
-        variance: (CELLS + 1,) of right pairs at the same d; None where it is the same everywhere.
+        variance: (CELLS + 1,) at the same d; None where it is the same everywhere, as it is where some pairs are wrong.
     """
 
     noise: float
@@ -52,9 +52,14 @@ class ErrorModel:
     link: Tensor | None
     variance: Tensor | None
 
+    @property
+    def plain(self) -> bool:
+        """Whether all pairs count the same, and are taken as they are."""
+        return self.link is None and self.variance is None and self.wrong == 0
+
     def residual(self, d: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """``estimate - f(d)``, f'(d), expected precision in units of 1 / noise^2; None stands for 1 everywhere."""
-        if self.link is None and self.variance is None:
+        if self.plain:
             return estimate - d, None, None
         cell = (d * (CELLS / math.pi)).int().flatten()
 
@@ -69,24 +74,18 @@ class ErrorModel:
             slopes = torch.cat([slopes, slopes[-1:]])
             slope = at(slopes)
             residual = estimate - torch.addcmul(at(self.link - slopes * _grid(d)), slope, d)
-        if self.variance is None:
-            return residual, slope, None
-        precision = at(self.noise**2 / self.variance)
         if self.wrong > 0:
             wide = self.noise**2 / self.wide
-            odds = self.wrong / (1 - self.wrong) * (self.variance / self.wide).sqrt()
-            exponent = (residual * residual).mul_(precision - wide).mul_(0.5 / self.noise**2).clamp_(max=600)
-            right = exponent.exp_().mul_(at(odds)).add_(1).reciprocal_()
-            precision = (precision - wide).mul_(right).add_(wide)
-        return residual, slope, precision
+            odds = self.wrong / (1 - self.wrong) * math.sqrt(wide)
+            exponent = (residual * residual).mul_((1 - wide) * 0.5 / self.noise**2).clamp_(max=600)
+            right = exponent.exp_().mul_(odds).add_(1).reciprocal_()
+            return residual, slope, right.mul_(1 - wide).add_(wide)
+        return residual, slope, None if self.variance is None else at(self.noise**2 / self.variance)
 
     def log_likelihood(self, d: Tensor, estimate: Tensor) -> Tensor:
         """Of each estimate, in nats, up to a constant."""
         residual = self.residual(d, estimate)[0]
-        variance = d.new_tensor(self.noise**2)
-        if self.variance is not None:
-            variance = self.variance.index_select(0, (d * (CELLS / math.pi)).int().flatten()).view_as(d)
-        right = _log_normal(residual, variance)
+        right = _log_normal(residual, d.new_tensor(self.noise**2))
         if self.wrong == 0:
             return right
         wide = _log_normal(residual, d.new_tensor(self.wide))
@@ -183,40 +182,30 @@ def fit_errors(d: Tensor, estimates: Tensor, *, link: bool) -> ErrorModel:
     # Pairs of two kinds have more errors far out than a normal distribution, whose fourth moment is 3.
     if (residual.square() / several[ranges.of]).square().mean() < _FOURTH_MOMENT:
         return best
-    even, uneven = (
-        max(
-            (_mixture(ranges, inside, table is not None, narrow, even) for narrow in (1.0, 0.1)),
-            key=lambda mixture: mixture.likelihood,
-        )
-        for even in (True, False)
-    )
-    mixture = uneven if uneven.likelihood > even.likelihood + _MIXTURE_WORTH else even
+    mixtures = [_mixture(ranges, inside, table is not None, narrow) for narrow in (1.0, 0.1)]
+    mixture = max(mixtures, key=lambda m: m.likelihood)
     return mixture if mixture.likelihood > best.likelihood + _MIXTURE_WORTH else best
 
 
-def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float, even: bool) -> ErrorModel:
+def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float) -> ErrorModel:
     """Expectation maximisation from errors of the right pairs that are ``narrow`` times the median error."""
     table, residual = ranges.median_link() if link else (None, ranges.estimates - ranges.d)
-    start = (narrow * residual.abs().median() / 0.6745).square().clamp_min(_FLOOR)
-    variance = start.expand(ranges.count)
+    variance = (narrow * residual.abs().median() / 0.6745).square().clamp_min(_FLOOR)
     wide = residual.square().mean().clamp_min(4 * _FLOOR)
     wrong = torch.tensor(0.3, dtype=torch.float64, device=residual.device)
     for _ in range(20):
-        right_log = _log_normal(residual, variance[ranges.of]) + torch.log1p(-wrong)
+        right_log = _log_normal(residual, variance) + torch.log1p(-wrong)
         wrong_log = _log_normal(residual, wide) + wrong.log()
         right = torch.sigmoid(right_log - wrong_log)
         if link:
             table, residual = ranges.link(right)
         squares = residual.square()
-        sums, counts = ranges.sums(right * squares), ranges.sums(right)
-        if even:
-            sums, counts = sums.sum().expand_as(sums), counts.sum().expand_as(counts)
-        variance = (sums / counts.clamp_min(1e-9)).clamp_min(_FLOOR)
+        variance = ((right * squares).sum() / right.sum().clamp_min(1e-9)).clamp_min(_FLOOR)
         wide = (((1 - right) * squares).sum() / (1 - right).sum().clamp_min(1e-9)).clamp_min(4 * _FLOOR)
         wrong = (1 - right).mean().clamp(1e-6, 0.95)
     likelihood = torch.logaddexp(
-        _log_normal(residual, variance[ranges.of]) + torch.log1p(-wrong), _log_normal(residual, wide) + wrong.log()
+        _log_normal(residual, variance) + torch.log1p(-wrong), _log_normal(residual, wide) + wrong.log()
     )
-    noise = ((right * squares).sum() / right.sum()).clamp_min(_FLOOR).sqrt()
-    cells = variance[torch.searchsorted(ranges.centres, _grid(residual)).clamp(max=ranges.count - 1)]
-    return ErrorModel(float(noise), float(wrong), float(wide), float(likelihood[inside].mean()), table, cells)
+    return ErrorModel(
+        float(variance.sqrt()), float(wrong), float(wide), float(likelihood[inside].mean()), table, variance=None
+    )

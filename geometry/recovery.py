@@ -216,7 +216,7 @@ def _attempt(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Gene
 
 
 def _replaced(pairs: Pairs, found: Descent, sample: Sample) -> Descent:
-    """The same, and from there again with the particles that fit worst elsewhere, where few pairs and errors ask for it."""
+    """From where it ended, again with particles that fit badly elsewhere, where pairs are few and some of them wrong."""
     for _ in range(_REPLACED):
         if found.errors.wrong == 0 or float(pairs.degrees.mean()) >= PLENTY:
             break

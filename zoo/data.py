@@ -215,7 +215,7 @@ def open_data(
     if augment == "simulate":
         return OnTheFly(simulator, preprocessing, fixed.validation, fixed.test, noise_ramp=noise_ramp), preprocessing
     if noise_ramp:
-        raise BadInput("recipe", "noise_ramp for a fixed set", hint="augment simulate makes new particles at every step")
+        raise BadInput("recipe", "noise_ramp for a fixed set", hint="augment simulate makes new ones at every step")
     return fixed, preprocessing
 
 
