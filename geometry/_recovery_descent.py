@@ -80,11 +80,17 @@ def _regular(curvature: Tensor, q: Tensor) -> Tensor:
     return curvature + trace * (q[:, :, None] * q[:, None, :] + 1e-3 * eye) + 1e-300 * eye
 
 
-def _sweep(pairs: Pairs, q: Tensor, errors: ErrorModel) -> Tensor:
+def _sweep(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, float]:
+    """Where all particles go, and the rotation, in each of three directions, that their distances leave undetermined.
+
+    That is ``2 noise / sqrt(I)`` with the information ``I = trace(4 sum_j w f'^2 t t^T) / 3``.
+    """
     curvature, gradient = _normal_equations(pairs, q, errors)
+    information = float(curvature.diagonal(dim1=-2, dim2=-1).sum(-1).mean()) / 3
     step = torch.linalg.solve(_regular(curvature, q), gradient)
     length = step.norm(dim=1, keepdim=True)
-    return torch.nn.functional.normalize(q + step * (_LONGEST / length.clamp_min(_LONGEST)), dim=1)
+    arrived = torch.nn.functional.normalize(q + step * (_LONGEST / length.clamp_min(_LONGEST)), dim=1)
+    return arrived, 2 * errors.noise / math.sqrt(max(information, 1e-300))
 
 
 def _converge(
@@ -99,10 +105,9 @@ def _converge(
     before = math.inf
     for done in range(1, sweeps + 1):
         errors = errors_at(q)
-        arrived = _sweep(pairs, q, errors)
+        arrived, undetermined = _sweep(pairs, q, errors)
         step = arrived - q
         moved = 2 * float(step.square().sum(1).mean().sqrt())
-        undetermined = math.sqrt(3 / float(pairs.degrees.mean())) * errors.noise
         # Estimates beyond pi keep pushing pairs across the largest distance, to and fro.
         jitters = moved < 0.5 * undetermined and moved > 0.8 * before
         if jitters or moved < max(_ROUNDING, 0.1 * undetermined):
@@ -130,7 +135,7 @@ def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int,
 
     def plain(q: Tensor) -> ErrorModel:
         rms = float((estimates - quaternion_distance(q[i], q[j])).square().mean().sqrt())
-        return ErrorModel(rms, 0.0, rms**2, -math.inf, None, None)
+        return ErrorModel(rms, 0.0, -math.inf, None, None)
 
     def fitted(q: Tensor) -> ErrorModel:
         return fit_errors(quaternion_distance(q[i], q[j]), estimates, link=link)

@@ -5,8 +5,8 @@ unless the data speak clearly for the next one (in nats per pair of log-likeliho
 
 1. ``estimate = d + e``, e normal with one variance;
 2. one variance for each of 16 ranges of d;
-3. a share of pairs has errors of a second, larger variance, which pulls less: a scale mixture, so that weighted least
-   squares with the expected precision as weights is expectation maximisation, and never has more than one step to do;
+3. a share of pairs is wrong, and has any distance from 0 to pi: weights are the probability to be right, so that
+   weighted least squares is expectation maximisation;
 4. ``estimate = f(d) + e`` with f rising, the link: it absorbs estimators that saturate, and the bias of errors clipped
    to [0, pi].
 """
@@ -30,6 +30,9 @@ _MIXTURE_WORTH = 0.05
 
 _FOURTH_MOMENT = 3.2
 
+# Density of wrong estimates.
+_ANY = 1 / math.pi
+
 
 @dataclass(frozen=True)
 class ErrorModel:
@@ -37,8 +40,7 @@ class ErrorModel:
 
     Attributes:
         noise: root mean square of the errors of the right pairs, radians.
-        wrong: share of the pairs with the larger variance.
-        wide: that variance.
+        wrong: share of the pairs whose estimates say nothing.
         likelihood: mean log-likelihood of the estimates, in nats per pair; of those strictly between 0 and pi, since
             clipping piles up others at the ends.
         link: (CELLS + 1,) f at equidistant d from 0 to pi; None where ``f(d) = d``.
@@ -47,7 +49,6 @@ class ErrorModel:
 
     noise: float
     wrong: float
-    wide: float
     likelihood: float
     link: Tensor | None
     variance: Tensor | None
@@ -75,11 +76,9 @@ class ErrorModel:
             slope = at(slopes)
             residual = estimate - torch.addcmul(at(self.link - slopes * _grid(d)), slope, d)
         if self.wrong > 0:
-            wide = self.noise**2 / self.wide
-            odds = self.wrong / (1 - self.wrong) * math.sqrt(wide)
-            exponent = (residual * residual).mul_((1 - wide) * 0.5 / self.noise**2).clamp_(max=600)
-            right = exponent.exp_().mul_(odds).add_(1).reciprocal_()
-            return residual, slope, right.mul_(1 - wide).add_(wide)
+            odds = self.wrong / (1 - self.wrong) * _ANY * math.sqrt(2 * math.pi) * self.noise
+            exponent = (residual * residual).mul_(0.5 / self.noise**2).clamp_(max=600)
+            return residual, slope, exponent.exp_().mul_(odds).add_(1).reciprocal_()
         return residual, slope, None if self.variance is None else at(self.noise**2 / self.variance)
 
     def log_likelihood(self, d: Tensor, estimate: Tensor) -> Tensor:
@@ -88,8 +87,7 @@ class ErrorModel:
         right = _log_normal(residual, d.new_tensor(self.noise**2))
         if self.wrong == 0:
             return right
-        wide = _log_normal(residual, d.new_tensor(self.wide))
-        return torch.logaddexp(right + math.log1p(-self.wrong), wide + math.log(self.wrong))
+        return torch.logaddexp(right + math.log1p(-self.wrong), d.new_tensor(math.log(self.wrong * _ANY)))
 
 
 def _grid(like: Tensor) -> Tensor:
@@ -172,12 +170,12 @@ def fit_errors(d: Tensor, estimates: Tensor, *, link: bool) -> ErrorModel:
 
     single = residual.square().mean().clamp_min(_FLOOR)
     likelihood = _log_normal(residual, single)[inside].mean()
-    best = ErrorModel(float(single.sqrt()), 0.0, float(single), float(likelihood), table, None)
+    best = ErrorModel(float(single.sqrt()), 0.0, float(likelihood), table, None)
 
     several = (ranges.sums(residual.square()) / ranges.sums(ones)).clamp_min(_FLOOR)
     likelihood = _log_normal(residual, several[ranges.of])[inside].mean()
     if likelihood > best.likelihood + _VARIANCES_WORTH:
-        best = ErrorModel(best.noise, 0.0, best.wide, float(likelihood), table, on_grid(several))
+        best = ErrorModel(best.noise, 0.0, float(likelihood), table, on_grid(several))
 
     # Pairs of two kinds have more errors far out than a normal distribution, whose fourth moment is 3.
     if (residual.square() / several[ranges.of]).square().mean() < _FOURTH_MOMENT:
@@ -191,21 +189,14 @@ def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float) -> Erro
     """Expectation maximisation from errors of the right pairs that are ``narrow`` times the median error."""
     table, residual = ranges.median_link() if link else (None, ranges.estimates - ranges.d)
     variance = (narrow * residual.abs().median() / 0.6745).square().clamp_min(_FLOOR)
-    wide = residual.square().mean().clamp_min(4 * _FLOOR)
     wrong = torch.tensor(0.3, dtype=torch.float64, device=residual.device)
     for _ in range(20):
         right_log = _log_normal(residual, variance) + torch.log1p(-wrong)
-        wrong_log = _log_normal(residual, wide) + wrong.log()
-        right = torch.sigmoid(right_log - wrong_log)
+        right = torch.sigmoid(right_log - (wrong * _ANY).log())
         if link:
             table, residual = ranges.link(right)
         squares = residual.square()
         variance = ((right * squares).sum() / right.sum().clamp_min(1e-9)).clamp_min(_FLOOR)
-        wide = (((1 - right) * squares).sum() / (1 - right).sum().clamp_min(1e-9)).clamp_min(4 * _FLOOR)
         wrong = (1 - right).mean().clamp(1e-6, 0.95)
-    likelihood = torch.logaddexp(
-        _log_normal(residual, variance) + torch.log1p(-wrong), _log_normal(residual, wide) + wrong.log()
-    )
-    return ErrorModel(
-        float(variance.sqrt()), float(wrong), float(wide), float(likelihood[inside].mean()), table, variance=None
-    )
+    likelihood = torch.logaddexp(_log_normal(residual, variance) + torch.log1p(-wrong), (wrong * _ANY).log())
+    return ErrorModel(float(variance.sqrt()), float(wrong), float(likelihood[inside].mean()), table, variance=None)

@@ -216,7 +216,7 @@ def _attempt(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Gene
 
 
 def _replaced(pairs: Pairs, found: Descent, sample: Sample) -> Descent:
-    """From where it ended, again with particles that fit badly elsewhere, where pairs are few and some of them wrong."""
+    """From where it ended, again with particles that fit badly elsewhere, where pairs are few and some are wrong."""
     for _ in range(_REPLACED):
         if found.errors.wrong == 0 or float(pairs.degrees.mean()) >= PLENTY:
             break

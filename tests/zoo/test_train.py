@@ -22,7 +22,7 @@ from cryozoo.particles.simulate import Imaging, Simulator
 from cryozoo.particles.simulate_files import write_simulated_stack
 from cryozoo.particles.volumes import Volume
 from cryozoo.zoo import registry
-from cryozoo.zoo.data import Batch, FixedSet, open_data
+from cryozoo.zoo.data import Batch, FixedSet, OnTheFly, open_data
 from cryozoo.zoo.recipe import Recipe
 from cryozoo.zoo.train import Interrupted, _Trainer, learning_rate, train
 
@@ -151,6 +151,37 @@ def test_fixed_set_is_split_without_overlap_and_augmented() -> None:
     seen = torch.cat([data.batch(step, 16).images for step in range(45)]).flatten(1)
     assert len(seen.unique(dim=0)) == 45, "16 epochs must show every training image and nothing else"
     assert train(recipe).metrics["n"] == 30
+
+
+def test_new_particles_take_the_place_of_those_that_train() -> None:
+    """Validation and test are those of the fixed set; noise grows from none to all."""
+    data = {"volume": "phantom:0", "snr": 0.1, "images": 90}
+    options = {"image_size": 32, "pixel_size": 8.0, "device": torch.device("cpu")}
+    fixed, preprocessing = open_data(data, augment="none", **options)
+    new, _ = open_data({**data, "noise_ramp": 10}, augment="simulate", **options)
+    assert isinstance(fixed, FixedSet)
+    assert isinstance(new, OnTheFly)
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(fixed, part).images, getattr(new, part).images)
+
+    def noise(step: int) -> float:
+        """Its share of the images' variance."""
+        torch.manual_seed(0)
+        batch = new.batch(step, 64)
+        clean = new.simulator.projector(batch.target.rotation, batch.target.shift)[:, None]
+        both = torch.stack([batch.images, preprocessing(clean, 8.0)]).flatten(2)
+        both = both - both.mean(-1, keepdim=True)
+        return 1 - float(torch.cosine_similarity(*both, dim=-1).square().mean())
+
+    shares = [noise(step) for step in (0, 3, 10, 500)]
+    assert shares[0] < 1e-5
+    # The SNR counts the variance within the circle, most of the particle's.
+    assert shares[1] == pytest.approx(1 / (1 + 0.1 / 0.3**2), abs=0.15)
+    assert shares[2] == shares[3] == pytest.approx(1 / 1.1, abs=0.05)
+    with pytest.raises(BadInput, match="noise_ramp for a fixed set"):
+        open_data({**data, "noise_ramp": 10}, augment="rotate", **options)
+    with pytest.raises(BadInput, match="whole number of steps"):
+        open_data({**data, "noise_ramp": 0.5}, augment="simulate", **options)
 
 
 def test_rows_that_show_one_image_stay_together() -> None:
