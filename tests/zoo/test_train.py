@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -156,7 +157,7 @@ def test_fixed_set_is_split_without_overlap_and_augmented() -> None:
 def test_new_particles_take_the_place_of_those_that_train() -> None:
     """Validation and test are those of the fixed set; noise grows from none to all."""
     data = {"volume": "phantom:0", "snr": 0.1, "images": 90}
-    options = {"image_size": 32, "pixel_size": 8.0, "device": torch.device("cpu")}
+    options: dict[str, Any] = {"image_size": 32, "pixel_size": 8.0, "device": torch.device("cpu")}
     fixed, preprocessing = open_data(data, augment="none", **options)
     new, _ = open_data({**data, "noise_ramp": 10}, augment="simulate", **options)
     assert isinstance(fixed, FixedSet)
@@ -168,10 +169,11 @@ def test_new_particles_take_the_place_of_those_that_train() -> None:
         """Its share of the images' variance."""
         torch.manual_seed(0)
         batch = new.batch(step, 64)
+        assert batch.target.rotation is not None
         clean = new.simulator.projector(batch.target.rotation, batch.target.shift)[:, None]
         both = torch.stack([batch.images, preprocessing(clean, 8.0)]).flatten(2)
         both = both - both.mean(-1, keepdim=True)
-        return 1 - float(torch.cosine_similarity(*both, dim=-1).square().mean())
+        return 1 - float(torch.cosine_similarity(both[0], both[1], dim=-1).square().mean())
 
     shares = [noise(step) for step in (0, 3, 10, 500)]
     assert shares[0] < 1e-5
