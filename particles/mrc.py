@@ -39,6 +39,7 @@ class _Header:
     dtype: np.dtype
     offset: int
     pixel_size: float | None
+    cubic: bool
     space_group: int
     fingerprint: tuple[int, int, int]
     oddities: tuple[str, ...]
@@ -160,7 +161,8 @@ def read_volume(path: str | Path) -> tuple[Image, float | None]:
     """Read a density map.
 
     Returns:
-        (Z, Y, X) float32, and the voxel size in Angstrom or None when the header holds no plausible one.
+        (Z, Y, X) float32, and the voxel size in Angstrom or None when the header holds no plausible one, or others
+        along other axes.
 
     Raises:
         BadInput: not an MRC file, the header disagrees with the size of the file, or a value is NaN or infinite.
@@ -176,7 +178,7 @@ def read_volume(path: str | Path) -> tuple[Image, float | None]:
     volume = values.reshape(header.shape).astype(np.float32, copy=False)
     if not np.isfinite(volume).all():
         raise BadInput(path, f"{np.count_nonzero(~np.isfinite(volume))} voxels are NaN or infinite")
-    return volume, header.pixel_size
+    return volume, header.pixel_size if header.cubic else None
 
 
 def _fingerprint(fd: int) -> tuple[int, int, int]:
@@ -235,16 +237,22 @@ def _read_header(path: str | Path, allow_truncated: bool) -> _Header:
     elif not sizes_agree:
         oddities.append("bytes follow the last image")
     shape = (min(nz, complete), ny, nx)
-    return _Header(shape, dtype, offset, _pixel_size(header), int(header["ispg"]), fingerprint, tuple(oddities))
+    pixel_size = _pixel_size(header)
+    # Of stacks of images, which have no third axis, the header often says nothing here.
+    cubic = pixel_size is not None and header["mz"] > 0 and abs(_spacing(header, "z") / pixel_size - 1) <= 0.01
+    return _Header(shape, dtype, offset, pixel_size, cubic, int(header["ispg"]), fingerprint, tuple(oddities))
 
 
 def _pixel_size(header: np.void) -> float | None:
     """Cell length over sampling along x; None unless y agrees and the value is plausible."""
     if header["mx"] <= 0 or header["my"] <= 0:
         return None
-    x = float(header["cella"]["x"]) / int(header["mx"])
-    y = float(header["cella"]["y"]) / int(header["my"])
+    x, y = _spacing(header, "x"), _spacing(header, "y")
     return x if _PIXEL_SIZES[0] <= x <= _PIXEL_SIZES[1] and abs(x - y) <= 0.01 * x else None
+
+
+def _spacing(header: np.void, axis: str) -> float:
+    return float(header["cella"][axis]) / int(header[f"m{axis}"])
 
 
 class StackWriter:

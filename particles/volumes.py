@@ -64,7 +64,9 @@ class Volume:
         data, own = read_volume(path)
         pixel_size = pixel_size or own
         if pixel_size is None:
-            raise BadInput(path, "no voxel size in the header", hint="give pixel_size (Angstrom)")
+            raise BadInput(
+                path, "no voxel size in the header, or not the same along all axes", hint="give pixel_size (Angstrom)"
+            )
         return cls(torch.from_numpy(data), pixel_size)
 
     @classmethod

@@ -3,6 +3,7 @@
 import csv
 import re
 
+import mrcfile
 import numpy as np
 import pytest
 import starfile
@@ -97,6 +98,16 @@ class TestReconstruct:
         assert run("reconstruct", many[0], *words, "-o", tmp_path / "map.mrc").code == 0
         expected = reconstruct(stack, poses, symmetry="C2", fom_weighting=True).map.data
         np.testing.assert_allclose(read_volume(tmp_path / "map.mrc")[0], expected, atol=1e-5)
+
+    def test_a_seed_splits_otherwise(self, run, many, tmp_path):
+        star = many[0].with_name("whole.star")
+        star.write_text(many[0].read_text().replace("rlnRandomSubset", "rlnOther"))
+        halves = []
+        for name, words in (("a", ()), ("b", ("--seed", "0")), ("c", ("--seed", "1"))):
+            assert run("reconstruct", star, "-o", tmp_path / f"{name}.mrc", "--halves", *words).code == 0
+            halves.append(read_volume(tmp_path / f"{name}_half1.mrc")[0])
+        assert np.array_equal(halves[0], halves[1])
+        assert not np.allclose(halves[0], halves[2], atol=1e-3 * np.abs(halves[0]).max())
 
     def test_bad_rows_are_skipped_when_asked(self, run, many, tmp_path):
         star, _ = many
@@ -225,6 +236,22 @@ class TestFscOfHalves:
         done = run("fsc", maps / "half1.mrc", maps / "half2.mrc", "--mask", maps / name)
         assert done.code == 3
         assert re.fullmatch(rf"error: .*{name}: {message}.*\n", done.err)
+
+    def test_what_is_no_map(self, run, maps):
+        done = run("fsc", maps / "half1.mrc", maps / "empty.mrc")
+        assert done.code == 3
+        assert "empty.mrc: all voxels are equal" in done.err
+        with mrcfile.open(maps / "small.mrc", mode="r+") as file:
+            file.header.cella.z *= 1.5
+        done = run("fsc", maps / "small.mrc", maps / "small.mrc")
+        assert done.code == 3
+        assert "small.mrc: no voxel size in the header, or not the same along all axes" in done.err
+        assert run("fsc", maps / "small.mrc", maps / "small.mrc", "--pixel-size", "4").code == 0
+
+    def test_opposite_signs_are_said(self, run, maps):
+        write_volume(maps / "negative.mrc", -read_volume(maps / "density.mrc")[0], 4.0)
+        assert "opposite signs" in run("fsc", maps / "density.mrc", maps / "negative.mrc").out
+        assert "opposite signs" not in run("fsc", maps / "density.mrc", maps / "density.mrc").out
 
     def test_curve_in_a_file(self, run, maps):
         """In RELION's columns or as CSV: what is printed."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _AUTO = "auto"
 _ROUNDING = 0.01
 """What resampling adds to a mask, above and below."""
+# FSC of the first shells, below which maps are each other's negatives.
+_OPPOSITE = -0.5
 # RELION's names, as in the table of its postprocess.
 _LABELS = {
     "FSC": "FourierShellCorrelation",
@@ -63,6 +65,9 @@ def fsc(
 
     first, second = (Volume.load(path, pixel_size=pixel_size) for path in (a, b))
     _check_fits(second, b, first, a)
+    for volume, path in ((first, a), (second, b)):
+        if float(volume.data.min()) == float(volume.data.max()):
+            raise BadInput(path, "all voxels are equal", expected="a density")
     if mask is None:
         curves = {"FSC": fourier_shell_correlation(first.data, second.data)}
     else:
@@ -83,6 +88,8 @@ def fsc(
         resolution = resolution_at(best, threshold, first.pixel_size, size=first.size)
         reached = "better than" if bool((best[1:] >= threshold).all()) else "at"
         click.echo(f"FSC {threshold} ({meaning}): {reached} {resolution:.2f} A")
+    if float(best[1:4].mean()) < _OPPOSITE:
+        click.echo("the maps have opposite signs: density is positive in one and negative in the other")
     if out is not None:
         _write(curves, box, out, overwrite=overwrite)
     if plot is not None:
