@@ -31,6 +31,7 @@ served. No quaternions have such distances, but some have nearly such, in anothe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -41,8 +42,8 @@ from torch import Tensor
 from ._recovery_adam import adam
 from ._recovery_descent import Descent, descend, expected_errors
 from ._recovery_errors import ErrorModel, explained, fit_errors
+from ._recovery_moves import mirrored, replaced, thin, unrolled
 from ._recovery_pairs import PLENTY, Pairs, Sample, checked_pairs
-from ._recovery_replace import replace
 from ._recovery_start import Subspace, kernel, placed, power_method, within_hemisphere
 from .distances import quaternion_distance
 
@@ -62,7 +63,10 @@ _DESCENTS = 3000
 _ATTEMPTS = 3
 
 # Times that particles are tried elsewhere: two fetch nearly all that there is to fetch.
-_REPLACED = 2
+_MOVES = 2
+
+# Share of the variance by which an arrangement may be behind and yet be the better one, when its tilts are right.
+_BEHIND = 0.05
 
 # Nats per pair for which a link is taken: it is a strong assumption, and weakens what long distances say.
 _LINK_WORTH = 0.1
@@ -191,7 +195,7 @@ def _spectral(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Gen
     """The best of some descents, by what they explain of ``choice``; one is enough where it arrives."""
     found: list[Descent] = []
     while len(found) < _ATTEMPTS and not (found and found[-1].stopped):
-        found.append(_replaced(pairs, _attempt(pairs, sample, choice, generator), sample))
+        found.append(_moved(pairs, _attempt(pairs, sample, choice, generator), sample, choice))
     return max(found, key=lambda descent: explained(_sampled(descent.q, choice), choice[2]))
 
 
@@ -215,16 +219,34 @@ def _attempt(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Gene
     return found
 
 
-def _replaced(pairs: Pairs, found: Descent, sample: Sample) -> Descent:
-    """From where it ended, again with particles that fit badly elsewhere, where pairs are few and some are wrong."""
-    for _ in range(_REPLACED):
-        if found.errors.wrong == 0 or float(pairs.degrees.mean()) >= PLENTY:
-            break
-        q, moved = replace(pairs, found.q, found.errors)
-        if not moved:
-            break
-        link = found.errors.link is not None
-        found = descend(pairs, q, sample, link=link, sweeps=100, near=True)
+def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Descent:
+    """From where it ended, again with particles elsewhere (``_recovery_moves.py``), where something asks for it."""
+
+    def again(q: Tensor, sweeps: int = 100) -> Descent:
+        return descend(pairs, q, sample, link=found.errors.link is not None, sweeps=sweeps, near=True)
+
+    def explains(descent: Descent) -> float:
+        return explained(_sampled(descent.q, choice), choice[2])
+
+    def with_moves(found: Descent, move: Callable[[Pairs, Tensor, ErrorModel], tuple[Tensor, int]]) -> Descent:
+        for _ in range(_MOVES):
+            q, moved = move(pairs, found.q, found.errors)
+            if not moved:
+                break
+            found = again(q)
+        return found
+
+    if found.errors.noise <= _NO_ERRORS:
+        return found
+    if found.errors.wrong > 0 and float(pairs.degrees.mean()) < PLENTY:
+        found = with_moves(found, replaced)
+    if pairs.particles > 1.5 * _CORE or thin(found.q)[1] == 0:
+        return found
+    found = with_moves(found, mirrored)
+    if found.errors.link is not None:
+        others = [again(q, sweeps=20) for q in unrolled(found.q)]
+        promising = [other for other in others if explains(other) > explains(found) - _BEHIND]
+        found = max([found, *(with_moves(other, mirrored) for other in promising)], key=explains)
     return found
 
 

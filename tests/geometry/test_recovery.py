@@ -106,6 +106,18 @@ def test_estimates_of_restricted_views_may_saturate() -> None:
     assert align_o4(found.quaternions, q).error < 0.15
 
 
+def test_estimates_of_views_around_one_direction_may_saturate() -> None:
+    """Early, too: the circle of in-plane angles tends to end as a small one, with all that is close in its place."""
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        turns = random.uniform(0, 2 * np.pi, (2, 500))
+        views = Rotation.from_euler("ZYZ", np.stack([turns[0], random.normal(0, 0.5, 500), turns[1]], 1)).inv()
+        d = 1.5 * (distances(views) / 1.5).tanh()
+        error = 0.2 * torch.randn(500, 500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).triu(1)
+        found = recover_orientations((d + error + error.T).abs())
+        assert align_o4(found.quaternions, quaternions(views)).error < 0.1
+
+
 def test_the_same_orientation_twice() -> None:
     twice = Rotation.concatenate([truth(50), truth(50), truth(100, seed=1)])
     found = recover_orientations(distances(twice))

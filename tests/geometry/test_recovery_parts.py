@@ -14,8 +14,8 @@ from torch import Tensor
 from cryozoo.geometry import align_o4, quaternion_distance, random_quaternions, rotvec_to_matrix
 from cryozoo.geometry._recovery_descent import _normal_equations, expected_errors
 from cryozoo.geometry._recovery_errors import CELLS, ErrorModel, _isotonic, explained, fit_errors
+from cryozoo.geometry._recovery_moves import mirrored, replaced, unrolled
 from cryozoo.geometry._recovery_pairs import DensePairs, Pairs, SparsePairs, _components
-from cryozoo.geometry._recovery_replace import replace
 from cryozoo.geometry._recovery_start import Subspace, kernel, within_hemisphere
 from cryozoo.geometry.rotations import matrix_to_quaternion
 
@@ -186,12 +186,52 @@ def test_a_particle_is_placed_where_its_distances_are_likeliest() -> None:
     moved[wrong] = random_quaternions(len(wrong), generator=_generator(5), dtype=D)
     errors = ErrorModel(0.3, 0.3, 0.0, None, None)
     for pairs, _ in both:
-        found, count = replace(pairs, moved, errors)
+        found, count = replaced(pairs, moved, errors)
         assert count == len(wrong)
         changed = (found != moved).any(1).nonzero()[:, 0]
         assert torch.equal(changed, wrong)
         assert quaternion_distance(found[wrong], q[wrong]).max() < 0.6
-        assert replace(pairs, q, errors)[1] == 0
+        assert replaced(pairs, q, errors)[1] == 0
+
+
+def _around_one_direction(particles: int) -> tuple[Tensor, Tensor, Tensor]:
+    """In-plane angles, tilts (P, 2) and the quaternions (cos, sin, tilt), of length 1."""
+    angle = math.pi * torch.rand(particles, generator=_generator(), dtype=D)
+    tilt = torch.tensor([0.1, 0.2]) * torch.randn(particles, 2, generator=_generator(1), dtype=D)
+    q = torch.cat([torch.stack([angle.cos(), angle.sin()], 1), tilt], 1)
+    return angle, tilt, torch.nn.functional.normalize(q, dim=1)
+
+
+def test_mirrored_tilts_are_found() -> None:
+    """Of stretches of the circle, along either thin axis; and nothing is where nothing was mirrored.
+
+    Not exactly, since the principal axes are not quite those of the mirrors.
+    """
+    angle, _, q = _around_one_direction(200)
+    d = _distances(q).fill_diagonal_(0)
+    errors = ErrorModel(0.1, 0.0, 0.0, None, None)
+    spoilt = q.clone()
+    spoilt[(angle > 1) & (angle < 1.6), 2] *= -1
+    spoilt[(angle > 2) & (angle < 2.5), 3] *= -1
+    found, moved = mirrored(DensePairs(d), spoilt, errors)
+    assert moved > 20
+    assert align_o4(found, q).error < 0.25 * align_o4(spoilt, q).error
+    assert mirrored(DensePairs(d), q, errors)[1] == 0
+
+
+def test_a_small_circle_is_unrolled() -> None:
+    """Close ones stay as far apart as they are on the small circle, all around it; one of the two is right."""
+    angle, tilt, q = _around_one_direction(300)
+    half = math.pi / 6  # a circle of this radius is as long as half of a great one, after which q is -q
+    turned = torch.view_as_real(torch.view_as_complex(tilt) * torch.polar(torch.ones_like(angle), -angle))
+    radius, height = half + turned[:, 0], turned[:, 1]
+    around = torch.stack([(2 * angle).cos(), (2 * angle).sin()], 1) * (radius.sin() * height.cos())[:, None]
+    small = torch.cat([around, height.sin()[:, None], (radius.cos() * height.cos())[:, None]], 1)
+    close = (_distances(q) < 0.6) & torch.eye(300).logical_not()
+    assert (_distances(small) - _distances(q))[close].abs().mean() < 0.1
+    assert align_o4(small, q).error > 0.8
+    errors = [align_o4(unrolled_, q).error for unrolled_ in unrolled(small)]
+    assert min(errors) < 0.1
 
 
 def test_likelihood_is_that_of_scipy() -> None:
