@@ -11,11 +11,12 @@ the unit tangents t have ``E t t^T = 1 / 3``. An efficient estimator is off by `
 
 **What it withstands** (``_recovery_errors.py``). Estimates that saturate, or are any rising function f of the distance
 plus errors: f is estimated along. A share of pairs that are plainly wrong. Errors whose variance depends on the
-distance. All three are looked for in the data, and left out where these do not ask for them.
+distance, where none are wrong. All three are looked for in the data, and left out where these do not ask for them.
 
 **Views that are not even** (``_recovery_start.py``). Of views that crowd around a few directions most starts end in
 minima that explain nearly as much; starts are compared by what they explain, and of many particles some hundred are
-placed first, where that costs little. With few pairs of each particle, or estimates that saturate, some still fail.
+placed first, where that costs little. What goes wrong around one direction where estimates saturate is known and
+undone (``_recovery_moves.py``); around several directions, or with few pairs of each particle, some still fail.
 
 **What stays open.** Distances do not change when all quaternions are multiplied by one orthogonal 4 x 4 matrix:
 rotations are known up to ``R -> A R B`` and transposition. :func:`align_o4` removes this with the truth,
