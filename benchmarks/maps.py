@@ -336,7 +336,7 @@ def _draw_fsc(axes: Any, laid: dict[str, tuple[Volume, Tensor]], truth: Volume) 
     axes.axhline(0.5, color=MUTED, lw=0.9, ls=":")
     axes.set(xlim=(0, 0.5 / truth.pixel_size), ylim=(-0.05, 1.02), xlabel="spatial frequency (1 / A)")
     axes.set_title("FSC with the true map", loc="left", fontsize=11, color=INK)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="best")
     tidy(axes)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import starfile
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryozoo.particles import mrc
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.fsc import fourier_shell_correlation
+from cryozoo.particles.map_alignment import transform_map
 from cryozoo.particles.masks import spherical_mask
 from cryozoo.particles.mrc import read_volume, write_volume
 from cryozoo.particles.poses import PoseTable
@@ -247,6 +249,29 @@ class TestFscOfHalves:
         assert done.code == 3
         assert "small.mrc: no voxel size in the header, or not the same along all axes" in done.err
         assert run("fsc", maps / "small.mrc", maps / "small.mrc", "--pixel-size", "4").code == 0
+
+    def test_a_map_is_laid_over_another(self, run, tmp_path):
+        truth = Volume.phantom(size=32, pixel_size=4.0)
+        turn = Rotation.from_rotvec([0.4, -0.7, 0.5]).as_matrix()
+        moved = transform_map(truth, torch.from_numpy(turn).float(), torch.tensor([3.0, -5.0, 2.0]), mirrored=True)
+        write_volume(tmp_path / "moved.mrc", moved.data.numpy(), 4.0)
+        write_volume(tmp_path / "truth.mrc", truth.data.numpy(), 4.0)
+        words = ("fsc", tmp_path / "moved.mrc", tmp_path / "truth.mrc")
+        done = run(*words, "--aligned", tmp_path / "laid.mrc")
+        assert done.code == 0
+        assert done.out.startswith("A was mirrored at z = 0, turned by")
+
+        def tenth_shell(done) -> float:
+            return float(next(line for line in done.out.splitlines() if line.startswith("0.0781")).split()[2])
+
+        assert tenth_shell(done) > 0.95
+        assert tenth_shell(run(*words)) < 0.5
+        laid = read_volume(tmp_path / "laid.mrc")[0]
+        assert np.corrcoef(laid.ravel(), truth.data.numpy().ravel())[0, 1] > 0.98
+        again = run(*words, "--aligned", tmp_path / "laid.mrc")
+        assert again.code == 3
+        assert "laid.mrc: exists already" in again.err
+        assert "a map, .mrc" in run(*words, "--aligned", tmp_path / "laid.txt").err
 
     def test_opposite_signs_are_said(self, run, maps):
         write_volume(maps / "negative.mrc", -read_volume(maps / "density.mrc")[0], 4.0)

@@ -187,6 +187,12 @@ def check_suffix(path: Path) -> None:
         raise BadInput(path, f"the suffix {path.suffix!r}", expected=f"one of {', '.join(POSE_SUFFIXES)}")
 
 
+def check_map(path: Path) -> None:
+    """Refuse an output of another format than that of maps."""
+    if path.suffix.lower() not in (".mrc", ".map"):
+        raise BadInput(path, f"the suffix {path.suffix!r}", expected="a map, .mrc")
+
+
 def check_picture(path: Path | None) -> None:
     """Refuse what is no picture, and to draw without matplotlib, before the work starts."""
     if path is None:

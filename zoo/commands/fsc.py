@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 
 from ...particles.errors import BadInput
 from ...particles.files import atomic_write
-from ._common import INPUT, PIXEL_SIZE, check_output, check_picture, format_table, overwrite_option, verb
+from ._common import INPUT, PIXEL_SIZE, check_map, check_output, check_picture, format_table, overwrite_option, verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,12 @@ _LABELS = {
 @click.argument("b", type=INPUT)
 @click.option("--mask", metavar="MAP", help="A map from 0 to 1, or `auto` for one around the density.")
 @click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per voxel, instead of what the headers say.")
+@click.option(
+    "--aligned",
+    type=click.Path(path_type=Path),
+    metavar="MAP",
+    help="First lay A over B, by rotation, shift and hand, and write it there.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the curve: .star or .csv.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Draw the curve.")
 @overwrite_option
@@ -44,19 +51,22 @@ def fsc(
     b: Path,
     mask: str | None,
     pixel_size: float | None,
+    aligned: Path | None,
     out: Path | None,
     plot: Path | None,
     overwrite: bool,
 ) -> None:
-    """Fourier shell correlation of two maps of one box, which must be aligned already.
+    """Fourier shell correlation of two maps of one box.
 
     In a mask, maps correlate by the mask alone; that part is measured on maps with random phases and taken off.
     """
     if out is not None and out.suffix.lower() not in (".star", ".csv"):
         raise BadInput(out, f"the suffix {out.suffix!r}", expected="one of .star, .csv")
     inputs = [a, b] + ([] if mask in (None, _AUTO) else [Path(str(mask))])
+    if aligned is not None:
+        check_map(aligned)
     check_picture(plot)
-    for output in (out, plot):
+    for output in (aligned, out, plot):
         if output is not None:
             check_output(output, overwrite=overwrite, inputs=inputs)
 
@@ -68,6 +78,8 @@ def fsc(
     for volume, path in ((first, a), (second, b)):
         if float(volume.data.min()) == float(volume.data.max()):
             raise BadInput(path, "all voxels are equal", expected="a density")
+    if aligned is not None:
+        first = _align(first, second, aligned, overwrite=overwrite)
     if mask is None:
         curves = {"FSC": fourier_shell_correlation(first.data, second.data)}
     else:
@@ -94,6 +106,19 @@ def fsc(
         _write(curves, box, out, overwrite=overwrite)
     if plot is not None:
         _draw(curves, box, plot)
+
+
+def _align(first: Volume, second: Volume, path: Path, *, overwrite: bool) -> Volume:
+    from ...particles.map_alignment import align_map
+    from ...particles.mrc import write_volume
+
+    found = align_map(first, second)
+    turn = math.degrees(math.acos(min(max((float(found.rotation.trace()) - 1) / 2, -1), 1)))
+    shift = ", ".join(f"{value:.1f}" for value in found.shift.tolist())
+    mirrored = "mirrored at z = 0, " if found.mirrored else ""
+    click.echo(f"A was {mirrored}turned by {turn:.1f} degrees and shifted by ({shift}) A: {path}")
+    write_volume(path, found.aligned.data.numpy(), found.aligned.pixel_size, overwrite=overwrite)
+    return found.aligned
 
 
 def _check_fits(volume: Volume, path: str | Path, first: Volume, name: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from ...particles.errors import BadInput
 from ._common import (
     INPUT,
     Run,
+    check_map,
     check_output,
     check_suffix,
     overwrite_option,
@@ -50,8 +50,7 @@ def reconstruct(
 
     The half-sets are those of the table (rlnRandomSubset), else random; the map is filtered by their agreement.
     """
-    if out.suffix.lower() not in (".mrc", ".map"):
-        raise BadInput(out, f"the suffix {out.suffix!r}", expected="a map, .mrc")
+    check_map(out)
     inputs = [particles]
     if poses is not None:
         check_suffix(poses)
