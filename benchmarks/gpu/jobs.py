@@ -67,5 +67,5 @@ JOBS: dict[str, Callable[[], Recipe]] = {
     "on_the_fly_64": lambda: on_the_fly(64, 5.6),
     "on_the_fly_128": lambda: on_the_fly(128, 2.8),
     "maps_siamese_cnn": lambda: distances("5a1a-noisy-siamese_cnn"),
-    "maps_d4": lambda: distances("5a1a-noisy-d4_rotation"),
+    "maps_d4": lambda: distances("5a1a-noisy-d4_new_images"),
 }
