@@ -237,9 +237,7 @@ _NEW_IMAGES: dict[str, Any] = {
     "steps": 15_000,
     "noise_ramp": 5_000,
 }
-_DISTANCES_IN_NOISE = _DISTANCES | {
-    f"{label}_new_images": replace(_DISTANCES[label], **_NEW_IMAGES) for label in ("d4", "d4_rotation")
-}
+_FROM_NEW_IMAGES = {f"{label}_new_images": replace(_DISTANCES[label], **_NEW_IMAGES) for label in ("d4", "d4_rotation")}
 
 
 def maps() -> Mapping[str, Recipe]:
@@ -252,7 +250,9 @@ def maps() -> Mapping[str, Recipe]:
     runs = {}
     for molecule, (data, pixel_size) in _MOLECULES.items():
         for condition, imaging in CONDITIONS.items():
-            for label, network in (_DISTANCES_IN_NOISE if imaging else _DISTANCES).items():
+            for label, network in (_DISTANCES | _FROM_NEW_IMAGES if imaging else _DISTANCES).items():
+                if network.noise_ramp and "symmetry" in data and not network.restricted:
+                    continue  # learns no distances between symmetric views without noise either
                 restricted = {"restricted": True} if "symmetry" in data and network.restricted else {}
                 ramp = {"noise_ramp": network.noise_ramp} if network.noise_ramp else {}
                 shifts = {"shift_weight": 0.3, "shift_scale": 10.0} if imaging else {}
