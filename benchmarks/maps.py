@@ -187,7 +187,7 @@ def agreement(volume: Volume, truth: Volume) -> tuple[Volume, Tensor]:
 def distance_errors(encoder: PoseEncoder, recipe: Recipe) -> dict[str, float]:
     """L_DE, the mean absolute error of distances in radians, on images that trained, validated and test.
 
-    Those that trained where these were a fixed set; new ones are never seen again.
+    Not on those that trained where they were new at every step: none was kept.
     """
     loss = create_loss(recipe.loss, **{"symmetry": recipe.data.get("symmetry", "C1"), **recipe.loss_args})
     options = {"image_size": recipe.image_size, "pixel_size": recipe.pixel_size, "augment": "none"}

@@ -244,8 +244,8 @@ def maps() -> Mapping[str, Recipe]:
     """What maps come from distances? Banjac et al. (2021): 5,000 images, 1,650 of them the test; 2,400 CPU seconds.
 
     ``siamese_cnn`` is their network, and has all that time; their images are 76 and 116 pixels across. Noisy is -12 dB,
-    and shifted; there 2,500 images are too few, and our encoders learn from new ones too, for all the time. Then
-    ``python -m cryozoo.benchmarks maps RUN``.
+    and shifted; there 2,500 images are too few, and further runs learn from new ones at every step, for all the time.
+    Then ``python -m cryozoo.benchmarks maps RUN``.
     """
     runs = {}
     for molecule, (data, pixel_size) in _MOLECULES.items():

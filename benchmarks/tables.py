@@ -40,7 +40,9 @@ def training_table(suite: str) -> str:
                 "GMACs": f"{_multiply_accumulates(records[0]['recipe']) / 1e9:.3f}",
                 "loss": loss,
                 "SNR": f"{snr:g}",
-                "training images": "on the fly" if images is None else _training_images(records[0]["recipe"]),
+                "training images": "on the fly"
+                if images is None or augment == "simulate"
+                else _training_images(records[0]["recipe"]),
                 "augmentation": augment,
                 "median deg": column("median_deg"),
                 "mean deg": column("mean_deg"),

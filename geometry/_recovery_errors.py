@@ -28,8 +28,6 @@ _FLOOR = 1e-16
 _VARIANCES_WORTH = 0.02
 _MIXTURE_WORTH = 0.05
 
-_FOURTH_MOMENT = 3.2
-
 # Density of wrong estimates.
 _ANY = 1 / math.pi
 
@@ -41,8 +39,7 @@ class ErrorModel:
     Attributes:
         noise: root mean square of the errors of the right pairs, radians.
         wrong: share of the pairs whose estimates say nothing.
-        likelihood: mean log-likelihood of the estimates, in nats per pair; of those strictly between 0 and pi, since
-            clipping piles up others at the ends.
+        likelihood: mean log-likelihood of the estimates, in nats per pair.
         link: (CELLS + 1,) f at equidistant d from 0 to pi; None where ``f(d) = d``.
         variance: (CELLS + 1,) at the same d; None where it is the same everywhere, as it is where some pairs are wrong.
     """
@@ -78,16 +75,29 @@ class ErrorModel:
         if self.wrong > 0:
             odds = self.wrong / (1 - self.wrong) * _ANY * math.sqrt(2 * math.pi) * self.noise
             exponent = (residual * residual).mul_(0.5 / self.noise**2).clamp_(max=600)
-            return residual, slope, exponent.exp_().mul_(odds).add_(1).reciprocal_()
+            return residual, slope, exponent.exp_().mul_(odds).mul_(_possible(estimate)).add_(1).reciprocal_()
         return residual, slope, None if self.variance is None else at(self.noise**2 / self.variance)
 
     def log_likelihood(self, d: Tensor, estimate: Tensor) -> Tensor:
-        """Of each estimate, in nats, up to a constant."""
+        """Of each estimate, in nats."""
         residual = self.residual(d, estimate)[0]
-        right = _log_normal(residual, d.new_tensor(self.noise**2))
+        variance = d.new_tensor(self.noise**2)
+        if self.variance is not None:
+            variance = self.variance[(d * (CELLS / math.pi)).long()]
+        right = _log_normal(residual, variance)
         if self.wrong == 0:
             return right
-        return torch.logaddexp(right + math.log1p(-self.wrong), d.new_tensor(math.log(self.wrong * _ANY)))
+        return torch.logaddexp(right + math.log1p(-self.wrong), math.log(self.wrong) + _log_wrong(estimate))
+
+
+def _possible(estimates: Tensor) -> Tensor:
+    """Whether estimates can be of wrong pairs."""
+    return (estimates >= 0) & (estimates <= math.pi)
+
+
+def _log_wrong(estimates: Tensor) -> Tensor:
+    """Log density of the estimates of wrong pairs."""
+    return (_possible(estimates).double() * _ANY).log()
 
 
 def _grid(like: Tensor) -> Tensor:
@@ -156,12 +166,34 @@ def _log_normal(residual: Tensor, variance: Tensor) -> Tensor:
     return -0.5 * (residual * residual / variance + (2 * math.pi * variance).log())
 
 
+class _Likelihood:
+    """Mean of estimates (N,), in nats per pair, with normal errors and a share of wrong pairs.
+
+    Where estimates are clipped, those at 0 and pi have the probability to be there or beyond (Tobin 1958,
+    doi:10.2307/1907382), and wrong ones that of all.
+    """
+
+    def __init__(self, estimates: Tensor) -> None:
+        clipped = bool(_possible(estimates).all())
+        self.low, self.high = (clipped & (estimates == end) for end in (0, math.pi))
+        ends = (self.low | self.high).double().mean()
+        self.wrong_log = torch.where(self.low | self.high, ends.log(), _log_wrong(estimates) + torch.log1p(-ends))
+
+    def __call__(self, estimates: Tensor, residual: Tensor, variance: Tensor, wrong: Tensor | None = None) -> float:
+        expected, deviation = estimates - residual, variance.sqrt()
+        log = _log_normal(residual, variance)
+        log = torch.where(self.low, torch.special.log_ndtr(-expected / deviation), log)
+        log = torch.where(self.high, torch.special.log_ndtr((expected - math.pi) / deviation), log)
+        if wrong is not None:
+            log = torch.logaddexp(log + torch.log1p(-wrong), self.wrong_log + wrong.log())
+        return float(log.mean())
+
+
 def fit_errors(d: Tensor, estimates: Tensor, *, link: bool) -> ErrorModel:
     """The description of the errors that the data ask for, (N,) true and estimated distances."""
     ranges = _Ranges(d, estimates)
     d, estimates = ranges.d, ranges.estimates
-    inside = (estimates > 0) & (estimates < math.pi)
-    inside = inside if inside.any() else torch.ones_like(inside)
+    likelihood = _Likelihood(estimates)
     ones = torch.ones_like(d)
     table, residual = ranges.link(ones) if link and ranges.count > 1 else (None, estimates - d)
 
@@ -169,34 +201,29 @@ def fit_errors(d: Tensor, estimates: Tensor, *, link: bool) -> ErrorModel:
         return variance[torch.searchsorted(ranges.centres, _grid(d)).clamp(max=ranges.count - 1)]
 
     single = residual.square().mean().clamp_min(_FLOOR)
-    likelihood = _log_normal(residual, single)[inside].mean()
-    best = ErrorModel(float(single.sqrt()), 0.0, float(likelihood), table, None)
+    best = ErrorModel(float(single.sqrt()), 0.0, likelihood(estimates, residual, single), table, None)
 
     several = (ranges.sums(residual.square()) / ranges.sums(ones)).clamp_min(_FLOOR)
-    likelihood = _log_normal(residual, several[ranges.of])[inside].mean()
-    if likelihood > best.likelihood + _VARIANCES_WORTH:
-        best = ErrorModel(best.noise, 0.0, float(likelihood), table, on_grid(several))
+    found = likelihood(estimates, residual, several[ranges.of])
+    if found > best.likelihood + _VARIANCES_WORTH:
+        best = ErrorModel(best.noise, 0.0, found, table, on_grid(several))
 
-    # Pairs of two kinds have more errors far out than a normal distribution, whose fourth moment is 3.
-    if (residual.square() / several[ranges.of]).square().mean() < _FOURTH_MOMENT:
-        return best
-    mixtures = [_mixture(ranges, inside, table is not None, narrow) for narrow in (1.0, 0.1)]
+    mixtures = [_mixture(ranges, likelihood, table is not None, narrow) for narrow in (1.0, 0.1)]
     mixture = max(mixtures, key=lambda m: m.likelihood)
     return mixture if mixture.likelihood > best.likelihood + _MIXTURE_WORTH else best
 
 
-def _mixture(ranges: _Ranges, inside: Tensor, link: bool, narrow: float) -> ErrorModel:
+def _mixture(ranges: _Ranges, likelihood: _Likelihood, link: bool, narrow: float) -> ErrorModel:
     """Expectation maximisation from errors of the right pairs that are ``narrow`` times the median error."""
     table, residual = ranges.median_link() if link else (None, ranges.estimates - ranges.d)
     variance = (narrow * residual.abs().median() / 0.6745).square().clamp_min(_FLOOR)
     wrong = torch.tensor(0.3, dtype=torch.float64, device=residual.device)
+    wrong_log = _log_wrong(ranges.estimates)
     for _ in range(20):
-        right_log = _log_normal(residual, variance) + torch.log1p(-wrong)
-        right = torch.sigmoid(right_log - (wrong * _ANY).log())
+        right = torch.sigmoid(_log_normal(residual, variance) + torch.log1p(-wrong) - wrong.log() - wrong_log)
         if link:
             table, residual = ranges.link(right)
-        squares = residual.square()
-        variance = ((right * squares).sum() / right.sum().clamp_min(1e-9)).clamp_min(_FLOOR)
+        variance = ((right * residual.square()).sum() / right.sum().clamp_min(1e-9)).clamp_min(_FLOOR)
         wrong = (1 - right).mean().clamp(1e-6, 0.95)
-    likelihood = torch.logaddexp(_log_normal(residual, variance) + torch.log1p(-wrong), (wrong * _ANY).log())
-    return ErrorModel(float(variance.sqrt()), float(wrong), float(likelihood[inside].mean()), table, variance=None)
+    found = likelihood(ranges.estimates, residual, variance, wrong)
+    return ErrorModel(float(variance.sqrt()), float(wrong), found, table, variance=None)

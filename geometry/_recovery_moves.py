@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ._recovery_errors import ErrorModel
 from ._recovery_pairs import Pairs
+from .distances import quaternion_distance
 from .grids import so3_grid
 from .rotations import matrix_to_quaternion
 
@@ -56,13 +57,9 @@ def replaced(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, int]:
 
 
 def _fit(pairs: Pairs, particle: int, places: Tensor, q: Tensor, errors: ErrorModel) -> Tensor:
-    """(K,) mean log-likelihood of the distances of a particle at places (K, 4), up to a constant."""
+    """(K,) mean log-likelihood of the distances of a particle at places (K, 4)."""
     others, estimates = pairs.of(particle)
-    return errors.log_likelihood(_distance(places @ q[others].T), estimates).mean(1)
-
-
-def _distance(c: Tensor) -> Tensor:
-    return 2 * c.abs().clamp(max=1).acos()
+    return errors.log_likelihood(quaternion_distance(places[:, None], q[others]), estimates).mean(1)
 
 
 def thin(q: Tensor) -> tuple[Tensor, int]:
@@ -83,9 +80,9 @@ def mirrored(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, int]:
         weights = torch.zeros(len(q), len(q), dtype=q.dtype, device=q.device)
         for particle in range(len(q)):
             others, estimates = pairs.of(particle)
-            one, many = components[particle], components[others]
-            c = many @ one
-            distances = _distance(torch.stack([c, c - 2 * one[axis] * many[:, axis]]))
+            one = components[particle].repeat(2, 1)
+            one[1, axis] *= -1
+            distances = quaternion_distance(one[:, None], components[others])
             as_is, opposite = errors.log_likelihood(distances, estimates)
             weights[particle, others] = as_is - opposite
         signs = _synchronised(weights)

@@ -60,13 +60,13 @@ _STARTS = 12
 _TRIED = 6
 _DESCENTS = 3000
 
-# Particles that still move after a hundred sweeps are in a bad place, and everything is tried again.
+# Particles that still move in the end are in a bad place, and everything is tried again.
 _ATTEMPTS = 3
 
 # Times that particles are tried elsewhere: two fetch nearly all that there is to fetch.
 _MOVES = 2
 
-# Share of the variance by which an arrangement may be behind and yet be the better one, when its tilts are right.
+# Share of the variance by which an arrangement may be behind and yet be the better one, until its tilts are mirrored.
 _BEHIND = 0.05
 
 # Nats per pair for which a link is taken: it is a strong assumption, and weakens what long distances say.
@@ -92,13 +92,13 @@ class Recovery:
             loss, is the figure to look at, since the loss of estimates that saturate is large however well they are
             understood; but where views crowd, wrong arrangements explain nearly as much as the right one. Measured on
             pairs held back, where ``pairs`` were given and are fewer than 300 for each particle; else on those used,
-            and then P particles explain something like 20 / P even of random numbers.
+            and then P particles explain something like 10 / P even of random numbers.
         noise: root mean square error, in radians, of the estimates that are not wrong, about the link.
         wrong: share of the pairs found wrong.
         link: (65,) expected estimates at true distances ``linspace(0, pi, 65)``; None where these are the same.
         expected_errors: (P,) radians, the mean angular error to expect of each particle, from the errors of its own
             distances. Compare them with each other: what all particles share (the link, the frame) is not in them.
-        sweeps: passes over all pairs that the descent made, or batches of ``adam``.
+        sweeps: passes over all pairs that the last descent made, or batches of ``adam``.
         converged: whether the particles had come to rest by then; where not, some are far from where they belong.
     """
 
@@ -232,9 +232,9 @@ def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Desc
     def with_moves(found: Descent, move: Callable[[Pairs, Tensor, ErrorModel], tuple[Tensor, int]]) -> Descent:
         for _ in range(_MOVES):
             q, moved = move(pairs, found.q, found.errors)
-            if not moved:
+            if not moved or (after := again(q)).errors.likelihood < found.errors.likelihood:
                 break
-            found = again(q)
+            found = after
         return found
 
     if found.errors.noise <= _NO_ERRORS:
@@ -246,7 +246,7 @@ def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Desc
     found = with_moves(found, mirrored)
     if found.errors.link is not None:
         others = [again(q, sweeps=20) for q in unrolled(found.q)]
-        promising = [other for other in others if explains(other) > explains(found) - _BEHIND]
+        promising = [again(other.q) for other in others if explains(other) > explains(found) - _BEHIND]
         found = max([found, *(with_moves(other, mirrored) for other in promising)], key=explains)
     return found
 

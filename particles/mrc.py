@@ -161,8 +161,8 @@ def read_volume(path: str | Path) -> tuple[Image, float | None]:
     """Read a density map.
 
     Returns:
-        (Z, Y, X) float32, and the voxel size in Angstrom or None when the header holds no plausible one, or others
-        along other axes.
+        (Z, Y, X) float32, and the voxel size in Angstrom, or None when the header holds no plausible one or the axes
+        differ.
 
     Raises:
         BadInput: not an MRC file, the header disagrees with the size of the file, or a value is NaN or infinite.

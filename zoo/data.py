@@ -50,8 +50,8 @@ class OnTheFly:
     Args:
         simulator: draws particles.
         preprocessing: of the encoder.
-        validation: particles of their own.
-        test: too.
+        validation: particles that no step has.
+        test: others.
         noise_ramp: steps over which the noise grows from none to the simulator's.
     """
 
@@ -117,7 +117,7 @@ class FixedSet:
     Args:
         particles: all images and poses.
         split: shares of training and validation; the rest is the test.
-        augment: ``none``, ``d4`` or ``rotate``, on training images only.
+        augment: ``none``, ``d4`` or ``rotate``, on training images only. (``simulate`` is :class:`OnTheFly`'s.)
         image_ids: (N,) integers; rows with the same one show the same image (a symmetry-expanded table) and stay
             together.
         seed: of the permutations, below 256.
@@ -199,12 +199,18 @@ def open_data(
 ) -> tuple[TrainingData, Preprocessing]:
     """Make the training data of a recipe and the preprocessing that goes with it."""
     _check(spec)
+    if augment == "simulate" and "volume" not in spec:
+        raise BadInput(
+            "recipe", "augment 'simulate' of particles", hint="give a volume to simulate, or another augment"
+        )
     split = tuple(spec.get("split", (0.5, 0.17)))
     if "particles" in spec:
         return _open_particles(spec, image_size, pixel_size, split, augment, device, seed)
     simulator = open_simulator(spec, image_size=image_size, pixel_size=pixel_size).to(device)
     preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
     images, noise_ramp = spec.get("images"), spec.get("noise_ramp", 0)
+    if noise_ramp and spec.get("snr") is None:
+        raise BadInput("recipe", "a noise_ramp without noise", where="data", hint="give snr too")
     if images is None and augment != "none":
         raise BadInput("recipe", f"augment {augment!r} without a fixed set", hint="give data images, or augment none")
     if images is None:

@@ -19,7 +19,7 @@ def test_every_job_is_a_valid_recipe(name: str) -> None:
     recipe = jobs.JOBS[name]()
     assert Recipe.from_dict(recipe.to_dict()).to_dict() == recipe.to_dict()
     encoder = create_encoder(recipe.encoder, image_size=recipe.image_size, backbone_args=recipe.backbone_args)
-    assert (encoder.group == "D4") == recipe.encoder.startswith("d4")
+    assert (encoder.group == "D4") == (recipe.encoder.startswith("d4") and encoder.head.has_rotation)
 
 
 def test_the_protocol_is_as_long_as_theirs() -> None:

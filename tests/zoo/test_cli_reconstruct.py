@@ -268,6 +268,9 @@ class TestFscOfHalves:
         assert tenth_shell(run(*words)) < 0.5
         laid = read_volume(tmp_path / "laid.mrc")[0]
         assert np.corrcoef(laid.ravel(), truth.data.numpy().ravel())[0, 1] > 0.98
+        write_volume(tmp_path / "small.mrc", np.ones((16, 16, 16)), 4.0)
+        assert run(*words, "--mask", tmp_path / "small.mrc", "--aligned", tmp_path / "new.mrc").code == 3
+        assert not (tmp_path / "new.mrc").exists()
         again = run(*words, "--aligned", tmp_path / "laid.mrc")
         assert again.code == 3
         assert "laid.mrc: exists already" in again.err
@@ -275,7 +278,8 @@ class TestFscOfHalves:
 
     def test_opposite_signs_are_said(self, run, maps):
         write_volume(maps / "negative.mrc", -read_volume(maps / "density.mrc")[0], 4.0)
-        assert "opposite signs" in run("fsc", maps / "density.mrc", maps / "negative.mrc").out
+        for words in ((), ("--mask", maps / "mask.mrc"), ("--aligned", maps / "laid.mrc")):
+            assert "opposite signs" in run("fsc", maps / "density.mrc", maps / "negative.mrc", *words).out
         assert "opposite signs" not in run("fsc", maps / "density.mrc", maps / "density.mrc").out
 
     def test_curve_in_a_file(self, run, maps):

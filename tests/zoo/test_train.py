@@ -182,6 +182,10 @@ def test_new_particles_take_the_place_of_those_that_train() -> None:
     assert shares[2] == shares[3] == pytest.approx(1 / 1.1, abs=0.05)
     with pytest.raises(BadInput, match="noise_ramp for a fixed set"):
         open_data({**data, "noise_ramp": 10}, augment="rotate", **options)
+    with pytest.raises(BadInput, match="noise_ramp without noise"):
+        open_data({**data, "snr": None, "noise_ramp": 10}, augment="simulate", **options)
+    with pytest.raises(BadInput, match="'simulate' of particles"):
+        open_data({"particles": "particles.star"}, augment="simulate", **options)
     with pytest.raises(BadInput, match="whole number of steps"):
         open_data({**data, "noise_ramp": 0.5}, augment="simulate", **options)
 

@@ -56,7 +56,7 @@ def fsc(
     plot: Path | None,
     overwrite: bool,
 ) -> None:
-    """Fourier shell correlation of two maps of one box.
+    """Fourier shell correlation of two maps of one box, as they lie or, with --aligned, laid over each other.
 
     In a mask, maps correlate by the mask alone; that part is measured on maps with random phases and taken off.
     """
@@ -71,6 +71,7 @@ def fsc(
             check_output(output, overwrite=overwrite, inputs=inputs)
 
     from ...particles.fsc import fourier_shell_correlation, masked_fsc, resolution_at
+    from ...particles.masks import mask_from_map
     from ...particles.volumes import Volume
 
     first, second = (Volume.load(path, pixel_size=pixel_size) for path in (a, b))
@@ -78,12 +79,17 @@ def fsc(
     for volume, path in ((first, a), (second, b)):
         if float(volume.data.min()) == float(volume.data.max()):
             raise BadInput(path, "all voxels are equal", expected="a density")
+    if float(fourier_shell_correlation(first.data, second.data)[1:4].mean()) < _OPPOSITE:
+        click.echo("the maps have opposite signs: density is positive in one and negative in the other")
+    given = None if mask in (None, _AUTO) else _load_mask(str(mask), first, a, pixel_size)
     if aligned is not None:
         first = _align(first, second, aligned, overwrite=overwrite)
     if mask is None:
         curves = {"FSC": fourier_shell_correlation(first.data, second.data)}
     else:
-        found = masked_fsc(first.data, second.data, _mask(mask, first, second, a, pixel_size))
+        if given is None:
+            given = mask_from_map(Volume((first.data + second.data) / 2, first.pixel_size))
+        found = masked_fsc(first.data, second.data, given)
         curves = {
             "corrected": found.corrected,
             "unmasked": found.unmasked,
@@ -100,8 +106,6 @@ def fsc(
         resolution = resolution_at(best, threshold, first.pixel_size, size=first.size)
         reached = "better than" if bool((best[1:] >= threshold).all()) else "at"
         click.echo(f"FSC {threshold} ({meaning}): {reached} {resolution:.2f} A")
-    if float(best[1:4].mean()) < _OPPOSITE:
-        click.echo("the maps have opposite signs: density is positive in one and negative in the other")
     if out is not None:
         _write(curves, box, out, overwrite=overwrite)
     if plot is not None:
@@ -132,12 +136,9 @@ def _check_fits(volume: Volume, path: str | Path, first: Volume, name: Path) -> 
         raise BadInput(path, found, expected=f"{expected} as in {name}", hint="--pixel-size replaces both")
 
 
-def _mask(mask: str, first: Volume, second: Volume, name: Path, pixel_size: float | None) -> Tensor:
-    from ...particles.masks import mask_from_map
+def _load_mask(mask: str, first: Volume, name: Path, pixel_size: float | None) -> Tensor:
     from ...particles.volumes import Volume
 
-    if mask == _AUTO:
-        return mask_from_map(Volume((first.data + second.data) / 2, first.pixel_size))
     volume = Volume.load(mask, pixel_size=pixel_size)
     _check_fits(volume, mask, first, name)
     low, high = float(volume.data.min()), float(volume.data.max())

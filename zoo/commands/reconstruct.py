@@ -29,7 +29,7 @@ from ._common import (
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
 @click.option("--halves", is_flag=True, help="Write the unfiltered half maps too: MAP_half1.mrc, MAP_half2.mrc.")
 @symmetry_option
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random half-sets.")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of half-sets, where the table has none.")
 @click.option("--fom-weighting", is_flag=True, help="Weight images with their confidence (rlnParticleFigureOfMerit).")
 @stack_options
 @overwrite_option

@@ -29,7 +29,7 @@ from ._common import (
 if TYPE_CHECKING:
     from ..recover import RecoveredPoses
 
-_LITTLE, _BY_CHANCE = 0.2, 20
+_LITTLE, _BY_CHANCE = 0.2, 10
 """Share of the distances that poses should explain, besides what P poses explain of random numbers, times P."""
 _ANYWHERE = 60
 """Degrees; poses that have nothing to do with each other are further apart, whatever the camera."""
