@@ -69,9 +69,9 @@ def thin(q: Tensor) -> tuple[Tensor, int]:
 
 
 def mirrored(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, int]:
-    """Those particles mirrored along thin axes whose distances ask for it, as in 2 above, and how many are; as above.
+    """Those particles mirrored along thin axes whose distances ask for it, as in 2 above.
 
-    Takes P^2 memory and P^3 time.
+    Takes P^2 memory and P^3 time. Arguments and returns as those of :func:`replaced`.
     """
     axes, count = thin(q)
     components = q @ axes

@@ -229,10 +229,14 @@ def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Desc
     def explains(descent: Descent) -> float:
         return explained(_sampled(descent.q, choice), choice[2])
 
+    def fits(descent: Descent) -> float:
+        link = descent.errors.link is not None
+        return fit_errors(_sampled(descent.q, sample), sample[2], link=link).likelihood
+
     def with_moves(found: Descent, move: Callable[[Pairs, Tensor, ErrorModel], tuple[Tensor, int]]) -> Descent:
         for _ in range(_MOVES):
             q, moved = move(pairs, found.q, found.errors)
-            if not moved or (after := again(q)).errors.likelihood < found.errors.likelihood:
+            if not moved or fits(after := again(q)) < fits(found):
                 break
             found = after
         return found
