@@ -245,7 +245,8 @@ def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Desc
         return found
     if found.errors.wrong > 0 and float(pairs.degrees.mean()) < PLENTY:
         found = with_moves(found, replaced)
-    if pairs.particles > 1.5 * _CORE or thin(found.q)[1] == 0:
+    # What does not come to rest is no arrangement that a move would mend.
+    if pairs.particles > 1.5 * _CORE or not found.stopped or thin(found.q)[1] == 0:
         return found
     found = with_moves(found, mirrored)
     if found.errors.link is not None:
