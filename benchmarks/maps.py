@@ -45,6 +45,7 @@ from ..zoo.recipe import Recipe
 from ..zoo.recover import RecoveredPoses, recover_poses
 from .runs import markdown_table
 from .suites import CONDITIONS
+from .tables import training_images
 
 SEEDS = 10
 """Of the recovery: how often it finds the camera's side."""
@@ -256,13 +257,15 @@ def table(results: Path) -> str:
     rows, footers = [], set()
     for path in sorted(results.glob("maps-*.json")):
         m = json.loads(path.read_text())
-        molecule, condition, network = path.stem.removeprefix("maps-").split("-")
+        run = path.stem.removeprefix("maps-")
+        molecule, condition, _ = run.split("-")
+        recipe = json.loads((results / "maps" / f"{run}.json").read_text())["recipe"]
         e_or, resolution = PAPER[molecule, condition]
         columns = {
             "molecule": molecule,
             "images": _imaging(condition),
             "encoder": m["encoder"],
-            "trained on": "new ones" if network.endswith("new_images") else "2,500",
+            "training images": training_images(recipe),
             "CPU s": f"{m['cpu_s']:.0f}",
             "L_DE train": f"{m['L_DE_train']:.3f}" if "L_DE_train" in m else "",
             "validation": f"{m['L_DE_validation']:.3f}",

@@ -21,7 +21,7 @@ def training_table(suite: str) -> str:
         settings.setdefault(key, []).append(record)
     bounds: dict[str, float] = {}
     rows = []
-    for (encoder, parameters, loss, snr, images, augment, steps), records in sorted(
+    for (encoder, parameters, loss, snr, _, augment, steps), records in sorted(
         settings.items(), key=lambda item: (-item[0][3], item[0][4] or 0, _best_median(item[1]))
     ):
         task = str([records[0]["recipe"][name] for name in ("data", "image_size", "pixel_size")])
@@ -40,9 +40,7 @@ def training_table(suite: str) -> str:
                 "GMACs": f"{_multiply_accumulates(records[0]['recipe']) / 1e9:.3f}",
                 "loss": loss,
                 "SNR": f"{snr:g}",
-                "training images": "on the fly"
-                if images is None or augment == "simulate"
-                else _training_images(records[0]["recipe"]),
+                "training images": training_images(records[0]["recipe"]),
                 "augmentation": augment,
                 "median deg": column("median_deg"),
                 "mean deg": column("mean_deg"),
@@ -104,7 +102,10 @@ def _seconds_to(records: list[dict[str, Any]], degrees: float) -> str:
     return spread(reached, 0) if len(reached) == len(first) else ""
 
 
-def _training_images(recipe: dict[str, Any]) -> str:
+def training_images(recipe: dict[str, Any]) -> str:
+    """How many there are, or "on the fly" where they are new at every step."""
+    if recipe["data"].get("images") is None or recipe["augment"] == "simulate":
+        return "on the fly"
     return str(round(recipe["data"]["images"] * recipe["data"].get("split", (0.5, 0.17))[0]))
 
 

@@ -174,13 +174,14 @@ class _Likelihood:
     """
 
     def __init__(self, estimates: Tensor) -> None:
+        self.estimates = estimates
         clipped = bool(_possible(estimates).all())
         self.low, self.high = (clipped & (estimates == end) for end in (0, math.pi))
         ends = (self.low | self.high).double().mean()
         self.wrong_log = torch.where(self.low | self.high, ends.log(), _log_wrong(estimates) + torch.log1p(-ends))
 
-    def __call__(self, estimates: Tensor, residual: Tensor, variance: Tensor, wrong: Tensor | None = None) -> float:
-        expected, deviation = estimates - residual, variance.sqrt()
+    def __call__(self, residual: Tensor, variance: Tensor, wrong: Tensor | None = None) -> float:
+        expected, deviation = self.estimates - residual, variance.sqrt()
         log = _log_normal(residual, variance)
         log = torch.where(self.low, torch.special.log_ndtr(-expected / deviation), log)
         log = torch.where(self.high, torch.special.log_ndtr((expected - math.pi) / deviation), log)
@@ -201,10 +202,10 @@ def fit_errors(d: Tensor, estimates: Tensor, *, link: bool) -> ErrorModel:
         return variance[torch.searchsorted(ranges.centres, _grid(d)).clamp(max=ranges.count - 1)]
 
     single = residual.square().mean().clamp_min(_FLOOR)
-    best = ErrorModel(float(single.sqrt()), 0.0, likelihood(estimates, residual, single), table, None)
+    best = ErrorModel(float(single.sqrt()), 0.0, likelihood(residual, single), table, None)
 
     several = (ranges.sums(residual.square()) / ranges.sums(ones)).clamp_min(_FLOOR)
-    found = likelihood(estimates, residual, several[ranges.of])
+    found = likelihood(residual, several[ranges.of])
     if found > best.likelihood + _VARIANCES_WORTH:
         best = ErrorModel(best.noise, 0.0, found, table, on_grid(several))
 
@@ -225,5 +226,5 @@ def _mixture(ranges: _Ranges, likelihood: _Likelihood, link: bool, narrow: float
             table, residual = ranges.link(right)
         variance = ((right * residual.square()).sum() / right.sum().clamp_min(1e-9)).clamp_min(_FLOOR)
         wrong = (1 - right).mean().clamp(1e-6, 0.95)
-    found = likelihood(ranges.estimates, residual, variance, wrong)
+    found = likelihood(residual, variance, wrong)
     return ErrorModel(float(variance.sqrt()), float(wrong), found, table, variance=None)

@@ -70,8 +70,10 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["resolution_true_A"] < metrics["resolution_random_A"]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     write_json(tmp_path / "maps-5a1a-noisy-siamese_cnn.json", metrics)
+    (tmp_path / "maps").mkdir()
+    write_json(tmp_path / "maps" / "5a1a-noisy-siamese_cnn.json", {"recipe": recipe.to_dict()})
     row = [cell.strip() for cell in maps.table(tmp_path).splitlines()[2].split("|")]
-    assert row[1:4] == ["5a1a", "SNR 0.063, shifted by 8 A", "test_siamese_cnn-embedding"]
+    assert row[1:5] == ["5a1a", "SNR 0.063, shifted by 8 A", "test_siamese_cnn-embedding", "200"]
     assert f"{metrics['blind']:.3f}" in row
 
 
