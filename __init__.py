@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
-    from .geometry.recovery import recover_orientations as recover_orientations
-    from .particles.reconstruct import reconstruct as reconstruct
-    from .zoo.encoder import Pose as Pose
+    from .geometry.pose import Pose as Pose
+    from .imaging.reconstruct import reconstruct as reconstruct
+    from .particles.poses import PoseTable as PoseTable
+    from .recovery.orientations import recover_orientations as recover_orientations
+    from .training.recipe import Recipe as Recipe
+    from .training.trainer import train as train
     from .zoo.encoder import PoseEncoder as PoseEncoder
-    from .zoo.encoder import PoseTable as PoseTable
     from .zoo.encoder import create_encoder as create_encoder
     from .zoo.entries import get_entry as get_entry
     from .zoo.entries import list_encoders as list_encoders
@@ -23,22 +25,20 @@ if _TYPE_CHECKING:
     from .zoo.loss import create_loss as create_loss
     from .zoo.pretrained import load_pretrained as load_pretrained
     from .zoo.pretrained import save_pretrained as save_pretrained
-    from .zoo.recipe import Recipe as Recipe
     from .zoo.registry import list_parts as list_parts
     from .zoo.registry import register_backbone as register_backbone
     from .zoo.registry import register_head as register_head
     from .zoo.registry import register_loss as register_loss
-    from .zoo.train import train as train
 
 __version__ = "0.1.0"
 
 # Imported when they are first asked for, so that listing and --help need no torch. The imports above say the same to
 # editors and type checkers.
 _HOMES = {
-    "Pose": "zoo.encoder",
+    "Pose": "geometry.pose",
     "PoseEncoder": "zoo.encoder",
     "PoseTable": "particles.poses",
-    "Recipe": "zoo.recipe",
+    "Recipe": "training.recipe",
     "create_encoder": "zoo.encoder",
     "create_loss": "zoo.loss",
     "evaluate": "zoo.evaluate",
@@ -47,13 +47,13 @@ _HOMES = {
     "list_encoders": "zoo.entries",
     "list_parts": "zoo.registry",
     "load_pretrained": "zoo.pretrained",
-    "reconstruct": "particles.reconstruct",
-    "recover_orientations": "geometry.recovery",
+    "reconstruct": "imaging.reconstruct",
+    "recover_orientations": "recovery.orientations",
     "register_backbone": "zoo.registry",
     "register_head": "zoo.registry",
     "register_loss": "zoo.registry",
     "save_pretrained": "zoo.pretrained",
-    "train": "zoo.train",
+    "train": "training.trainer",
 }
 
 

@@ -1,6 +1,6 @@
 """``python -m cryozoo``: the same command line as the console script ``cryozoo``."""
 
-from .zoo.cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -64,7 +64,7 @@ def curves(suite: str) -> None:
 @click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def uncertainty(run_folder: Path) -> None:
     """Print what the confidence of a finished run is worth, and draw results/SUITE-RUN.png."""
-    from .uncertainty import write
+    from .studies.uncertainty import write
 
     for name, value in write(run_folder, RESULTS / f"{run_folder.parent.name}-{run_folder.name}.png").items():
         click.echo(f"{name:20} {value:.4f}")
@@ -74,7 +74,7 @@ def uncertainty(run_folder: Path) -> None:
 @click.argument("run_folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def equivariance(run_folders: tuple[Path, ...]) -> None:
     """How far the poses of turned views are from the turned poses: results/equivariance.md and .png."""
-    from .equivariance import write
+    from .studies.equivariance import write
 
     text = write(run_folders, RESULTS / "equivariance.png")
     _write(RESULTS / "equivariance.md", text)
@@ -85,7 +85,7 @@ def equivariance(run_folders: tuple[Path, ...]) -> None:
 @click.argument("run_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def modes(run_folder: Path) -> None:
     """Whether the densities of a finished run show the molecule's symmetry: results/SUITE-RUN.json and .png."""
-    from .modes import write
+    from .studies.modes import write
 
     name = f"{run_folder.parent.name}-{run_folder.name}"
     metrics = write(run_folder, RESULTS / f"{name}.png")
@@ -97,7 +97,7 @@ def modes(run_folder: Path) -> None:
 @click.argument("run_folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def maps(run_folders: tuple[Path, ...]) -> None:
     """Orientations and maps from the distances that runs of the suite maps learnt: results/maps.md and pictures."""
-    from .maps import table, write
+    from .studies.maps import table, write
 
     for folder in run_folders:
         name = f"maps-{folder.name}"

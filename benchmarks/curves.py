@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..zoo.commands.figures import BLUE, INK, MUTED, pyplot, save_figure, tidy
+from ..zoo.figures import BLUE, INK, MUTED, pyplot, save_figure, tidy
 from .runs import load_results
 
 _COLOURS = (BLUE, "#d1495b", "#edae49", "#66a182", MUTED)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..geometry.sampling import random_rotations
-from ..particles.cramer_rao import cramer_rao_bound
+from ..imaging.cramer_rao import cramer_rao_bound
+from ..imaging.simulate import inscribed_circle
 from ..particles.files import write_json
-from ..particles.simulate import inscribed_circle
-from ..zoo.data import open_simulator
-from ..zoo.train import train
+from ..training.data import open_simulator
+from ..training.trainer import train
 from .suites import SUITES
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..zoo.recipe import Recipe
+from ..training.recipe import Recipe
 
 RIBOSOME = {"volume": "maps/clean70S_ecoli_65.mrc", "shift_sigma": 10.0}
 """E. coli 70S, 5 A per voxel; shifts of 2 pixels standard deviation along x and y, no CTF."""
@@ -192,7 +192,7 @@ def small_data_70s() -> Mapping[str, Recipe]:
 def modes_d2() -> Mapping[str, Recipe]:
     """Does a density over rotations show a symmetry that nobody told it of? beta-galactosidase (D2), 600 CPU seconds.
 
-    Angles to the truth, of which there are four, say nothing here: see benchmarks/modes.py.
+    Angles to the truth, of which there are four, say nothing here: see benchmarks/studies/modes.py.
     """
     data = {"volume": "structures/5a1a.npz", "snr": 0.5, "shift_sigma": 8.0}
     return {"d4-so3_harmonic-seed0": replace(_density_run(seed=0), data=data, pixel_size=4.0, steps=3_000)}

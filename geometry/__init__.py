@@ -1,13 +1,13 @@
-"""SO(3): conventions, distances, sampling, grids, point groups, alignment of pose sets, recovery from distances."""
+"""SO(3): conventions, distances, sampling, grids, point groups, alignment of pose sets."""
 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
 from .alignment import FrameAlignment, O4Alignment, align_frames, align_o4
 from .distances import chordal_distance, geodesic_distance, quaternion_distance
-from .gauge import Gauge, resolve_gauge
 from .grids import healpix_directions, so3_grid
+from .harmonics.wigner import WignerD, wigner_d
 from .plane_groups import PlaneGroup
 from .point_groups import ChanceLevel, chance_level, closest_mate, point_group, restrict, symmetric_distance
-from .recovery import Recovery, recover_orientations
+from .pose import Pose, join_poses
 from .rotations import (
     davenport_matrix,
     euler_to_matrix,
@@ -21,15 +21,13 @@ from .rotations import (
     special_procrustes,
 )
 from .sampling import random_quaternions, random_rotations
-from .wigner import WignerD, wigner_d
 
 __all__ = [
     "ChanceLevel",
     "FrameAlignment",
-    "Gauge",
     "O4Alignment",
     "PlaneGroup",
-    "Recovery",
+    "Pose",
     "WignerD",
     "align_frames",
     "align_o4",
@@ -41,6 +39,7 @@ __all__ = [
     "geodesic_distance",
     "gram_schmidt",
     "healpix_directions",
+    "join_poses",
     "matrix_to_euler",
     "matrix_to_quaternion",
     "matrix_to_rotvec",
@@ -50,8 +49,6 @@ __all__ = [
     "quaternion_to_matrix",
     "random_quaternions",
     "random_rotations",
-    "recover_orientations",
-    "resolve_gauge",
     "restrict",
     "rotvec_to_matrix",
     "so3_grid",

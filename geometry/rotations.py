@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._once import refuse_second_derivatives
+from .once import refuse_second_derivatives
 
 
 def _require(x: Tensor, *shape: int) -> None:

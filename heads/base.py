@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..geometry._constants import Constants
-
-
-@dataclass(frozen=True, eq=False)
-class Pose:
-    """Poses of a batch of images; also the target of a loss (``raw`` and ``confidence`` are then None).
-
-    Attributes:
-        rotation: (B, 3, 3), object to camera coordinates, ``x_cam = R @ x_obj``.
-        shift: (B, 2), (x, y) in Angstrom, where the content has moved.
-        confidence: (B,), larger is surer; comparable within one encoder only.
-        raw: (B, k), the vector the pose was made from.
-    """
-
-    rotation: Tensor | None = None
-    shift: Tensor | None = None
-    confidence: Tensor | None = None
-    raw: Tensor | None = None
-
-    @property
-    def rotation_raw(self) -> Tensor | None:
-        """(B, rotation_dim), ``raw`` without the two numbers of the shift."""
-        return self.raw[:, :-2] if self.raw is not None and self.shift is not None else self.raw
-
-
-def join_poses(poses: Sequence[Pose]) -> Pose:
-    """The poses of batches, one after the other; all from the same head."""
-
-    def join(values: list[Tensor | None]) -> Tensor | None:
-        present = [value for value in values if value is not None]
-        return torch.cat(present) if present else None
-
-    return Pose(*(join([getattr(pose, f.name) for pose in poses]) for f in fields(Pose)))
+from ..geometry.constants import Constants
+from ..geometry.pose import Pose
 
 
 class Head(Constants):

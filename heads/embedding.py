@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._scale import unit_scale
+from ..geometry.scale import unit_scale
 from .base import Head
 
 Metric = Literal["cosine", "euclidean"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..geometry.rotations import special_procrustes
-from ._scale import unit_scale
+from ..geometry.scale import unit_scale
 from .base import Head
 
 

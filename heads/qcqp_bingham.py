@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..geometry.rotations import davenport_matrix, quaternion_to_matrix
-from ._eigenvector import lowest_eigenpair
-from ._scale import unit_scale
+from ..geometry.scale import unit_scale
 from .base import Head
+from .eigenvector import lowest_eigenpair
 
 
 class Dispersion(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.rotations import gram_schmidt, special_procrustes
-from ._scale import unit_scale
+from ..geometry.scale import unit_scale
 from .base import Head
 
 

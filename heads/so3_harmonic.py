@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..geometry.harmonics.maxima import SO3Maxima, is_maximum
+from ..geometry.harmonics.series import SO3Series, join_degrees, log_sum_exp, split_degrees
+from ..geometry.harmonics.sums import SO3Sums
+from ..geometry.harmonics.wigner import WignerD, wigner_d
 from ..geometry.point_groups import point_group
-from ..geometry.wigner import WignerD, wigner_d
-from ._scale import unit_scale
-from ._so3_maxima import SO3Maxima, is_maximum
-from ._so3_series import SO3Series, join_degrees, log_sum_exp, split_degrees
-from ._so3_sums import SO3Sums
-from .base import Head, Pose
+from ..geometry.pose import Pose
+from ..geometry.scale import unit_scale
+from .base import Head
 
 _HIGHEST, _FINEST = 16, 5
 """Of degrees and grids: a stranger's file must not ask for tables of any size."""
@@ -130,7 +130,7 @@ class SO3Harmonic(Head):
             return pose
         with torch.autocast(raw.device.type, enabled=False):
             rotation_raw, shift = pose.raw.split([self.rotation_dim, 2 * self.has_shift], 1)
-            return replace(pose, raw=torch.cat([self.symmetrised(rotation_raw), shift], 1))
+            return pose._replace(raw=torch.cat([self.symmetrised(rotation_raw), shift], 1))
 
     def rotation(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """(B, rotation_dim) -> the mode (B, 3, 3) and the confidence (B,)."""

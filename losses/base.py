@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..geometry.point_groups import closest_mate, point_group
-from ..heads import Pose
+from ..geometry.pose import Pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Loss(nn.Module):
                 self._check_shape(f"predicted {name}", field, (batch, *shape))
         self._check_shape("target rotation", true_rotation, (batch, 3, 3))
         with torch.autocast(true_rotation.device.type, enabled=False):
-            pose = replace(pose, rotation=_full(pose.rotation), shift=_full(pose.shift), raw=_full(pose.raw))
+            pose = pose._replace(rotation=_full(pose.rotation), shift=_full(pose.shift), raw=_full(pose.raw))
             prediction = pose.raw if pose.rotation is None else pose.rotation
             dtype = torch.float32 if prediction is None else prediction.dtype
             shift_error = None if self.shift_weight == 0 else self._shift_error(pose, target)

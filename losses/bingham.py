@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..geometry.pose import Pose
 from ..geometry.rotations import matrix_to_quaternion
-from ..heads import Pose
-from ..heads._eigenvector import lowest_eigenpair
+from ..heads.eigenvector import lowest_eigenpair
 from ..heads.qcqp_bingham import bingham_matrix
 from .base import Loss, LossOutput
 

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..geometry.distances import chordal_distance
-from ..heads import Pose
+from ..geometry.pose import Pose
 from .base import Loss, LossOutput
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..geometry.distances import geodesic_distance
-from ..heads import Pose
+from ..geometry.pose import Pose
 from .base import LossOutput
 from .siamese import SiameseDistance
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..geometry.distances import geodesic_distance
-from ..heads import Pose
+from ..geometry.pose import Pose
 from .base import Loss, LossOutput
 
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..geometry.pairs import all_pairs, pair_distance, random_pairs, stratified_pairs
 from ..geometry.point_groups import restrict
-from ..heads import Pose
+from ..geometry.pose import Pose
 from ..heads.embedding import Metric, embedding_distance
 from .base import Loss, LossOutput
-from .pairs import all_pairs, pair_distance, random_pairs, stratified_pairs
 
 
 class SiameseDistance(Loss):

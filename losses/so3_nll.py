@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..heads import Pose
-from ..heads._so3_series import log_sum_exp
-from ..heads._so3_sums import so3_sums
+from ..geometry.harmonics.series import log_sum_exp
+from ..geometry.harmonics.sums import so3_sums
+from ..geometry.pose import Pose
 from ..heads.so3_harmonic import harmonic_degree
 from .base import Loss, LossOutput
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..geometry._constants import Constants, constant
-from ..geometry._once import refuse_second_derivatives
+from ..geometry.constants import Constants, constant
+from ..geometry.once import refuse_second_derivatives
 from ..geometry.plane_groups import PlaneGroup
 
 _LARGEST_BASIS = 2**26

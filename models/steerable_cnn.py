@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..geometry.plane_groups import PlaneGroup
-from ._meaning import Meaning
 from ._shape import require_same_length, scaled
+from .meaning import Meaning
 from .pooling import GlobalPool
 from .steerable import InnerBatchNorm2d, SteerableConv2d, SymmetricMaxPool2d
 from .stems import Stem, create_stem

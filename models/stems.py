@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..geometry._constants import Constants
+from ..geometry.constants import Constants
 
 Stem = Literal["lowpass", "gaussian", "none"]
 

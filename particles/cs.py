@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ._npy import MAGIC, read_npy
 from .errors import BadInput
 from .files import atomic_write, looks_like, open_regular
+from .npy import MAGIC, read_npy
 
 
 def read_cs(path: str | Path) -> NDArray[np.void]:

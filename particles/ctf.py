@@ -10,6 +10,7 @@ negative. Units here are those of a STAR file: Angstrom, degrees, kV, mm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -52,6 +53,11 @@ class CTF:
 
     def __getitem__(self, index: Tensor | slice) -> CTF:
         return CTF(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @classmethod
+    def join(cls, parts: Sequence[CTF]) -> CTF:
+        """Those of several batches, one after the other."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def __call__(self, frequency: Tensor) -> Tensor:
         """Evaluate at spatial frequencies.

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._cryosparc import new_cryosparc, read_cryosparc, update_cryosparc
-from ._npy import read_npy
-from ._relion import missing_angles, new_star, read_relion, update_star
-from ._table import Floats, ParticleTable
+from .cryosparc import new_cryosparc, read_cryosparc, update_cryosparc
 from .cs import read_cs, write_cs
 from .errors import BadInput
 from .files import atomic_write, open_regular
+from .npy import read_npy
 from .pkl import read_poses, write_poses
+from .relion import missing_angles, new_star, read_relion, update_star
 from .star import StarFile
+from .table import Floats, ParticleTable
 
 _NPZ = ("rotation", "shift", "confidence", "image_size", "pixel_size")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._relion import lacks_optics
-from ._table import CtfParameters as CtfParameters
-from ._table import ParticleTable
 from .errors import BadInput
 from .files import Tally
 from .mrc import Image, MrcStack
 from .poses import PoseTable, from_table, load_table
+from .relion import lacks_optics
 from .star import StarFile
+from .table import CtfParameters as CtfParameters
+from .table import ParticleTable
 
 _PARENTS = 4  # folders above the table in which a project is looked for
 # Squares and sums of larger values leave the range of float32.

@@ -18,6 +18,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["encoder_fixtures", "rotation_fixtures"]
+
 # A machine that decides what lands must answer the same twice; everybody else's runs keep looking for new cases.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -17,18 +17,22 @@ import cryozoo
 ROOT = Path(__file__).parents[1]
 
 # Folder -> the folders of ours that it may import. An import of the root's version is always allowed.
-FLOORS = {
+FLOORS: dict[str, set[str]] = {
     "geometry": set(),
     "particles": {"geometry"},
+    "recovery": {"geometry"},
     "models": {"geometry"},
     "heads": {"geometry"},
-    "losses": {"heads", "geometry", "particles"},
+    "imaging": {"geometry", "particles"},
+    "losses": {"geometry", "heads"},
     "weights": set(),
-    "zoo": {"geometry", "particles", "models", "heads", "losses", "weights"},
-    "benchmarks": {"geometry", "particles", "models", "heads", "losses", "weights", "zoo"},
-    # the roof: __init__.py, which re-exports from where things are, and __main__.py
-    "": {"geometry", "particles", "zoo", "benchmarks"},
+    "zoo": {"geometry", "particles", "recovery", "models", "heads", "imaging", "losses", "weights"},
 }
+FLOORS["training"] = FLOORS["zoo"] | {"zoo"}
+FLOORS["benchmarks"] = FLOORS["training"] | {"training"}
+FLOORS["cli"] = FLOORS["benchmarks"] | {"benchmarks"}
+# the roof: __init__.py, which re-exports from where things are, and __main__.py
+FLOORS[""] = {"geometry", "particles", "recovery", "imaging", "zoo", "training", "cli"}
 
 # Distributions whose import name is another one.
 IMPORT_NAMES = {"huggingface-hub": "huggingface_hub", "pyyaml": "yaml", "lie-learn": "lie_learn"}
@@ -141,7 +145,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert shipped == {f"cryozoo/{path}" for path in roof | below}
     where = run("import cryozoo; print(cryozoo.__file__)", cwd=tmp_path / "site")
     assert Path(where.strip()) == tmp_path / "site" / "cryozoo" / "__init__.py"
-    assert "cryozoo" in run("from cryozoo.zoo.cli import main; main(['--help'])", cwd=tmp_path / "site")
+    assert "cryozoo" in run("from cryozoo.cli.main import main; main(['--help'])", cwd=tmp_path / "site")
 
 
 def run(code: str, *arguments: object, cwd: Path = ROOT) -> str:

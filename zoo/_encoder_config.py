@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..particles.errors import BadInput
 from ..particles.files import open_regular
-from ._strict_json import short, strict_json
+from ..particles.strict_json import short, strict_json
 from .registry import UnknownName, get_part, split_name
 
 FORMAT = "cryozoo-encoder-1"

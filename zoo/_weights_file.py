@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..particles.errors import BadInput
 from ..particles.files import looks_like, open_regular
-from ._strict_json import short, strict_json
+from ..particles.strict_json import short, strict_json
 
 LARGEST_HEADER = 2**20
 """Bytes; room for ten thousand tensors."""

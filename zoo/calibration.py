@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..heads._so3_sums import so3_sums
+from ..geometry.harmonics.sums import so3_sums
 from ..heads.so3_harmonic import harmonic_degree
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..geometry.distances import quaternion_distance
+from ..geometry.pose import Pose
 from ..geometry.rotations import matrix_to_quaternion
-from ..heads.base import Pose
 from ..heads.embedding import Metric, embedding_distance
 
 

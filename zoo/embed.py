@@ -13,7 +13,6 @@ from ..particles.files import atomic_write
 from ._encoder_config import CARD, CONFIG, GOLDEN, MODEL
 from .entries import WEIGHTS
 from .pretrained import load_pretrained, save_pretrained
-from .recipe import Recipe
 
 LARGEST = 2_000_000
 """Bytes: what every installation carries must stay small; larger weights belong on the Hub."""
@@ -28,11 +27,15 @@ def embed(folder: str | Path, tag: str) -> str:
     encoder = load_pretrained(f"local-dir:{folder}")
     entry = encoder.entry or {}
     name = f"{encoder.name}.{tag}"
-    recipe = Recipe.from_dict(entry["trained_with"]) if entry.get("trained_with") else None
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "model"
         save_pretrained(
-            encoder, saved, metrics=entry["metrics"], recipe=recipe, tag=tag, molecule=entry.get("molecule")
+            encoder,
+            saved,
+            metrics=entry["metrics"],
+            recipe=entry.get("trained_with"),
+            tag=tag,
+            molecule=entry.get("molecule"),
         )
         if (size := (saved / MODEL).stat().st_size) > LARGEST:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry.plane_groups import PlaneGroup
-from ..heads.base import Head, Pose
-from ..models._meaning import Meaning
+from ..geometry.pose import Pose
+from ..heads.base import Head
+from ..imaging.preprocessing import Preprocessing
+from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
-from .preprocessing import Preprocessing
 from .registry import get_part, split_name
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..particles.errors import BadInput
-from ._strict_json import strict_json
+from ..particles.strict_json import strict_json
 from .registry import UnknownName, get_part, list_combinations, nearest, split_name
 
 WEIGHTS = Path(__file__).parents[1] / "weights"

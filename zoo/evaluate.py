@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..geometry.pairs import all_pairs
 from ..geometry.point_groups import chance_level, point_group, symmetric_distance
-from ..heads.base import Pose, join_poses
+from ..geometry.pose import Pose, join_poses
 from ..heads.so3_harmonic import SO3Harmonic
-from ..losses.pairs import all_pairs
+from ..imaging.batch import Batch
 from ..losses.siamese import SiameseDistance
 from .calibration import calibration_metrics
-from .data import Batch
 from .encoder import PoseEncoder
 
 
@@ -35,8 +35,8 @@ def evaluate(encoder: PoseEncoder, data: Batch, *, symmetry: str = "C1", batch_s
     For a density over all rotations (head ``so3_harmonic``) also those of :func:`calibration_metrics`.
     """
     predicted = predict_batches(encoder, data.images, batch_size)
-    metrics = pose_metrics(predicted, data.target, symmetry=symmetry)
-    raw, truth = predicted.rotation_raw, data.target.rotation
+    metrics = pose_metrics(predicted, data.pose, symmetry=symmetry)
+    raw, truth = predicted.rotation_raw, data.pose.rotation
     if isinstance(encoder.head, SO3Harmonic) and raw is not None and truth is not None:
         metrics |= calibration_metrics(raw, truth, order=encoder.head.series.order)
     return metrics

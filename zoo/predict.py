@@ -13,7 +13,7 @@ from ..particles.stack import ParticleStack
 from ._source import Images, Particles, inference, open_particles, pose_table, prepared_batches
 
 if TYPE_CHECKING:
-    from ..heads.base import Pose
+    from ..geometry.pose import Pose
     from .encoder import PoseEncoder
 
 

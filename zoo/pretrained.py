@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -25,14 +25,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write, make_folder, plain_json
+from ..particles.strict_json import short
 from . import entries
 from ._encoder_config import CARD, CONFIG, FORMAT, GOLDEN, MODEL, check_config, read_config
 from ._model_card import model_card
 from ._stores import Folder, HubError, HubRepository, Store
-from ._strict_json import short
 from ._weights_file import LARGEST_HEADER, Damaged, check_finite, check_header, read_tensors
 from .encoder import PoseEncoder, create_encoder
-from .recipe import Recipe
 from .registry import UnknownName
 
 __all__ = ["HubError", "load_pretrained", "save_pretrained"]
@@ -43,12 +42,19 @@ _TOLERANCE = 1e-3
 """Of the largest number of the golden output. Other CPUs and versions of torch differ by 1e-5."""
 
 
+class PlainData(Protocol):
+    """What turns into names and values that JSON can hold, as a recipe does."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names and values."""
+
+
 def save_pretrained(
     encoder: PoseEncoder,
     folder: str | Path,
     *,
     metrics: Mapping[str, Any] | None = None,
-    recipe: Recipe | None = None,
+    recipe: PlainData | Mapping[str, Any] | None = None,
     tag: str | None = None,
     molecule: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -60,7 +66,7 @@ def save_pretrained(
         folder: made when it is not there. A run that is killed while it writes leaves the old files, the new ones, or a
             folder without ``config.json``, which nothing loads.
         metrics: numbers with their provenance (:func:`train` makes them). A number that is not finite becomes null.
-        recipe: what it was trained with. Of absolute paths only the names are kept.
+        recipe: what it was trained with, a ``Recipe`` or its plain data. Of absolute paths only the names are kept.
         tag: names these weights: ``<backbone>-<head>.<tag>``.
         molecule: in whose frame it answers: ``name``, ``source`` (an accession code, a file) and ``symmetry``; by
             default what the recipe says.
@@ -72,7 +78,9 @@ def save_pretrained(
     """
     folder = Path(folder)
     label = str(folder / CONFIG)
-    trained_with = None if recipe is None else _without_folders(recipe.to_dict())
+    trained_with = None
+    if recipe is not None:
+        trained_with = _without_folders(dict(recipe) if isinstance(recipe, Mapping) else recipe.to_dict())
     state = _train_mode_state(encoder)
     config: dict[str, Any] = {
         "format": FORMAT,

@@ -2,8 +2,9 @@
 
 The way of Banjac et al. (2021, arXiv:2104.06237) without the truth that they align with: the images of some particles
 are turned and mirrored, all are embedded, orientations are recovered from the distances between the embeddings
-(:mod:`cryozoo.geometry.recovery`), and the copies, whose poses relative to their originals are known, tell the camera's
-side (:mod:`cryozoo.geometry.gauge`). The object's frame and hand stay open, as in every method that starts from images.
+(:mod:`cryozoo.recovery.orientations`), and the copies, whose poses relative to their originals are known, tell the
+camera's side (:mod:`cryozoo.recovery.gauge`). The object's frame and hand stay open, as in every method that starts
+from images.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..geometry._recovery_pairs import FEWEST
-from ..geometry.gauge import Gauge, resolve_gauge
+from ..geometry.pairs import pair_distance, random_pairs, random_partners
 from ..geometry.plane_groups import PlaneGroup
 from ..geometry.point_groups import point_group
-from ..geometry.recovery import Recovery, recover_orientations
+from ..geometry.pose import Pose, join_poses
 from ..geometry.rotations import matrix_to_quaternion
-from ..heads.base import Pose, join_poses
-from ..losses.pairs import pair_distance, random_pairs, random_partners
+from ..imaging.inplane import transform_d4
 from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
+from ..recovery.gauge import Gauge, resolve_gauge
+from ..recovery.given_distances import FEWEST
+from ..recovery.orientations import Recovery, recover_orientations
 from ._source import Particles, inference, open_particles, pose_table, prepared_batches
-from .augment import transform_d4
 from .distances import predicted_distances
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ...particles.files import atomic_write, write_json
-from ...zoo.recipe import Recipe
-from ...zoo.train import Interrupted, train
+from ...training.recipe import Recipe
+from ...training.trainer import Interrupted, train
 from .jobs import JOBS
 
 PIECE_BYTES, PIECES = 15_000_000, 4

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ...zoo.recipe import Recipe
+from ...training.recipe import Recipe
 from ..suites import maps
 
 IMAGE_PASSES = 50 * 63_101 * 2

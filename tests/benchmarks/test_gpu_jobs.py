@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from cryozoo.benchmarks.gpu import __main__ as gpu
 from cryozoo.benchmarks.gpu import jobs, throughput
-from cryozoo.particles.volumes import Volume
+from cryozoo.imaging.volumes import Volume
+from cryozoo.training.recipe import Recipe
 from cryozoo.zoo.encoder import create_encoder
-from cryozoo.zoo.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", jobs.JOBS)

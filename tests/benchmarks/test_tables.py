@@ -8,7 +8,7 @@ from cryozoo.benchmarks.readme import with_tables
 from cryozoo.benchmarks.runs import RESULTS, load_results, markdown_table, spread
 from cryozoo.benchmarks.suites import SUITES
 from cryozoo.benchmarks.tables import _seconds_to
-from cryozoo.zoo.recipe import Recipe
+from cryozoo.training.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cryozoo.geometry._constants import Constants, constant
+from cryozoo.geometry.constants import Constants, constant
 
 CALLS: list[int] = []
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryozoo.heads._eigenvector import lowest_eigenpair
+from cryozoo.heads.eigenvector import lowest_eigenpair
 
 
 def random_frame(rng: np.random.Generator) -> np.ndarray:

@@ -15,9 +15,9 @@ from cryozoo.geometry import (
     so3_grid,
     symmetric_distance,
 )
+from cryozoo.geometry.harmonics.series import SO3Series
+from cryozoo.geometry.harmonics.wigner import WignerD, wigner_d
 from cryozoo.geometry.plane_groups import PlaneGroup
-from cryozoo.geometry.wigner import WignerD, wigner_d
-from cryozoo.heads._so3_series import SO3Series
 from cryozoo.heads.so3_harmonic import SO3Harmonic, harmonic_degree, harmonic_dim
 
 Confidence = Literal["height", "entropy", "probability"]

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from cryozoo.geometry.grids import so3_grid
 from cryozoo.geometry.point_groups import point_group
-from cryozoo.heads import Pose
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.embedding import Embedding
 from cryozoo.heads.nined_svd import NineDSVD
 from cryozoo.heads.qcqp_bingham import QCQPBingham, bingham_matrix

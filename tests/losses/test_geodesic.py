@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryozoo.geometry.point_groups import closest_mate, point_group
-from cryozoo.heads import Pose
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.quaternion import Quaternion
 from cryozoo.losses.geodesic import Geodesic
 

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from cryozoo.geometry.point_groups import point_group
-from cryozoo.heads import Pose
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.qcqp_bingham import QCQPBingham
 from cryozoo.losses import Loss
 from cryozoo.losses.bingham import BinghamNLL
@@ -157,7 +156,7 @@ def test_what_is_missing_or_misshapen_is_named(
     pose, target = batch()
     loss = make(shift_weight=1.0)
     with pytest.raises(ValueError, match=f"{type(loss).__name__}: .*({message})"):
-        loss(replace(pose, **change_pose), replace(target, **change_target))
+        loss(pose._replace(**change_pose), target._replace(**change_target))
 
 
 @all_losses

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from cryozoo.geometry.pairs import all_pairs, pair_distance
 from cryozoo.geometry.point_groups import point_group
-from cryozoo.heads import Pose
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.embedding import Embedding, Metric
 from cryozoo.heads.sixd import SixDSVD
-from cryozoo.losses.pairs import all_pairs, pair_distance
 from cryozoo.losses.siamese import SiameseDistance
 
 

@@ -10,9 +10,9 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 
 from cryozoo.geometry import geodesic_distance, point_group, so3_grid
-from cryozoo.geometry.wigner import WignerD, wigner_d
-from cryozoo.heads import Pose
-from cryozoo.heads._so3_sums import so3_sums
+from cryozoo.geometry.harmonics.sums import so3_sums
+from cryozoo.geometry.harmonics.wigner import WignerD, wigner_d
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.qcqp_bingham import QCQPBingham
 from cryozoo.heads.so3_harmonic import SO3Harmonic, harmonic_dim
 from cryozoo.losses.so3_nll import SO3NLL

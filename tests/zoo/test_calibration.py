@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi
 from torch import Tensor
 
-from cryozoo.geometry.wigner import WignerD, wigner_d
-from cryozoo.heads._so3_series import SO3Series
+from cryozoo.geometry.harmonics.series import SO3Series
+from cryozoo.geometry.harmonics.wigner import WignerD, wigner_d
 from cryozoo.zoo.calibration import calibration_metrics
 
 N = 100

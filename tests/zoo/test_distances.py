@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryozoo.heads.base import Pose
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.embedding import Metric
 from cryozoo.zoo.distances import predicted_distances
 

@@ -10,14 +10,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cryozoo.heads.nined_svd import NineDSVD
+from cryozoo.imaging.preprocessing import Preprocessing
+from cryozoo.imaging.simulate import Imaging, Simulator
+from cryozoo.imaging.simulate_files import write_simulated_stack
+from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.poses import PoseTable
-from cryozoo.particles.simulate import Imaging, Simulator
-from cryozoo.particles.simulate_files import write_simulated_stack
-from cryozoo.particles.volumes import Volume
 from cryozoo.zoo import registry
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.predict import predict
-from cryozoo.zoo.preprocessing import Preprocessing
 
 
 def test_every_combination_runs_forward_and_backward(combination: tuple[str, dict[str, float]]) -> None:

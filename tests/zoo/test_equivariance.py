@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from cryozoo.geometry.plane_groups import PlaneGroup
+from cryozoo.imaging.inplane import transform_d4, transform_pose
+from cryozoo.imaging.projector import Projector
+from cryozoo.imaging.volumes import Volume
 from cryozoo.losses.bingham import BinghamNLL
-from cryozoo.particles.projector import Projector
-from cryozoo.particles.volumes import Volume
-from cryozoo.zoo.augment import transform_d4, transform_pose
 from cryozoo.zoo.cost import multiply_accumulates
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.registry import get_part, list_parts

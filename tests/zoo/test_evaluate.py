@@ -6,8 +6,8 @@ import scipy.stats
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryozoo.heads.base import Pose
-from cryozoo.zoo.data import Batch
+from cryozoo.geometry.pose import Pose
+from cryozoo.training.data import Batch
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.evaluate import auroc, confidence_metrics, evaluate, pose_metrics
 

@@ -105,7 +105,7 @@ def check(encoder: PoseEncoder, path: Path) -> None:
             rounding = (raw - exact).abs().max()
             assert (found["raw"] - exact).abs().max() <= max(1e-5 * exact.abs().max(), 4 * rounding)
             # From the same raw vector: of a short one, or one with close eigenvalues, the rotation is less exact.
-            expected = vars(encoder.head(found["raw"]))
+            expected = encoder.head(found["raw"])._asdict()
         assert list(found) == [name for name, value in expected.items() if value is not None]
         for name, value in found.items():
             assert_close(value, expected[name])

@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
+from cryozoo.training.recipe import Recipe
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.predict import PredictionStopped, predict
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
-from cryozoo.zoo.recipe import Recipe
 
 
 def bare(encoder, images, pixel_size=None):

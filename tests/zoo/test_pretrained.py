@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,13 @@ import safetensors.torch
 import torch
 from huggingface_hub import ModelCard
 
+from cryozoo.geometry.pose import Pose
 from cryozoo.particles.errors import BadInput
+from cryozoo.training.recipe import Recipe
 from cryozoo.zoo import entries
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.entries import get_entry, list_encoders
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
-from cryozoo.zoo.recipe import Recipe
 from cryozoo.zoo.registry import UnknownName
 
 NAME = "test_vgg_gem-qcqp_bingham"
@@ -53,10 +53,9 @@ def assert_same(found, expected):
     images = torch.randn(3, expected.config["in_chans"], size, size, generator=torch.Generator().manual_seed(99))
     with torch.no_grad():
         poses = found(images), expected(images)
-    for field in fields(poses[0]):
-        a, b = (getattr(pose, field.name) for pose in poses)
+    for name, a, b in zip(Pose._fields, *poses, strict=True):
         assert (a is None) == (b is None)
-        assert a is None or torch.equal(a, b), field.name
+        assert a is None or torch.equal(a, b), name
 
 
 def test_round_trip(combination, tmp_path):

@@ -12,15 +12,15 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from cryozoo.geometry import align_frames, align_o4, matrix_to_quaternion, point_group, restrict, rotvec_to_matrix
-from cryozoo.heads.base import Pose
+from cryozoo.geometry.pairs import pair_distance
+from cryozoo.geometry.pose import Pose
 from cryozoo.heads.embedding import Embedding
 from cryozoo.heads.quaternion import Quaternion
-from cryozoo.losses.pairs import pair_distance
+from cryozoo.imaging.preprocessing import Preprocessing
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.poses import PoseTable
 from cryozoo.zoo import recover
 from cryozoo.zoo.encoder import PoseEncoder
-from cryozoo.zoo.preprocessing import Preprocessing
 from cryozoo.zoo.recover import RecoveredPoses, recover_poses
 
 SIZE, REACH = 96, 44

@@ -1,0 +1,146 @@
+"""``cryozoo list`` and ``cryozoo info``: what there is, and the facts of one of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from .common import format_table, load_encoder, metrics_table, verb
+
+if TYPE_CHECKING:
+    from ..zoo.registry import Part
+
+_KINDS: tuple[Literal["backbone", "head", "loss"], ...] = ("backbone", "head", "loss")
+_PROVENANCE = ("seed", "cryozoo", "commit", "torch", "hardware", "threads")
+
+
+@verb("list", short_help="What there is: parts and encoders.")
+@click.argument("pattern", default="*")
+@click.option("--pretrained", is_flag=True, help="Only encoders with trained weights.")
+def list_(pattern: str, pretrained: bool) -> None:
+    """List parts and encoders whose names match a shell PATTERN (in quotes), such as 'vgg_*-sixd*'.
+
+    An encoder is a backbone and a head, <backbone>-<head>; every backbone goes with every head. With trained weights it
+    is <backbone>-<head>.<tag>.
+    """
+    from ..zoo.entries import get_entry, list_encoders
+    from ..zoo.registry import get_part, list_parts
+
+    sections: list[tuple[str, list[tuple[str, str]]]] = []
+    if not pretrained:
+        for kind in _KINDS:
+            parts = list_parts(kind, pattern)
+            title = "losses" if kind == "loss" else f"{kind}s"
+            sections.append((title, [(name, get_part(kind, name).summary) for name in parts]))
+        if pattern == "*":
+            sections[0][1].append(("timm_<arch>", "any architecture of the timm library, such as timm_resnet18"))
+        if "-" in pattern:
+            sections.append(("encoders", [(name, "") for name in list_encoders(pattern)]))
+    entries = [(name, _headline(get_entry(name))) for name in list_encoders(pattern, pretrained=True)]
+    sections.append(("pretrained encoders", entries))
+    found = [f"{title}:\n{format_table(rows, indent='  ')}" for title, rows in sections if rows]
+    if not found and pattern != "*":
+        raise click.BadParameter(f"nothing matches {pattern!r}", param_hint="PATTERN")
+    click.echo("\n\n".join(found) or "no pretrained encoders")
+
+
+@verb("info", short_help="The facts of a part or an encoder.")
+@click.argument("name")
+def info(name: str) -> None:
+    """Show the facts of a part, of an encoder (<backbone>-<head>), or of trained weights (<backbone>-<head>.<tag>)."""
+    from ..zoo.entries import get_entry
+    from ..zoo.registry import split_name
+
+    if name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir():
+        _show_entry(load_encoder(name).entry or {})
+    elif "-" not in name:
+        _show_part(name)
+    elif split_name(name)[2] is None:
+        _show_combination(name)
+    else:
+        _show_entry(get_entry(name))
+
+
+def _headline(entry: Mapping[str, Any]) -> str:
+    molecule = (entry.get("molecule") or {}).get("name", "unknown molecule")
+    median = (entry.get("metrics") or {}).get("median_deg")
+    error = "" if median is None else f", median error {median:.1f} deg"
+    return f"{molecule}, {entry['image_size']} px of {entry['pixel_size']:g} A{error}"
+
+
+def _show_part(name: str) -> None:
+    from ..zoo.registry import UnknownName, get_part, list_parts, nearest
+
+    kinds = [kind for kind in _KINDS if name in list_parts(kind)]
+    if not kinds:
+        with suppress(UnknownName):  # one of a family, which is not listed
+            get_part("backbone", name)
+            kinds = ["backbone"]
+    if not kinds:
+        everything = [part for kind in _KINDS for part in list_parts(kind)]
+        raise UnknownName(f"no part {name!r}{nearest(name, everything)}")
+    for kind in kinds:
+        part = get_part(kind, name)
+        made = part.load()
+        click.echo(f"{kind} {name}: {part.summary}")
+        click.echo(format_table(_facts(part, made), indent="  "))
+        # A variant is a partial of its target; the docstring is the target's.
+        click.echo("\n" + (inspect.getdoc(getattr(made, "func", made)) or "no docstring"))
+
+
+def _facts(part: Part, made: Any) -> list[tuple[str, str]]:
+    where = part.target if isinstance(part.target, str) else f"{part.target.__module__}:{part.target.__qualname__}"
+    rows = [("where", where)]
+    if part.defaults:
+        rows.append(("as", ", ".join(f"{key}={value}" for key, value in part.defaults.items())))
+    if hasattr(made, "has_confidence"):
+        confidence = "with a confidence" if made.has_confidence else "no confidence"
+        layer = "an" if made(**made.equivariant_args).equivariant else "no"
+        rows.append(("head", f"{confidence}, {layer} equivariant last layer"))
+    return rows
+
+
+def _show_combination(name: str) -> None:
+    from ..zoo.encoder import create_encoder
+    from ..zoo.entries import list_encoders
+
+    encoder = create_encoder(name, image_size=64)
+    count = sum(p.numel() for p in encoder.parameters())
+    tags = list_encoders(f"{name}.*", pretrained=True)
+    rows = [
+        ("parameters", f"{count:,} for images of 64 pixels"),
+        ("features", f"{encoder.backbone.num_features}"),
+        ("numbers before the head", f"{encoder.head.raw_dim}"),
+        ("confidence", "yes" if encoder.head.has_confidence else "no"),
+        ("equivariant to", _symmetry(encoder.group)),
+        ("trained weights", ", ".join(tags) or "none"),
+    ]
+    click.echo(f"{name}\n{format_table(rows, indent='  ')}")
+
+
+def _symmetry(group: str | None) -> str:
+    from ..geometry.plane_groups import PlaneGroup
+
+    if group is None:
+        return "nothing"
+    return f"{group}, exactly" if PlaneGroup(group).exact else f"{group}, as far as the grid of pixels allows"
+
+
+def _show_entry(entry: Mapping[str, Any]) -> None:
+    molecule, metrics = entry.get("molecule") or {}, entry.get("metrics") or {}
+    rows = [
+        ("source", str(entry.get("source"))),
+        ("molecule", "{name} ({source}, {symmetry})".format_map(molecule) if molecule else "unknown"),
+        ("images", f"{entry['image_size']} x {entry['image_size']} pixels of {entry['pixel_size']:g} A"),
+        ("parameters", f"{entry['parameters']:,}"),
+        *((key, str(metrics[key])) for key in _PROVENANCE if metrics.get(key) is not None),
+    ]
+    tag = f".{entry['tag']}" if entry.get("tag") else ""
+    click.echo(f"{entry['name']}{tag}\n{format_table(rows, indent='  ')}")
+    if shown := metrics_table(metrics, indent="  "):
+        click.echo(f"\non its test set\n{shown}")

@@ -1,0 +1,99 @@
+"""What happens to a particle image before the network sees it; travels with the weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .simulate import inscribed_circle
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Fourier resampling to the trained pixel size, box, mean 0 and variance 1 within the inscribed circle, 0 outside.
+
+    Attributes:
+        image_size: box of the network's input in pixels.
+        pixel_size: Angstrom per pixel of the network's input.
+    """
+
+    image_size: int
+    pixel_size: float
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.image_size <= 4096:
+            raise ValueError(f"image_size {self.image_size}: between 8 and 4096 pixels")
+        if not 0 < self.pixel_size < 1e3:
+            raise ValueError(f"pixel_size {self.pixel_size}: Angstrom per pixel, above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for an entry or a checkpoint."""
+        return asdict(self)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, pixel_size: float | None = None) -> Tensor:
+        """Prepare a batch.
+
+        Args:
+            images: (B, L, L) or (B, 1, L, L), any box, particle bright, origin at pixel L // 2.
+            pixel_size: Angstrom per pixel of ``images``; None means the trained one.
+
+        Returns:
+            (B, 1, image_size, image_size) float32. The pixel size reached is the trained one up to half a pixel in the
+            box; an image that is constant within the circle becomes zero.
+        """
+        images = images.float()
+        if images.ndim == 3:
+            images = images[:, None]
+        if images.ndim != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3]:
+            raise ValueError(f"images of shape {tuple(images.shape)}; expected (B, L, L) or (B, 1, L, L)")
+        size = images.shape[-1]
+        scale = 1.0 if pixel_size is None else pixel_size / self.pixel_size
+        images = fourier_resize(images, max(1, round(size * scale)))
+        images = crop_or_pad(images, self.image_size)
+        return standardise(images)
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Mean 0 and variance 1 within the inscribed circle of (..., L, L) images, 0 outside; a constant becomes 0."""
+    circle = inscribed_circle(images.shape[-1]).to(images.device)
+    inside = images[..., circle]
+    mean = inside.mean(-1)[..., None, None]
+    std = inside.std(-1)[..., None, None]
+    # What rounding leaves of a constant image is not a signal.
+    varies = std > 1e-5 * inside.abs().amax(-1)[..., None, None]
+    return torch.where(varies, (images - mean) / std, 0) * circle
+
+
+def fourier_resize(images: Tensor, size: int) -> Tensor:
+    """Resample (..., L, L) to (..., size, size) by cropping or padding in Fourier space; pixel values keep their scale.
+
+    The origin stays at pixel L // 2 (then ``size // 2``); the band is limited to the smaller Nyquist frequency.
+    """
+    old = images.shape[-1]
+    if size == old:
+        return images
+    spectrum = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(-2, -1))), dim=(-2, -1))
+    spectrum = crop_or_pad(spectrum, size)
+    if min(size, old) % 2 == 0:
+        # The Nyquist row of the smaller, even grid has no partner: without it the image stays real.
+        edge = size // 2 - min(size, old) // 2
+        spectrum[..., edge, :] = 0
+        spectrum[..., :, edge] = 0
+    resized = torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))), dim=(-2, -1)).real
+    return resized * (size / old) ** 2
+
+
+def crop_or_pad(images: Tensor, size: int) -> Tensor:
+    """Crop (..., L, L), or pad it with its border mean, to (..., size, size); the origin moves to ``size // 2``."""
+    old = images.shape[-1]
+    before = size // 2 - old // 2
+    after = size - old - before
+    if size > old and not images.is_complex():
+        border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., :, 0], images[..., :, -1]], dim=-1)
+        fill = border.mean(-1)[..., None, None]
+        return torch.nn.functional.pad(images - fill, (before, after, before, after)) + fill
+    return torch.nn.functional.pad(images, (before, after, before, after))

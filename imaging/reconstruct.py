@@ -1,0 +1,218 @@
+"""A density map from particle images whose poses are known, with half maps that say how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ..geometry.point_groups import point_group
+from ..particles.ctf import CTF, make_ctf
+from ..particles.errors import BadInput, BadInputWarning
+from ..particles.files import Tally
+from ..particles.half_sets import given_half_sets
+from ..particles.poses import PoseTable
+from ..particles.relion import missing_angles
+from ..particles.row_matching import matched_poses
+from ..particles.stack import ParticleStack
+from ..particles.table import Floats, ParticleTable
+from .back_projector import BackProjector
+from .fsc import fourier_shell_correlation, resolution_at
+from .volumes import Volume
+
+_SAMPLES = 1 << 18  # Fourier samples that are inserted at a time
+_LEAST = 2  # images of a half map: one is a plane and no volume
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What :func:`reconstruct` made of N images of L x L pixels; all tensors are on the CPU.
+
+    Attributes:
+        map: from all images, Wiener-filtered with the signal-to-noise ratio that the half maps show.
+        half_maps: from the two half-sets, unfiltered.
+        counts: images in the half-sets.
+        fsc: (L // 2 + 1,) correlation of the half maps, without a mask but that of the box's sphere.
+        coverage: (L // 2 + 1,) share of the Fourier voxels of a shell that images have reached. Missing orientations
+            leave it below 1.
+        weight: (2 L + 1, 2 L + 1, L + 1) sum of CTF^2 per Fourier voxel, as in ``BackProjector``: where it was reached.
+        ctf_source: the table whose CTF the images were corrected for; None when no CTF was.
+    """
+
+    map: Volume
+    half_maps: tuple[Volume, Volume]
+    counts: tuple[int, int]
+    fsc: Tensor
+    coverage: Tensor
+    weight: Tensor
+    ctf_source: Path | None = None
+
+    @property
+    def resolution(self) -> float:
+        """Angstrom where the half maps correlate less than 0.143 (Rosenthal and Henderson 2003)."""
+        return resolution_at(self.fsc, 0.143, self.map.pixel_size, size=self.map.size)
+
+
+def reconstruct(
+    stack: ParticleStack,
+    poses: PoseTable | None = None,
+    *,
+    symmetry: str = "C1",
+    fom_weighting: bool = False,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Reconstruction:
+    """Reconstruct a volume of the box and pixels of the images.
+
+    Each image is corrected for its shift and for its CTF, where the table has one. The half-sets are those of the table
+    (``rlnRandomSubset``, or ``alignments3D/split``), else a random split of the images, where rows of one image stay
+    together. The stack is read in batches.
+
+    Args:
+        stack: N images.
+        poses: of the same particles, matched as by :func:`matched_poses`; default those in the table of the stack.
+        symmetry: point group, such as C1, D7, O or I2, in RELION's axes.
+        fom_weighting: weight every image with the confidence of its pose (``rlnParticleFigureOfMerit``); those of
+            weight 0 are left out.
+        seed: of the random split.
+        device: where the sums are made.
+        progress: show a bar with the time left.
+
+    Raises:
+        BadInput: no poses or not those of these particles, no confidence or negative ones, images whose CTF was
+            corrected already, or half-sets that are too small.
+        ValueError: no such point group.
+
+    Warns:
+        BadInputWarning: a table tells of a magnification, a beam tilt or a scale of its own for each image.
+    """
+    group = point_group(symmetry)
+    _refuse_corrected(stack)
+    poses = _matched(stack, poses)
+    tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
+    for path, columns in {table.path: table.unmodelled for table in tables if table.unmodelled}.items():
+        what = f"{', '.join(columns)}: not modelled, the images are taken for such without"
+        warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=2)
+    ctf, ctf_source = next(
+        ((found, table.path) for table in tables if (found := _ctf(table)) is not None), (None, None)
+    )
+    weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
+    half_sets = _half_sets(stack, tables, weights, seed)
+    rotation, shift = torch.from_numpy(poses.rotation), torch.from_numpy(poses.shift)
+    projectors = []
+    total = sum(map(len, half_sets))
+    with tqdm(total=total, desc="reconstruct", unit="image", disable=not progress, smoothing=0.05) as bar:
+        for rows in half_sets:
+            projector = BackProjector(stack.image_size, stack.pixel_size, group=group, device=device)
+            projectors.append(projector)
+            for batch in np.array_split(rows, math.ceil(len(rows) * projector.samples_per_image / _SAMPLES)):
+                chosen = torch.from_numpy(batch)
+                projector.insert(
+                    torch.from_numpy(stack.images(batch)),
+                    rotation[chosen],
+                    shift[chosen],
+                    None if ctf is None else ctf[chosen],
+                    None if weights is None else weights[chosen],
+                )
+                bar.update(len(batch))
+    return replace(combine_halves(*projectors), ctf_source=ctf_source)
+
+
+def combine_halves(first: BackProjector, second: BackProjector) -> Reconstruction:
+    """Make the maps of two half-sets and of all images from their sums; ``second`` is added to ``first``.
+
+    The map of all is Wiener-filtered: its shells are multiplied by 2 FSC / (1 + FSC) on average, their signal over
+    signal and noise (Rosenthal and Henderson 2003, J. Mol. Biol. 333, 721), less where there are more images than on
+    average and more where there are fewer.
+    """
+    counts = first.count, second.count
+    half_maps = _on_cpu(first.volume()), _on_cpu(second.volume())
+    fsc = fourier_shell_correlation(half_maps[0].data, half_maps[1].data)
+    first.add(second)
+    signal = fsc.clamp(1e-3, 1)
+    volume = first.volume(noise_to_signal=(1 - signal) / (2 * signal))
+    coverage = first.shell_weights()[1].cpu()
+    return Reconstruction(_on_cpu(volume), half_maps, counts, fsc, coverage, first.weight.cpu())
+
+
+def _on_cpu(volume: Volume) -> Volume:
+    return Volume(volume.data.cpu(), volume.pixel_size)
+
+
+def _ctf(table: ParticleTable) -> CTF | None:
+    """The CTF of the table's images; an envelope (the B-factor) is part of it, as in RELION."""
+    if table.ctf is None:
+        return None
+    return make_ctf(table.size, **{f.name: torch.from_numpy(getattr(table.ctf, f.name)) for f in fields(table.ctf)})
+
+
+def _refuse_corrected(stack: ParticleStack) -> None:
+    """Images that were multiplied by the CTF or its sign already would be so twice."""
+    if stack.star is None:
+        return
+    for block in stack.star.blocks.values():
+        for label in ("rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"):
+            if label in block and (rows := np.flatnonzero(block.numbers(label))).size:
+                where, hint = block.where(int(rows[0]), label), "extract the particles without CTF correction"
+                raise BadInput(stack.path, "images that were corrected for the CTF", where=where, hint=hint)
+
+
+def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
+    """One pose per image of the stack."""
+    if poses is None:
+        if stack.poses is not None:
+            return stack.poses
+        missing = f": {missing_angles(stack.table)} is missing" if stack.star is not None else ""
+        raise BadInput(stack.path, f"no poses{missing}", hint="give them in a file of their own (--poses)")
+    source = poses._source
+    box, own = (_box(x.image_size, x.pixel_size) for x in (poses, stack))
+    if box is not None and own is not None and abs(box - own) > 0.01 * own:
+        expected = f"{own:g} A, as in {stack.path}: {stack.image_size} pixels of {stack.pixel_size:g} A"
+        found = f"poses of images of {poses.image_size} pixels of {poses.pixel_size:g} A, a box of {box:g} A"
+        raise BadInput(source, found, expected=expected)
+    return matched_poses(poses, stack.table, len(stack), stack.path)
+
+
+def _box(image_size: int | None, pixel_size: float | None) -> float | None:
+    return None if image_size is None or pixel_size is None else image_size * pixel_size
+
+
+def _weights(poses: PoseTable) -> Floats:
+    """(N,) the confidence."""
+    if poses.confidence is None:
+        raise BadInput(poses._source, "no confidence", expected="rlnParticleFigureOfMerit, to weight the images with")
+    if (wrong := np.flatnonzero(poses.confidence < 0)).size:
+        row = int(wrong[0])
+        where = f"row {row + 1}" if poses.particles is None else poses.particles.where(row)
+        found = f"a confidence of {poses.confidence[row]:g}"
+        raise BadInput(poses._source, found, where=where, expected="0 or a positive number, to weight the image with")
+    return poses.confidence
+
+
+def _half_sets(
+    stack: ParticleStack, tables: list[ParticleTable], weights: Tensor | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the two half-sets, without those of weight 0."""
+    number = next((found for table in tables if (found := given_half_sets(table)) is not None), None)
+    images, image = np.unique(stack.image_ids, return_inverse=True)
+    if number is None:
+        number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
+    used = np.ones(len(stack), dtype=bool) if weights is None else weights.numpy() > 0
+    first, second = (np.flatnonzero((number == half) & used) for half in (1, 2))
+    if len(shared := np.intersect1d(image[first], image[second])):
+        tally = Tally(stack.path)
+        what = "an image in both half-sets of the table: their noise agrees, and so the resolution is not to be trusted"
+        tally.add(what, stack.table.where(int(np.argmax(image == shared[0]))), len(shared))
+        tally.warn()
+    for half, rows in enumerate((first, second), 1):
+        if len(rows) < _LEAST:
+            raise BadInput(stack.path, f"{len(rows)} images in half-set {half}", expected=f"at least {_LEAST}")
+    return first, second

@@ -1,0 +1,100 @@
+"""Simulated particles: the stated SNR, shifts, reproducibility; and the Cramer-Rao bound of their poses."""
+
+import re
+
+import numpy as np
+import pytest
+import roma
+import torch
+from scipy.optimize import least_squares
+
+from cryozoo.imaging.cramer_rao import cramer_rao_bound
+from cryozoo.imaging.projector import Projector
+from cryozoo.imaging.simulate import Imaging, Simulator, inscribed_circle
+from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.errors import BadInput
+
+VOLUME = Volume.phantom(size=32, pixel_size=6.0)
+
+
+@pytest.mark.parametrize("defocus", [None, (10000.0, 20000.0)])
+def test_snr_is_variance_of_signal_over_variance_of_noise_in_the_circle(defocus: tuple[float, float] | None) -> None:
+    imaging = Imaging(snr=0.25, shift_sigma=6.0, defocus=defocus, astigmatism=500.0)
+    simulator = Simulator(VOLUME, imaging)
+    particles = simulator(600, torch.Generator().manual_seed(5))
+    clean = simulator.projector(particles.pose.rotation, particles.pose.shift, particles.ctf)
+    noise = particles.images[:, 0] - clean
+    circle = inscribed_circle(32)
+    signal = clean[:, circle].numpy().var(axis=1, ddof=1).mean()
+    assert signal / noise.numpy().var() == pytest.approx(0.25, rel=0.05)
+    assert particles.pose.shift.std() == pytest.approx(6.0, rel=0.1)
+    white = torch.fft.rfft2(noise).abs().square().mean(0)
+    assert white[1:, 1:-1].std() / white[1:, 1:-1].mean() < 0.1
+    if defocus:
+        assert particles.ctf is not None
+        middle = (particles.ctf.defocus_u + particles.ctf.defocus_v) / 2
+        assert 10000 <= middle.min() < middle.max() <= 20000
+        assert (particles.ctf.defocus_u - particles.ctf.defocus_v).min() >= 0
+        assert (particles.ctf.defocus_u - particles.ctf.defocus_v).max() <= 500
+
+
+def test_a_generator_gives_the_same_particles() -> None:
+    simulator = Simulator(VOLUME, Imaging(snr=1.0, shift_sigma=3.0))
+    a, b = (simulator(4, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a.images, b.images)
+    assert not torch.equal(a.images, simulator(4, torch.Generator().manual_seed(2)).images)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("snr", [0.0, -1.0, np.nan, np.inf]),
+        ("shift_sigma", [-1.0, np.nan, np.inf]),
+        ("defocus", [(2e4, 1e4), (0.0, 1e4), (1e4, np.nan), (np.nan, 1e4), (1e4, np.inf), (1e4,)]),
+        ("astigmatism", [-1.0, np.nan]),
+        ("voltage", [0.0, -300.0, 10.0, 3000.0, np.nan]),
+        ("spherical_aberration", [-1.0, np.nan, np.inf]),
+        ("amplitude_contrast", [7.0, -0.1, np.nan]),
+        ("b_factor", [-1.0, np.nan, np.inf]),
+    ],
+)
+def test_impossible_imaging_is_refused(field: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(BadInput, match=rf"^imaging, {field}: {re.escape(str(value))}; expected "):
+            Imaging(**{field: value})  # type: ignore[arg-type]
+
+
+def test_the_limits_of_imaging_give_images() -> None:
+    for settings in ({"voltage": 11.0}, {"voltage": 2999.0}, {"amplitude_contrast": 0.0}, {"amplitude_contrast": 1.0}):
+        imaging = Imaging(defocus=(1e4, 1e4), **settings)
+        assert Simulator(VOLUME, imaging)(2).images.isfinite().all()
+
+
+def test_no_estimator_beats_the_bound_and_least_squares_reaches_it() -> None:
+    """Maximum likelihood (least squares over five parameters, scipy) at low noise scatters as the bound says."""
+    projector = Projector(VOLUME)
+    torch.manual_seed(0)
+    rotation = roma.random_rotmat(1)
+    clean = projector(rotation)
+    sigma = float(clean[:, inscribed_circle(32)].std()) / 3
+    bound = cramer_rao_bound(projector, rotation, sigma)
+
+    def image(x: np.ndarray) -> np.ndarray:
+        move = torch.from_numpy(x - 1).float()  # off 0, where scipy's relative difference step vanishes
+        turned = roma.rotvec_to_rotmat(move[None, :3] / 100) @ rotation
+        return projector(turned, move[None, 3:]).numpy().ravel()
+
+    rng = np.random.default_rng(0)
+    fits = []
+    for _ in range(60):
+        noisy = image(np.ones(5)) + sigma * rng.normal(size=32 * 32)
+        fit = least_squares(lambda x, noisy=noisy: image(x) - noisy, np.ones(5), diff_step=1e-2)
+        fits.append(fit.x - 1)
+    estimates = np.array(fits)
+    angle = np.linalg.norm(estimates[:, :3], axis=1) / 100
+    expected_square = float(bound.rotation[0].trace())
+    assert np.mean(angle**2) == pytest.approx(expected_square, rel=0.3)
+    assert np.mean(estimates[:, 3:] ** 2, axis=0).sum() == pytest.approx(float(bound.shift[0].trace()), rel=0.4)
+    assert float(bound.angles(4000).square().mean()) == pytest.approx(expected_square, rel=0.05)
+    known = cramer_rao_bound(projector, rotation, sigma, known_shift=True)
+    assert known.rotation[0].trace() < bound.rotation[0].trace()
