@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..zoo.figures import BLUE, INK, MUTED, pyplot, save_figure, tidy
-from .runs import load_results
+from ..zoo.registry import split_name
+from .runs import Result, load_results
 
 _COLOURS = (BLUE, "#d1495b", "#edae49", "#66a182", MUTED)
 _STYLES = ("-", "--", ":")
@@ -23,33 +23,32 @@ Curve = list[tuple[float, list[float]]]
 """For some x all the y that seeds gave, in the order of x."""
 
 
-def curves(records: Sequence[Mapping[str, Any]]) -> tuple[str, dict[tuple[str, str], Curve]]:
+def curves(records: Sequence[Result]) -> tuple[str, dict[tuple[str, str], Curve]]:
     """What x is, and for each network and head its curve of median errors in degrees.
 
     Where runs have fixed images, x is how many train, and y the error on the test set; else x is the mean CPU time of
     all seeds at each of their validations, and y the errors there.
     """
-    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    runs: dict[tuple[str, str], list[Result]] = {}
     for record in records:
-        network = re.split(r"-(?=\d|seed)", record["run"])[0].split("-")[0]
-        if record["recipe"]["augment"] == "rotate":
-            network = network.removesuffix("_rotated") + ", images turned"
-        runs.setdefault((network, record["recipe"]["encoder"].split("-")[1]), []).append(record)
-    if "images" in records[0]["recipe"]["data"]:
+        network, head, _ = split_name(record.recipe.encoder)
+        if record.data.augment == "rotate":
+            network += ", images turned"
+        runs.setdefault((network, head), []).append(record)
+    if records[0].data.images is not None:
         return _IMAGES, {name: _by_images(group) for name, group in runs.items()}
     return _SECONDS, {name: _by_seconds(group) for name, group in runs.items()}
 
 
-def _by_images(records: Sequence[Mapping[str, Any]]) -> Curve:
+def _by_images(records: Sequence[Result]) -> Curve:
     found: dict[float, list[float]] = {}
     for record in records:
-        data = record["recipe"]["data"]
-        found.setdefault(round(data["images"] * data["split"][0]), []).append(record["metrics"]["median_deg"])
+        found.setdefault(record.data.training_images or 0, []).append(record.metrics["median_deg"])
     return sorted(found.items())
 
 
-def _by_seconds(records: Sequence[Mapping[str, Any]]) -> Curve:
-    rows = zip(*([row for row in record["history"] if "median_deg" in row] for record in records), strict=True)
+def _by_seconds(records: Sequence[Result]) -> Curve:
+    rows = zip(*([row for row in record.history if "median_deg" in row] for record in records), strict=True)
     return [(statistics.mean(row["cpu_s"] for row in step), [row["median_deg"] for row in step]) for step in rows]
 
 

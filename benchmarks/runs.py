@@ -6,6 +6,7 @@ import fnmatch
 import json
 import statistics
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from ..geometry.sampling import random_rotations
 from ..imaging.cramer_rao import cramer_rao_bound
 from ..imaging.simulate import inscribed_circle
 from ..particles.files import write_json
-from ..training.data import open_simulator
+from ..training.data import Simulated
+from ..training.migrations import migrated
+from ..training.recipe import Recipe
+from ..training.run import simulated
 from ..training.trainer import train
+from ..zoo.registry import named_size, split_name
 from .suites import SUITES
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,17 +37,51 @@ def run_suite(name: str, *, only: str = "*", work: Path = Path("runs"), progress
         write_json(target, record)
 
 
-def load_results(name: str) -> list[dict[str, Any]]:
-    """The records of a suite, by run name."""
-    return [json.loads(path.read_text()) for path in sorted((RESULTS / name).glob("*.json"))]
+@dataclass(frozen=True)
+class Result:
+    """What a run of a suite left.
+
+    Attributes:
+        run: its name, a label.
+        recipe: what was trained, in today's fields and names.
+        metrics: on the test set, with cost and provenance.
+        history: one mapping per validation.
+    """
+
+    run: str
+    recipe: Recipe
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+
+    @property
+    def data(self) -> Simulated:
+        """What it was trained on."""
+        return simulated(self.recipe)
 
 
-def bound_median_deg(recipe: Mapping[str, Any]) -> float:
+def todays_recipe(plain: Mapping[str, Any]) -> Recipe:
+    """A recipe as it was saved, in today's fields, and its backbone by the name of its size."""
+    recipe = Recipe.from_dict(migrated(plain)[0])
+    backbone, head, _ = split_name(recipe.encoder)
+    backbone, left = named_size(backbone, recipe.backbone_args)
+    return replace(recipe, encoder=f"{backbone}-{head}", backbone_args=left)
+
+
+def load_results(name: str) -> list[Result]:
+    """The results of a suite, by run name."""
+    records = (json.loads(path.read_text()) for path in sorted((RESULTS / name).glob("*.json")))
+    return [
+        Result(record["run"], todays_recipe(record["recipe"]), record["metrics"], record["history"])
+        for record in records
+    ]
+
+
+def bound_median_deg(recipe: Recipe) -> float:
     """Median angular error, in degrees, of an estimator at the Cramer-Rao bound of a simulated task."""
     import torch
 
-    size = recipe["image_size"]
-    simulator = open_simulator(recipe["data"], image_size=size, pixel_size=recipe["pixel_size"])
+    size = recipe.image_size
+    simulator = simulated(recipe).simulator(size, recipe.pixel_size)
     generator = torch.Generator().manual_seed(0)
     rotation = random_rotations(256, generator=generator)
     ctf = simulator.random_ctf(256, generator)

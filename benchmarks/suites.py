@@ -6,21 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..imaging.simulate import Imaging
+from ..training.data import Simulated
 from ..training.recipe import Recipe
 
-RIBOSOME = {"volume": "maps/clean70S_ecoli_65.mrc", "shift_sigma": 10.0}
+RIBOSOME = Simulated("maps/clean70S_ecoli_65.mrc", Imaging(shift_sigma=10.0))
 """E. coli 70S, 5 A per voxel; shifts of 2 pixels standard deviation along x and y, no CTF."""
 
-NARROW: dict[str, Any] = {
-    "stem": "none",
-    "channels": [16, 32, 64, 128, 256],
-    "depths": [1, 1, 2, 2, 2],
-    "kernels": [5, 3, 3, 3, 3],
-    "gem_p": 3.0,
-    "activation": "relu",
-    "dropout": 0.0,
-}
-"""vgg_gem with 1.2 M parameters: no filter stem, ReLU and bf16, which is what a CPU runs fastest."""
+
+def at_snr(data: Simulated, snr: float, **changes: Any) -> Simulated:
+    """The same particles in noise."""
+    return replace(data, imaging=replace(data.imaging, snr=snr), **changes)
 
 
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,10 +28,9 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
 def _heads_run(head: str, loss: str, snr: float, seed: int, steps: int = 13_000) -> Recipe:
     name, loss_args = LOSSES[loss]
     return Recipe(
-        encoder=f"vgg_gem-{head}",
+        encoder=f"vgg_gem_s-{head}",
         image_size=64,
-        backbone_args=NARROW,
-        data={**RIBOSOME, "snr": snr},
+        data=at_snr(RIBOSOME, snr),
         loss=name,
         loss_args=loss_args,
         steps=steps,
@@ -72,10 +67,10 @@ def forum_70s() -> Mapping[str, Recipe]:
     losses = {"regression": ("geodesic", {}), "siamese": ("forum", {"pairs": "all"})}
     return {
         f"{head}-{label}-seed0": Recipe(
-            encoder=f"vgg_gem-{head}",
+            encoder=f"vgg_gem_s-{head}",
             image_size=64,
-            backbone_args={**NARROW, "dropout": 0.3},
-            data={"volume": RIBOSOME["volume"], "snr": 0.1, "images": 5000, "split": (0.5, 0.17)},
+            backbone_args={"dropout": 0.3},
+            data=Simulated(RIBOSOME.volume, Imaging(snr=0.1), images=5000),
             shift=False,
             loss=loss,
             loss_args=loss_args,
@@ -92,30 +87,15 @@ def forum_70s() -> Mapping[str, Recipe]:
     }
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A backbone of one size, and how many steps of 64 images it makes in 1,200 CPU seconds."""
-
-    backbone: str
-    widths: tuple[int, ...]
-    steps: int
-
-    @property
-    def args(self) -> dict[str, Any]:
-        shape = {"stem": "none", "depths": NARROW["depths"], "kernels": NARROW["kernels"], "gem_p": 3.0}
-        if self.backbone == "vgg_gem":
-            return {**shape, "channels": list(self.widths), "activation": "relu", "dropout": 0.0}
-        return {**shape, "fields": list(self.widths)}
-
-
 NETWORKS = {
-    "d4": _Network("d4_vgg_gem", (2, 4, 8, 16, 32), 7_500),
-    "c4": _Network("c4_vgg_gem", (4, 8, 16, 32, 64), 7_500),
-    "c4_same_parameters": _Network("c4_vgg_gem", (3, 6, 11, 23, 45), 9_500),
-    "plain_same_flops": _Network("vgg_gem", (18, 36, 72, 144, 288), 9_500),
-    "plain_same_parameters": _Network("vgg_gem", (6, 11, 23, 45, 90), 20_000),
+    "d4": ("d4_vgg_gem_s", 7_500),
+    "c4": ("c4_vgg_gem_s", 7_500),
+    "c4_same_parameters": ("c4_vgg_gem_xs", 9_500),
+    "plain_same_flops": ("vgg_gem_m", 9_500),
+    "plain_same_parameters": ("vgg_gem_xs", 20_000),
 }
-"""D4 and C4 with as many channels as each other, hence the same cost; the others match D4's cost or parameters."""
+"""Backbones, and how many steps of 64 images each makes in 1,200 CPU seconds. D4 and C4 have as many channels as each
+other, hence the same cost; the others match D4's cost or parameters."""
 
 
 def equivariant_70s() -> Mapping[str, Recipe]:
@@ -125,10 +105,10 @@ def equivariant_70s() -> Mapping[str, Recipe]:
     """
     heads = [("sixd_svd", "chordal", {"norm": "l1"}), ("qcqp_bingham", "bingham_nll", {})]
     runs = {
-        f"{label}-{head}-seed{seed}": _network_run(network, head, loss, loss_args, seed)
+        f"{label}-{head}-seed{seed}": _network_run(label, head, loss, loss_args, seed)
         for seed in (0, 1, 2)
         for head, loss, loss_args in heads
-        for label, network in NETWORKS.items()
+        for label in NETWORKS
     }
     runs |= {f"d4-so3_harmonic-seed{seed}": _density_run(seed) for seed in (0, 1, 2)}
     return runs
@@ -136,19 +116,19 @@ def equivariant_70s() -> Mapping[str, Recipe]:
 
 def _density_run(seed: int) -> Recipe:
     """D4 with a density over rotations; the sums of its loss take a quarter of the time."""
-    run = _network_run(NETWORKS["d4"], "so3_harmonic", "so3_nll", {"order": 2}, seed)
+    run = _network_run("d4", "so3_harmonic", "so3_nll", {"order": 2}, seed)
     return replace(run, steps=5_000)
 
 
-def _network_run(network: _Network, head: str, loss: str, loss_args: dict[str, Any], seed: int) -> Recipe:
+def _network_run(network: str, head: str, loss: str, loss_args: dict[str, Any], seed: int) -> Recipe:
+    backbone, steps = NETWORKS[network]
     return Recipe(
-        encoder=f"{network.backbone}-{head}",
+        encoder=f"{backbone}-{head}",
         image_size=64,
-        backbone_args=network.args,
-        data={**RIBOSOME, "snr": 0.5},
+        data=at_snr(RIBOSOME, 0.5),
         loss=loss,
         loss_args=loss_args,
-        steps=network.steps,
+        steps=steps,
         lr=3e-3,
         precision="bf16",
         validate_every=500,
@@ -160,18 +140,17 @@ def small_data_70s() -> Mapping[str, Recipe]:
     """How many images does it take? 300, 1,000 and 2,500 fixed ones, plain with turned and flipped images, and D4."""
     return {
         f"{label}-{images}-seed{seed}": Recipe(
-            encoder=f"{NETWORKS[network].backbone}-qcqp_bingham",
+            encoder=f"{backbone}-qcqp_bingham",
             image_size=64,
-            backbone_args=NETWORKS[network].args,
             # 500 particles validate and 1,500 test, whatever the number of those that train
-            data={
-                **RIBOSOME,
-                "snr": 0.5,
-                "images": images + 2000,
-                "split": (images / (images + 2000), 500 / (images + 2000)),
-            },
+            data=at_snr(
+                RIBOSOME,
+                0.5,
+                images=images + 2000,
+                split=(images / (images + 2000), 500 / (images + 2000)),
+                augment=augment,
+            ),
             loss="bingham_nll",
-            augment=augment,  # type: ignore[arg-type]
             steps=4_000,
             lr=3e-3,
             weight_decay=0.05,
@@ -181,10 +160,10 @@ def small_data_70s() -> Mapping[str, Recipe]:
         )
         for seed in (0, 1, 2)
         for images in (300, 1000, 2500)
-        for label, network, augment in (
-            ("plain", "plain_same_flops", "rotate"),
-            ("d4", "d4", "none"),
-            ("d4_rotated", "d4", "rotate"),
+        for label, backbone, augment in (
+            ("plain", "vgg_gem_m", "rotate"),
+            ("d4", "d4_vgg_gem_s", "none"),
+            ("d4_rotated", "d4_vgg_gem_s", "rotate"),
         )
     }
 
@@ -194,15 +173,15 @@ def modes_d2() -> Mapping[str, Recipe]:
 
     Angles to the truth, of which there are four, say nothing here: see benchmarks/studies/modes.py.
     """
-    data = {"volume": "structures/5a1a.npz", "snr": 0.5, "shift_sigma": 8.0}
+    data = Simulated("structures/5a1a.npz", Imaging(snr=0.5, shift_sigma=8.0))
     return {"d4-so3_harmonic-seed0": replace(_density_run(seed=0), data=data, pixel_size=4.0, steps=3_000)}
 
 
-_MOLECULES: dict[str, tuple[dict[str, Any], float]] = {
-    "5j0n": ({"volume": "maps/5j0n_map.mrc"}, 76 * 3.66667 / 64),
-    "5a1a": ({"volume": "structures/5a1a.npz", "symmetry": "D2"}, 4.0),
+MOLECULES: dict[str, tuple[Simulated, float]] = {
+    "5j0n": (Simulated("maps/5j0n_map.mrc", images=5000), 76 * 3.66667 / 64),
+    "5a1a": (Simulated("structures/5a1a.npz", symmetry="D2", images=5000), 4.0),
 }
-CONDITIONS: dict[str, dict[str, Any]] = {"clean": {}, "noisy": {"snr": 10**-1.2, "shift_sigma": 8.0}}
+CONDITIONS: dict[str, Imaging] = {"clean": Imaging(), "noisy": Imaging(snr=10**-1.2, shift_sigma=8.0)}
 """How the images of ``maps`` come about. Noisy is -12 dB, the published noise of variance 16."""
 
 
@@ -214,7 +193,6 @@ class _DistanceEncoder:
     """
 
     encoder: str
-    backbone_args: Mapping[str, Any]
     pairs: Mapping[str, Any]
     augment: Literal["none", "rotate", "simulate"]
     lr: float
@@ -225,11 +203,9 @@ class _DistanceEncoder:
 
 _STRATIFIED = {"pairs": "stratified", "num_pairs": 512}
 _DISTANCES = {
-    "siamese_cnn": _DistanceEncoder("siamese_cnn-embedding", {}, {"pairs": "all"}, "none", 1e-3, 11_000, True),
-    "d4": _DistanceEncoder("d4_vgg_gem-embedding", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 4_000, True),
-    "d4_rotation": _DistanceEncoder(
-        "d4_vgg_gem-sixd_svd", NETWORKS["d4"].args, _STRATIFIED, "rotate", 3e-3, 4_000, False
-    ),
+    "siamese_cnn": _DistanceEncoder("siamese_cnn-embedding", {"pairs": "all"}, "none", 1e-3, 11_000, True),
+    "d4": _DistanceEncoder("d4_vgg_gem_s-embedding", _STRATIFIED, "rotate", 3e-3, 4_000, True),
+    "d4_rotation": _DistanceEncoder("d4_vgg_gem_s-sixd_svd", _STRATIFIED, "rotate", 3e-3, 4_000, False),
 }
 _NEW_IMAGES: dict[str, Any] = {
     "pairs": {**_STRATIFIED, "num_pairs": 2048},
@@ -248,24 +224,23 @@ def maps() -> Mapping[str, Recipe]:
     Then ``python -m cryozoo.benchmarks maps RUN``.
     """
     runs = {}
-    for molecule, (data, pixel_size) in _MOLECULES.items():
+    for molecule, (data, pixel_size) in MOLECULES.items():
         for condition, imaging in CONDITIONS.items():
-            for label, network in (_DISTANCES | _FROM_NEW_IMAGES if imaging else _DISTANCES).items():
-                if network.noise_ramp and "symmetry" in data and not network.restricted:
+            noisy = imaging.snr is not None
+            for label, network in (_DISTANCES | _FROM_NEW_IMAGES if noisy else _DISTANCES).items():
+                symmetric = data.symmetry != "C1"
+                if network.noise_ramp and symmetric and not network.restricted:
                     continue  # learns no distances between symmetric views without noise either
-                restricted = {"restricted": True} if "symmetry" in data and network.restricted else {}
-                ramp = {"noise_ramp": network.noise_ramp} if network.noise_ramp else {}
-                shifts = {"shift_weight": 0.3, "shift_scale": 10.0} if imaging else {}
+                restricted = {"restricted": True} if symmetric and network.restricted else {}
                 runs[f"{molecule}-{condition}-{label}"] = Recipe(
                     encoder=network.encoder,
                     image_size=64,
                     pixel_size=pixel_size,
-                    backbone_args=network.backbone_args,
-                    data={**data, **imaging, **ramp, "images": 5000, "split": (0.5, 0.17)},
-                    shift=bool(imaging),
+                    data=replace(data, imaging=imaging, augment=network.augment, noise_ramp=network.noise_ramp),
+                    shift=noisy,
+                    shift_scale=10.0 if noisy else None,
                     loss="siamese_distance",
-                    loss_args={**network.pairs, **restricted, **shifts},
-                    augment=network.augment,
+                    loss_args={**network.pairs, **restricted},
                     steps=network.steps,
                     lr=network.lr,
                     weight_decay=0.05,

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..training.data import Simulated
+from ..training.recipe import Recipe
 from ..zoo.cost import multiply_accumulates
 from ..zoo.encoder import create_encoder
-from .runs import bound_median_deg, load_results, markdown_table, spread
+from .runs import Result, bound_median_deg, load_results, markdown_table, spread
 
 
 def training_table(suite: str) -> str:
     """One row per setting (encoder, size, loss, data, steps), seeds pooled: accuracy, bound, confidence, cost."""
-    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    settings: dict[tuple[Any, ...], list[Result]] = {}
     for record in load_results(suite):
-        recipe = record["recipe"]
-        loss = " ".join([recipe["loss"], *(str(v) for v in recipe["loss_args"].values())])
-        parameters, data = record["metrics"]["parameters"], recipe["data"]
-        key = (recipe["encoder"], parameters, loss, data["snr"], data.get("images"), recipe["augment"], recipe["steps"])
+        recipe, data, parameters = record.recipe, record.data, record.metrics["parameters"]
+        loss = " ".join([recipe.loss, *(str(v) for v in recipe.loss_args.values())])
+        key = (recipe.encoder, parameters, loss, data.imaging.snr, data.images, data.augment, recipe.steps)
         settings.setdefault(key, []).append(record)
     bounds: dict[str, float] = {}
     rows = []
     for (encoder, parameters, loss, snr, _, augment, steps), records in sorted(
         settings.items(), key=lambda item: (-item[0][3], item[0][4] or 0, _best_median(item[1]))
     ):
-        task = str([records[0]["recipe"][name] for name in ("data", "image_size", "pixel_size")])
+        first = records[0].recipe
+        task = str((first.data, first.image_size, first.pixel_size))
         if task not in bounds:
-            bounds[task] = bound_median_deg(records[0]["recipe"])
-        metrics = [record["metrics"] for record in records]
+            bounds[task] = bound_median_deg(first)
+        metrics = [record.metrics for record in records]
 
         def column(name: str, digits: int = 2, scale: float = 1.0, metrics: list[dict[str, Any]] = metrics) -> str:
             values = [m[name] * scale for m in metrics if m.get(name) is not None]
@@ -37,10 +39,10 @@ def training_table(suite: str) -> str:
             {
                 "encoder": encoder,
                 "M parameters": f"{parameters / 1e6:.2f}",
-                "GMACs": f"{_multiply_accumulates(records[0]['recipe']) / 1e9:.3f}",
+                "GMACs": f"{_multiply_accumulates(first) / 1e9:.3f}",
                 "loss": loss,
                 "SNR": f"{snr:g}",
-                "training images": training_images(records[0]["recipe"]),
+                "training images": training_images(records[0].data),
                 "augmentation": augment,
                 "median deg": column("median_deg"),
                 "mean deg": column("mean_deg"),
@@ -78,40 +80,44 @@ def _tells_at_5_degrees(metrics: dict[str, Any]) -> bool:
     return min(metrics["acc_5"], 1 - metrics["acc_5"]) * metrics["n"] >= _FEWEST
 
 
-def _best_median(records: list[dict[str, Any]]) -> float:
-    return min(record["metrics"]["median_deg"] for record in records)
+def _best_median(records: list[Result]) -> float:
+    return min(record.metrics["median_deg"] for record in records)
 
 
-def _multiply_accumulates(recipe: dict[str, Any]) -> int:
-    args = {name: recipe[name] for name in ("image_size", "backbone_args", "head_args")}
-    return multiply_accumulates(create_encoder(recipe["encoder"], **args))
+def _multiply_accumulates(recipe: Recipe) -> int:
+    return multiply_accumulates(
+        create_encoder(
+            recipe.encoder,
+            image_size=recipe.image_size,
+            backbone_args=recipe.backbone_args,
+            head_args=recipe.head_args,
+        )
+    )
 
 
-def _seconds_to(records: list[dict[str, Any]], degrees: float) -> str:
+def _seconds_to(records: list[Result], degrees: float) -> str:
     """CPU seconds until a validation first had a median so small; empty unless it happened with every seed.
 
     Also empty where validations are more than 500 steps apart, too far for seconds to mean much.
     """
-    if any(record["recipe"]["validate_every"] > 500 for record in records):
+    if any(record.recipe.validate_every > 500 for record in records):
         return ""
     first = [
-        next((row["cpu_s"] for row in record["history"] if row.get("median_deg", 180) <= degrees), None)
+        next((row["cpu_s"] for row in record.history if row.get("median_deg", 180) <= degrees), None)
         for record in records
     ]
     reached = [seconds for seconds in first if seconds is not None]
     return spread(reached, 0) if len(reached) == len(first) else ""
 
 
-def training_images(recipe: dict[str, Any]) -> str:
+def training_images(data: Simulated) -> str:
     """How many there are, or "on the fly" where they are new at every step."""
-    if recipe["data"].get("images") is None or recipe["augment"] == "simulate":
-        return "on the fly"
-    return str(round(recipe["data"]["images"] * recipe["data"].get("split", (0.5, 0.17))[0]))
+    return "on the fly" if data.training_images is None else str(data.training_images)
 
 
-def _footer(records: list[dict[str, Any]]) -> str:
+def _footer(records: list[Result]) -> str:
     def distinct(read: Callable[[dict[str, Any]], Any]) -> str:
-        return ", ".join(sorted({str(read(record["metrics"])) for record in records}))
+        return ", ".join(sorted({str(read(record.metrics)) for record in records}))
 
     return (
         f"Held-out particles: {distinct(lambda m: m['n'])}. Bound and chance: median angle in degrees of an estimator "

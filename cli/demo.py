@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,14 +140,14 @@ class _Run:
 
 def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float | None]:
     """The simulator of an encoder's recipe, its symmetry and its noise."""
-    from ..training.data import open_simulator
+    from ..training.data import Simulated
+    from ..training.migrations import migrated
+    from ..training.recipe import Recipe
 
-    spec: Mapping[str, Any] = ((encoder.entry or {}).get("trained_with") or {}).get("data", {})
-    volume = spec.get("volume", "")
-    if not volume.startswith("phantom:"):
-        raise BadInput(
-            name, "was not trained on a phantom", hint="cryozoo simulate and cryozoo predict take any volume"
-        )
-    trained = encoder.preprocessing
-    made = open_simulator(spec, image_size=trained.image_size, pixel_size=trained.pixel_size)
-    return made, spec.get("symmetry", "C1"), made.imaging.snr
+    trained = (encoder.entry or {}).get("trained_with")
+    data = Recipe.from_dict(migrated(trained)[0]).data if trained else None
+    if not isinstance(data, Simulated) or not data.volume.startswith("phantom:"):
+        hint = "cryozoo simulate and cryozoo predict take any volume"
+        raise BadInput(name, "was not trained on a phantom", hint=hint)
+    made = data.simulator(encoder.preprocessing.image_size, encoder.preprocessing.pixel_size)
+    return made, data.symmetry, data.imaging.snr

@@ -29,11 +29,6 @@ class Pose(NamedTuple):
     confidence: Tensor | None = None
     raw: Tensor | None = None
 
-    @property
-    def rotation_raw(self) -> Tensor | None:
-        """(B, rotation_dim), ``raw`` without the two numbers of the shift."""
-        return self.raw[:, :-2] if self.raw is not None and self.shift is not None else self.raw
-
     def rows(self, index: Tensor | slice) -> Pose:
         """The poses of some of the images."""
         return Pose(*(None if value is None else value[index] for value in self))

@@ -18,34 +18,23 @@ class Head(Constants):
     The last linear layer belongs to the encoder, not to the head, so that an equivariant backbone can use an
     equivariant one, whose weights :meth:`representation` determines.
 
-    Args:
-        shift: append two numbers to the raw vector that become the shift.
-        shift_scale: Angstrom per unit of the raw shift.
+    Attributes:
+        raw_dim: length of the raw vector.
     """
 
-    rotation_dim: int
+    raw_dim: int
     has_rotation: ClassVar[bool] = True
     has_confidence: ClassVar[bool] = False
     equivariant_args: ClassVar[Mapping[str, Any]] = {}
     """Arguments with which the head has a representation, where it has none without them."""
-
-    def __init__(self, *, shift: bool = False, shift_scale: float = 1.0) -> None:
-        super().__init__()
-        self.has_shift = shift
-        self.shift_scale = shift_scale
 
     @property
     def equivariant(self) -> bool:
         """Whether an equivariant last layer exists for this head."""
         return self.representation(torch.eye(3)[None]) is not None
 
-    @property
-    def raw_dim(self) -> int:
-        """Length of the raw vector, shift included (the last two numbers)."""
-        return self.rotation_dim + 2 * self.has_shift
-
     def representation(self, phi: Tensor) -> list[tuple[int, Tensor]] | None:
-        """How the rotation part of the raw vector transforms when phi (n, 3, 3) multiplies the rotation on the left.
+        """How the raw vector transforms when phi (n, 3, 3) multiplies the rotation on the left.
 
         phi(g) is what g, acting on the image, does to the pose: Rz(t) for an in-plane rotation by t.
 
@@ -56,7 +45,7 @@ class Head(Constants):
         return None
 
     def rotation(self, raw: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Finite (B, rotation_dim), float32 or float64 -> rotation (B, 3, 3) or None, confidence (B,) or None."""
+        """Finite (B, raw_dim), float32 or float64 -> rotation (B, 3, 3) or None, confidence (B,) or None."""
         raise NotImplementedError
 
     def forward(self, raw: Tensor) -> Pose:
@@ -73,10 +62,9 @@ class Head(Constants):
             raw = raw if raw.dtype == torch.float64 else raw.float()
             # Without this some decompositions raise at NaN, and others turn it into a rotation like any other.
             finite = raw.isfinite().all(1)
-            rotation, confidence = self.rotation(torch.where(finite[:, None], raw[:, : self.rotation_dim], 0))
+            rotation, confidence = self.rotation(torch.where(finite[:, None], raw, 0))
             if rotation is not None:
                 rotation = torch.where(finite[:, None, None], rotation, torch.nan)
             if confidence is not None:
                 confidence = torch.where(finite, confidence, torch.nan)
-            shift = raw[:, self.rotation_dim :] * self.shift_scale if self.has_shift else None
-        return Pose(rotation, shift, confidence, raw)
+        return Pose(rotation, None, confidence, raw)

@@ -21,17 +21,15 @@ class Embedding(Head):
 
     Args:
         dim: length of the embedding.
-        shift: append two numbers to the raw vector that become the shift.
-        shift_scale: Angstrom per unit of the raw shift.
     """
 
     has_rotation = False
 
-    def __init__(self, *, dim: int = 512, shift: bool = False, shift_scale: float = 1.0) -> None:
-        super().__init__(shift=shift, shift_scale=shift_scale)
+    def __init__(self, *, dim: int = 512) -> None:
+        super().__init__()
         if dim < 1:
             raise ValueError(f"dim {dim}, expected at least 1")
-        self.rotation_dim = dim
+        self.raw_dim = dim
 
     def rotation(self, raw: Tensor) -> tuple[None, None]:
         """(B, dim) -> nothing: an embedding has no rotation."""

@@ -12,7 +12,7 @@ from .base import Head
 class NineDSVD(Head):
     """Three columns -> nearest rotation by SVD (Levinson et al. 2020, arXiv:2006.14616)."""
 
-    rotation_dim = 9
+    raw_dim = 9
 
     def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:
         """Three columns, each multiplied by phi."""

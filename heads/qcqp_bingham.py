@@ -59,8 +59,6 @@ class QCQPBingham(Head):
             (see :func:`bingham_matrix`): as general, and equivariant to in-plane rotations and flips of the image.
         confidence: which statistic, negated, is the confidence: "max", the direction that is known worst, or "trace",
             the sum of all three. "max" ranked errors better in every toy regression tried.
-        shift: append two numbers to the raw vector that become the shift.
-        shift_scale: Angstrom per unit of the raw shift.
     """
 
     has_confidence = True
@@ -71,17 +69,15 @@ class QCQPBingham(Head):
         *,
         form: Literal["cholesky", "davenport"] = "cholesky",
         confidence: Literal["max", "trace"] = "max",
-        shift: bool = False,
-        shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(shift=shift, shift_scale=shift_scale)
+        super().__init__()
         if form not in ("cholesky", "davenport"):
             raise ValueError(f"form {form!r}, expected 'cholesky' or 'davenport'")
         if confidence not in ("max", "trace"):
             raise ValueError(f"confidence {confidence!r}, expected 'max' or 'trace'")
         self.form = form
         self.confidence = confidence
-        self.rotation_dim = 10 if form == "cholesky" else 9
+        self.raw_dim = 10 if form == "cholesky" else 9
 
     def representation(self, phi: Tensor) -> list[tuple[int, Tensor]] | None:
         """Three columns in Davenport's form; squares of L have none."""

@@ -16,7 +16,7 @@ class Quaternion(Head):
     only a double-valued representation of in-plane rotations, so no equivariant last layer exists.
     """
 
-    rotation_dim = 4
+    raw_dim = 4
 
     def rotation(self, raw: Tensor) -> tuple[Tensor, None]:
         """(B, 4) -> (B, 3, 3), no confidence."""

@@ -13,7 +13,7 @@ from .base import Head
 class SixDGramSchmidt(Head):
     """Two columns -> rotation by Gram-Schmidt: the first keeps its direction (Zhou et al. 2019, arXiv:1812.07035)."""
 
-    rotation_dim = 6
+    raw_dim = 6
 
     def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:
         """Two columns, each multiplied by phi."""
@@ -32,7 +32,7 @@ class SixDSVD(Head):
     them, so its length plays no part. The projection is that of Levinson et al. 2020 (arXiv:2006.14616).
     """
 
-    rotation_dim = 6
+    raw_dim = 6
 
     def representation(self, phi: Tensor) -> list[tuple[int, Tensor]]:
         """Two columns, each multiplied by phi."""

@@ -67,8 +67,6 @@ class SO3Harmonic(Head):
         confidence: "height", how far the log density at the mode is above its mean over all rotations; "entropy", the
             negative entropy, 0 for the uniform density; both in nats; "probability", that of the truth within 15
             degrees of the mode. The last two are sums over all rotations, which take longer than everything else.
-        shift: append two numbers to the raw vector that become the shift.
-        shift_scale: Angstrom per unit of the raw shift.
 
     Raises:
         ValueError: lmax is below 2 (degree 1 is the matrix-Fisher density, see NineDSVD), above 16 or too low for the
@@ -85,10 +83,8 @@ class SO3Harmonic(Head):
         order: int = 3,
         symmetry: str = "C1",
         confidence: Literal["height", "entropy", "probability"] = "height",
-        shift: bool = False,
-        shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(shift=shift, shift_scale=shift_scale)
+        super().__init__()
         if lmax < 2:
             raise ValueError(
                 f"lmax {lmax}, expected at least 2; degree 1 alone is what nined_svd and bingham_nll are for"
@@ -102,7 +98,7 @@ class SO3Harmonic(Head):
         self.lmax = lmax
         self.symmetry = symmetry
         self.confidence = confidence
-        self.rotation_dim = harmonic_dim(lmax)
+        self.raw_dim = harmonic_dim(lmax)
         self.series = SO3Series(lmax, order)
         self.maxima = SO3Maxima(lmax)
         self.sums = SO3Sums(self.series, self.maxima)
@@ -117,7 +113,7 @@ class SO3Harmonic(Head):
         return [(2 * degree + 1, wigner_d(degree, phi)) for degree in range(self.lmax + 1)]
 
     def symmetrised(self, raw: Tensor) -> Tensor:
-        """The mean of F over the point group as coefficients, (B, rotation_dim) -> (B, rotation_dim)."""
+        """The mean of F over the point group as coefficients, (B, raw_dim) -> (B, raw_dim)."""
         if not self.symmetric:
             return raw
         factors, f = (split_degrees(x, self.lmax) for x in (self.mean_factors.to(raw.dtype), raw))
@@ -129,11 +125,10 @@ class SO3Harmonic(Head):
         if not self.symmetric or pose.raw is None:
             return pose
         with torch.autocast(raw.device.type, enabled=False):
-            rotation_raw, shift = pose.raw.split([self.rotation_dim, 2 * self.has_shift], 1)
-            return pose._replace(raw=torch.cat([self.symmetrised(rotation_raw), shift], 1))
+            return pose._replace(raw=self.symmetrised(pose.raw))
 
     def rotation(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, rotation_dim) -> the mode (B, 3, 3) and the confidence (B,)."""
+        """(B, raw_dim) -> the mode (B, 3, 3) and the confidence (B,)."""
         f = self.symmetrised(raw)
         mode = self.maxima.highest(unit_scale(f)[0])
         if self.confidence == "entropy":
@@ -144,7 +139,7 @@ class SO3Harmonic(Head):
         return mode, (f * self.maxima.wigner(mode.detach())).sum(1) - f[:, 0]
 
     def log_prob_grid(self, raw: Tensor) -> Tensor:
-        """Log density at the rotations of ``so3_grid(order)``, (B, rotation_dim) -> (B, N).
+        """Log density at the rotations of ``so3_grid(order)``, (B, raw_dim) -> (B, N).
 
         It is normalised on the grid, the mean of its exp is 1 there: of a narrower density the highest points count for
         all that is between them.
@@ -153,12 +148,12 @@ class SO3Harmonic(Head):
         return values - log_sum_exp(values)[:, None] + math.log(values.shape[1])
 
     def entropy(self, raw: Tensor) -> Tensor:
-        """(B, rotation_dim) -> entropy (B,) relative to that of the uniform density, in nats, at most 0."""
+        """(B, raw_dim) -> entropy (B,) relative to that of the uniform density, in nats, at most 0."""
         return self._entropy(self.symmetrised(raw))
 
     @torch.no_grad()
     def modes(self, raw: Tensor, k: int) -> Modes:
-        """The k highest maxima of the density that are at least 30 degrees apart, (B, rotation_dim) -> :class:`Modes`.
+        """The k highest maxima of the density that are at least 30 degrees apart, (B, raw_dim) -> :class:`Modes`.
 
         The first is the rotation that :meth:`forward` gives, unless another is as high.
         """

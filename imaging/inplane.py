@@ -10,6 +10,7 @@ one pixel brings it back; the row and column at -L / 2, which have no partner at
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,24 @@ from torch import Tensor
 
 from ..geometry.plane_groups import PlaneGroup, phi
 from ..geometry.pose import Pose
+from ..particles.ctf import CTF
+from .batch import Batch
 
 _D4 = PlaneGroup("D4").matrices.float()
 
 
 def transform_pose(pose: Pose, plane: Tensor) -> Pose:
-    """The target of images whose content was moved by ``plane`` (B, 2, 2)."""
+    """The truth about images whose content was moved by ``plane`` (B, 2, 2)."""
     rotation = None if pose.rotation is None else phi(plane).to(pose.rotation) @ pose.rotation
     shift = None if pose.shift is None else (plane.to(pose.shift) @ pose.shift[..., None])[..., 0]
     return Pose(rotation, shift)
+
+
+def transform_ctf(ctf: CTF, plane: Tensor) -> CTF:
+    """The CTF of images whose content was moved by ``plane`` (B, 2, 2): the axis of the astigmatism moves along."""
+    angle = torch.deg2rad(ctf.defocus_angle)
+    direction = plane.to(angle) @ torch.stack([angle.cos(), angle.sin()], -1)[..., None]
+    return replace(ctf, defocus_angle=torch.rad2deg(torch.atan2(direction[:, 1, 0], direction[:, 0, 0])))
 
 
 def transform_d4(images: Tensor, element: int) -> Tensor:
@@ -43,14 +53,21 @@ def transform_d4(images: Tensor, element: int) -> Tensor:
     return images
 
 
-def augment_d4(images: Tensor, pose: Pose) -> tuple[Tensor, Pose]:
-    """A random element of D4 for each image of a batch (B, 1, L, L)."""
+def augment_d4(batch: Batch) -> Batch:
+    """A random element of D4 for each image of a batch."""
+    images = batch.images
     elements = torch.randint(8, (len(images),), device=images.device)
     out = torch.empty_like(images)
     for element in range(8):
         chosen = elements == element
         out[chosen] = transform_d4(images[chosen], element)
-    return out, transform_pose(pose, _D4.to(images.device)[elements])
+    return _moved(batch, out, _D4.to(images.device)[elements])
+
+
+def _moved(batch: Batch, images: Tensor, plane: Tensor) -> Batch:
+    """The batch with images that ``plane`` (B, 2, 2) moved, and what is true of them."""
+    ctf = None if batch.ctf is None else transform_ctf(batch.ctf, plane)
+    return Batch(images, transform_pose(batch.pose, plane), ctf)
 
 
 def turn(images: Tensor, angle: Tensor) -> Tensor:
@@ -81,10 +98,11 @@ def turn(images: Tensor, angle: Tensor) -> Tensor:
     return wide[..., room : room + size, room : room + size]
 
 
-def augment_rotate(images: Tensor, pose: Pose) -> tuple[Tensor, Pose]:
-    """A random rotation by any angle and a random flip for each image (B, 1, L, L): an element of D4, and the rest."""
-    images, pose = augment_d4(images, pose)
+def augment_rotate(batch: Batch) -> Batch:
+    """A random rotation by any angle and a random flip for each image: an element of D4, and the rest."""
+    batch = augment_d4(batch)
+    images = batch.images
     angle = (torch.rand(len(images), device=images.device) - 0.5) * (torch.pi / 2)
     cos, sin = angle.cos(), angle.sin()
     plane = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
-    return turn(images, angle), transform_pose(pose, plane)
+    return _moved(batch, turn(images, angle), plane)

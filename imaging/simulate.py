@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,70 +10,41 @@ from torch import Tensor, nn
 from ..geometry.pose import Pose
 from ..geometry.sampling import random_rotations
 from ..particles.ctf import CTF, make_ctf
-from ..particles.errors import BadInput
+from ..particles.fields import check_fields, documented, number, numbers, optional, setting
 from .batch import Batch
 from .projector import Projector
 from .volumes import Volume
 
 
+@documented
 @dataclass(frozen=True)
 class Imaging:
-    """How simulated particles are imaged.
+    """How simulated particles are imaged."""
 
-    Attributes:
-        snr: variance of the CTF-ed, shifted projection inside the inscribed circle, averaged over random poses, over
-            the variance of the white Gaussian noise; None adds no noise.
-        shift_sigma: standard deviation of the normal shift along x and y, in Angstrom.
-        defocus: (lowest, highest) defocus in Angstrom, uniform; None images without a CTF.
-        astigmatism: largest difference between defocus U and V in Angstrom, uniform from 0.
-        voltage: kV.
-        spherical_aberration: mm.
-        amplitude_contrast: fraction.
-        b_factor: Angstrom^2.
-
-    Raises:
-        BadInput: a value that cannot be.
-    """
-
-    snr: float | None = None
-    shift_sigma: float = 0.0
-    defocus: tuple[float, float] | None = None
-    astigmatism: float = 0.0
-    voltage: float = 300.0
-    spherical_aberration: float = 2.7
-    amplitude_contrast: float = 0.1
-    b_factor: float = 0.0
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Imaging:
-        """Make it from plain data (lists for ranges); an unknown name raises BadInput with the known ones."""
-        known = [f.name for f in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise BadInput("imaging", f"unknown field {unknown[0]!r}", expected=f"one of {', '.join(known)}")
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        try:
-            return cls(**plain)
-        except TypeError as error:
-            raise BadInput("imaging", f"a value of the wrong kind: {error}", expected="numbers") from None
+    snr: float | None = setting(
+        optional(number(above=0), "no noise"),
+        "variance of the shifted projection with its CTF inside the inscribed circle, averaged over random poses, over "
+        "that of the white noise",
+        None,
+    )
+    shift_sigma: float = setting(number("Angstrom", least=0), "standard deviation of the shift along x and y", 0.0)
+    defocus: tuple[float, float] | None = setting(
+        optional(
+            numbers(2, lambda x: 0 < x[0] <= x[1], "[lowest, highest] in Angstrom, underfocus positive"), "no CTF"
+        ),
+        "range of the mean defocus, uniform",
+        None,
+    )
+    astigmatism: float = setting(
+        number("Angstrom", least=0), "largest difference of defocus U and V, uniform from 0", 0.0
+    )
+    voltage: float = setting(number("kV", above=10, below=3000), "acceleration voltage", 300.0)
+    spherical_aberration: float = setting(number("mm", least=0), "spherical aberration", 2.7)
+    amplitude_contrast: float = setting(number(least=0, most=1), "share of amplitude contrast", 0.1)
+    b_factor: float = setting(number("Angstrom^2", least=0), "of the envelope exp(-B k^2 / 4)", 0.0)
 
     def __post_init__(self) -> None:
-        # Written so that NaN, which compares with nothing, is refused.
-        possible = {
-            "snr": (self.snr is None or 0 < self.snr < math.inf, "a positive number, or None for no noise"),
-            "shift_sigma": (0 <= self.shift_sigma < math.inf, "0 or more Angstrom"),
-            "defocus": (
-                self.defocus is None or (len(self.defocus) == 2 and 0 < self.defocus[0] <= self.defocus[1] < math.inf),
-                "(lowest, highest) in Angstrom, underfocus positive; or None for no CTF",
-            ),
-            "astigmatism": (0 <= self.astigmatism < math.inf, "0 or more Angstrom"),
-            "voltage": (10 < self.voltage < 3000, "between 10 and 3000 kV"),
-            "spherical_aberration": (0 <= self.spherical_aberration < math.inf, "0 or more mm"),
-            "amplitude_contrast": (0 <= self.amplitude_contrast <= 1, "0 to 1"),
-            "b_factor": (0 <= self.b_factor < math.inf, "0 or more Angstrom^2"),
-        }
-        for name, (fine, expected) in possible.items():
-            if not fine:
-                raise BadInput("imaging", f"{getattr(self, name)}", where=name, expected=expected)
+        check_fields(self, "imaging")
 
 
 def inscribed_circle(size: int) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..particles.errors import BadInput
+from ..particles.files import find_data
 from ..particles.mrc import read_volume
 
 
@@ -186,3 +187,18 @@ def _read_gemmi(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     atoms = [(*a.atom.pos.tolist(), a.atom.element.atomic_number) for a in structure[0].all()] if len(structure) else []
     table = np.array(atoms, dtype=np.float64).reshape(-1, 4)
     return table[:, :3], table[:, 3]
+
+
+def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
+    """``phantom:SEED``, or a map or atomic model found by :func:`find_data`."""
+    if name.startswith("phantom:"):
+        seed = name.removeprefix("phantom:")
+        if not seed.isdecimal():
+            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
+        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
+    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
+
+
+def is_atomic(name: str) -> bool:
+    """Whether a file is an atomic model, by its name."""
+    return not name.lower().endswith((".mrc", ".map", ".ccp4"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,44 +15,52 @@ from ..geometry.pose import Pose
 
 @dataclass(frozen=True, eq=False)
 class LossOutput:
-    """A loss and what it is made of.
+    """What a loss is made of, before anything is averaged, so that images can be weighted, chosen or left out.
 
     Attributes:
-        total: scalar, what to minimise.
-        parts: scalars by name, before weights; for logs.
+        terms: by name, (B,) one value for each image, or (P,) for each pair of images.
+        weights: of the terms; 1 where none is given.
     """
 
-    total: Tensor
-    parts: dict[str, Tensor]
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The mean of every term, without its weight; for logs."""
+        return {name: values.mean() for name, values in self.terms.items()}
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar to minimise: the weighted sum of the means."""
+        weighted = [self.weights.get(name, 1.0) * mean for name, mean in self.parts.items()]
+        return sum(weighted[1:], start=weighted[0])
 
 
 class Loss(nn.Module):
-    """Base of the losses. A subclass implements :meth:`rotation_term`.
+    """Base of the losses. A subclass implements :meth:`compare`.
 
     Args:
         symmetry: point group of the object, in RELION's axes. The true rotation is replaced by its mate nearest to the
             prediction; distances between images are the least over the group.
-        shift_weight: weight of the shift term, the mean absolute error of both coordinates divided by ``shift_scale``.
-            At 0 shifts are ignored.
-        shift_scale: Angstrom that count as an error of 1.
+
+    Attributes:
+        frame_is_open: whether it fixes poses up to a common frame only, so that angles to the truth mean nothing.
 
     Raises:
-        ValueError: the symmetry is unknown, the weight is negative or the scale not positive.
+        ValueError: the symmetry is unknown.
     """
 
+    frame_is_open: ClassVar[bool] = False
     group: Tensor
 
-    def __init__(self, *, symmetry: str = "C1", shift_weight: float = 0.0, shift_scale: float = 1.0) -> None:
+    def __init__(self, *, symmetry: str = "C1") -> None:
         super().__init__()
-        if shift_weight < 0 or shift_scale <= 0:
-            raise ValueError(f"shift_weight {shift_weight} and shift_scale {shift_scale}, expected >= 0 and > 0")
         self.symmetry = symmetry
-        self.shift_weight = shift_weight
-        self.shift_scale = shift_scale
         self.register_buffer("group", point_group(symmetry), persistent=False)
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Everything but the shift. Pose and target (B, 3, 3) are float32 or float64, B is at least 1."""
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """The terms. Pose and target (B, 3, 3) are float32 or float64, B is at least 1."""
         raise NotImplementedError
 
     def forward(self, pose: Pose, target: Pose, progress: float = 1.0) -> LossOutput:
@@ -59,7 +68,7 @@ class Loss(nn.Module):
 
         Args:
             pose: what an encoder returned.
-            target: rotation (B, 3, 3), and shift (B, 2) if ``shift_weight`` is not 0.
+            target: rotation (B, 3, 3).
             progress: how much of the training is done, 0 to 1; only losses with a schedule look at it.
 
         Raises:
@@ -72,23 +81,15 @@ class Loss(nn.Module):
         batch = len(true_rotation)
         if batch == 0:
             raise ValueError(f"{self._name}: the batch is empty")
-        for name, field, shape in (
-            ("rotation", pose.rotation, (3, 3)),
-            ("shift", pose.shift, (2,)),
-            ("raw", pose.raw, (-1,)),
-        ):
-            if field is not None:
-                self._check_shape(f"predicted {name}", field, (batch, *shape))
+        for name, found, shape in (("rotation", pose.rotation, (3, 3)), ("raw", pose.raw, (-1,))):
+            if found is not None:
+                self._check_shape(f"predicted {name}", found, (batch, *shape))
         self._check_shape("target rotation", true_rotation, (batch, 3, 3))
         with torch.autocast(true_rotation.device.type, enabled=False):
-            pose = pose._replace(rotation=_full(pose.rotation), shift=_full(pose.shift), raw=_full(pose.raw))
+            pose = pose._replace(rotation=_full(pose.rotation), raw=_full(pose.raw))
             prediction = pose.raw if pose.rotation is None else pose.rotation
             dtype = torch.float32 if prediction is None else prediction.dtype
-            shift_error = None if self.shift_weight == 0 else self._shift_error(pose, target)
-            output = self.rotation_term(pose, true_rotation.to(dtype), progress)
-            if shift_error is None:
-                return output
-            return LossOutput(output.total + self.shift_weight * shift_error, {**output.parts, "shift": shift_error})
+            return self.compare(pose, true_rotation.to(dtype), progress)
 
     def mate(self, rotation: Tensor, target: Tensor) -> Tensor:
         """The symmetry mates of the targets nearest to the rotations, (B, 3, 3) x 2 -> (B, 3, 3)."""
@@ -99,27 +100,20 @@ class Loss(nn.Module):
         return self._required(pose.rotation, "prediction", "rotation")
 
     def raw_vector(self, pose: Pose, expected: str, fits: Callable[[int], bool]) -> Tensor:
-        """``pose.rotation_raw`` of a length that fits, or a ValueError that names this loss and what it expected."""
-        raw = pose.rotation_raw
+        """``pose.raw`` of a length that fits, or a ValueError that names this loss and what it expected."""
+        raw = pose.raw
         if raw is None or not fits(raw.shape[1]):
-            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers, shift not counted"
+            found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers"
             raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")
         return raw
-
-    def _shift_error(self, pose: Pose, target: Pose) -> Tensor:
-        shift = self._required(pose.shift, "prediction", "shift")
-        true_shift = self._required(target.shift, "target", "shift")
-        self._check_shape("predicted shift", shift, (len(shift), 2))
-        self._check_shape("target shift", true_shift, (len(shift), 2))
-        return (shift - true_shift.to(shift.dtype)).abs().mean() / self.shift_scale
 
     @property
     def _name(self) -> str:
         return type(self).__name__
 
-    def _required(self, value: Tensor | None, whose: str, field: str) -> Tensor:
+    def _required(self, value: Tensor | None, whose: str, what: str) -> Tensor:
         if value is None:
-            raise ValueError(f"{self._name}: the {whose} has no {field}, and this loss needs one")
+            raise ValueError(f"{self._name}: the {whose} has no {what}, and this loss needs one")
         return value
 
     def _check_shape(self, what: str, value: Tensor, shape: tuple[int, ...]) -> None:

@@ -54,8 +54,8 @@ class BinghamNLL(Loss):
     (Gilitschenski et al. 2020, ICLR, without their table of C: see :func:`bingham_log_normaliser`).
     """
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Part "nll": mean negative log likelihood."""
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """Term "nll": negative log likelihood."""
         expected = "the 10 or 9 numbers of the QCQPBingham head or the 9 of NineDSVD"
         raw = self.raw_vector(pose, expected, lambda length: length in (9, 10))
         matrix = bingham_matrix(raw)
@@ -64,5 +64,4 @@ class BinghamNLL(Loss):
         values, _ = lowest_eigenpair(matrix)
         quaternion = matrix_to_quaternion(target.to(matrix.dtype))
         energy = torch.einsum("bi,bij,bj->b", quaternion, matrix, quaternion) - values[:, 0]
-        nll = (energy + bingham_log_normaliser(values[:, :1] - values[:, 1:])).mean()
-        return LossOutput(nll, {"nll": nll})
+        return LossOutput({"nll": energy + bingham_log_normaliser(values[:, :1] - values[:, 1:])})

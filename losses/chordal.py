@@ -22,8 +22,6 @@ class Chordal(Loss):
     Args:
         norm: one of the three.
         symmetry: point group of the object.
-        shift_weight: weight of the shift term.
-        shift_scale: Angstrom that count as an error of 1.
     """
 
     def __init__(
@@ -31,22 +29,20 @@ class Chordal(Loss):
         *,
         norm: Literal["frobenius", "squared", "l1"] = "squared",
         symmetry: str = "C1",
-        shift_weight: float = 0.0,
-        shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(symmetry=symmetry, shift_weight=shift_weight, shift_scale=shift_scale)
+        super().__init__(symmetry=symmetry)
         if norm not in ("frobenius", "squared", "l1"):
             raise ValueError(f"norm {norm!r}, expected 'frobenius', 'squared' or 'l1'")
         self.norm = norm
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Part "rotation": the mean distance."""
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """Term "rotation": the distance."""
         rotation = self.predicted_rotation(pose)
         target = self.mate(rotation, target)
         if self.norm == "frobenius":
-            error = chordal_distance(rotation, target).mean()
+            error = chordal_distance(rotation, target)
         elif self.norm == "squared":
-            error = (rotation - target).square().sum((-2, -1)).mean()
+            error = (rotation - target).square().sum((-2, -1))
         else:
-            error = (rotation - target).abs().mean()
-        return LossOutput(error, {"rotation": error})
+            error = (rotation - target).abs().mean((-2, -1))
+        return LossOutput({"rotation": error})

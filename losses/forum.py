@@ -29,9 +29,9 @@ class Forum(SiameseDistance):
         pairs: "all", "random" (published for synthetic data) or "stratified" (for real data).
         num_pairs: how many to draw; by default as many as images. Not with "all".
         symmetry: point group of the object.
-        shift_weight: weight of the shift term.
-        shift_scale: Angstrom that count as an error of 1.
     """
+
+    frame_is_open = False
 
     def __init__(
         self,
@@ -41,12 +41,8 @@ class Forum(SiameseDistance):
         pairs: Literal["all", "random", "stratified"] = "all",
         num_pairs: int | None = None,
         symmetry: str = "C1",
-        shift_weight: float = 0.0,
-        shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(
-            pairs=pairs, num_pairs=num_pairs, symmetry=symmetry, shift_weight=shift_weight, shift_scale=shift_scale
-        )
+        super().__init__(pairs=pairs, num_pairs=num_pairs, symmetry=symmetry)
         if regression not in ("geodesic", "chordal_squared"):
             raise ValueError(f"regression {regression!r}, expected 'geodesic' or 'chordal_squared'")
         self.regression = regression
@@ -66,8 +62,8 @@ class Forum(SiameseDistance):
             return float(np.interp(progress, knots[:, 0], knots[:, 1]))
         return float(progress**self.curriculum)
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Parts "distance" in radians and "regression", the mean over both images of all pairs."""
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """Terms "distance" in radians and "regression", by pair, the latter the mean of both images."""
         rotation = self.predicted_rotation(pose)
         pairs = self.draw(target)
         distance = self.distance_error(pose, target, pairs)
@@ -76,7 +72,6 @@ class Forum(SiameseDistance):
             errors = geodesic_distance(rotation, mate)
         else:
             errors = (rotation - mate).square().sum((-2, -1))
-        regression = errors[pairs].mean()
         weight = self.regression_weight(progress)
-        total = (1 - weight) * distance + weight * regression
-        return LossOutput(total, {"distance": distance, "regression": regression})
+        terms = {"distance": distance, "regression": errors[pairs].mean(1)}
+        return LossOutput(terms, {"distance": 1 - weight, "regression": weight})

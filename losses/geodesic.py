@@ -12,8 +12,7 @@ from .base import Loss, LossOutput
 class Geodesic(Loss):
     """Mean angle between prediction and truth, in radians. Its gradient has the same length at any angle."""
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Part "rotation": mean angle in radians."""
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """Term "rotation": the angle in radians."""
         rotation = self.predicted_rotation(pose)
-        angle = geodesic_distance(rotation, self.mate(rotation, target)).mean()
-        return LossOutput(angle, {"rotation": angle})
+        return LossOutput({"rotation": geodesic_distance(rotation, self.mate(rotation, target))})

@@ -28,11 +28,10 @@ class SiameseDistance(Loss):
         restricted: restrict true rotations to one asymmetric unit instead (Banjac et al. 2021), and take distances as
             they are. Only of such distances orientations can be recovered; near the border of the unit no encoder can
             know on which side an image is.
-        shift_weight: weight of the shift term.
-        shift_scale: Angstrom that count as an error of 1.
     """
 
     unit: Tensor | None
+    frame_is_open = True
 
     def __init__(
         self,
@@ -42,10 +41,8 @@ class SiameseDistance(Loss):
         metric: Metric = "cosine",
         symmetry: str = "C1",
         restricted: bool = False,
-        shift_weight: float = 0.0,
-        shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(symmetry=symmetry, shift_weight=shift_weight, shift_scale=shift_scale)
+        super().__init__(symmetry=symmetry)
         if pairs not in ("all", "random", "stratified"):
             raise ValueError(f"pairs {pairs!r}, expected 'all', 'random' or 'stratified'")
         if num_pairs is not None and (pairs == "all" or num_pairs < 1):
@@ -59,10 +56,9 @@ class SiameseDistance(Loss):
         if restricted:
             self.group = self.group[:1]
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Part "distance": mean absolute error, in radians for rotations and the cosine metric."""
-        error = self.distance_error(pose, target, self.draw(target))
-        return LossOutput(error, {"distance": error})
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """Term "distance", by pair: absolute error, in radians for rotations and the cosine metric."""
+        return LossOutput({"distance": self.distance_error(pose, target, self.draw(target))})
 
     def draw(self, target: Tensor) -> Tensor:
         """Pairs of this batch, (P, 2). Random ones come from torch's global generator."""
@@ -79,13 +75,13 @@ class SiameseDistance(Loss):
         return pair_distance(self._restrict(target), pairs, self.group)
 
     def distance_error(self, pose: Pose, target: Tensor, pairs: Tensor) -> Tensor:
-        """Mean absolute error of the distances of the pairs, a scalar."""
+        """Absolute errors of the distances of the pairs, (P,)."""
         if pose.rotation is not None:
             predicted = pair_distance(pose.rotation, pairs, self.group)
         else:
-            embedding = self._required(pose.rotation_raw, "prediction", "rotation and no embedding")
+            embedding = self._required(pose.raw, "prediction", "rotation and no embedding")
             predicted = embedding_distance(embedding[pairs[:, 0]], embedding[pairs[:, 1]], self.metric)
-        return (predicted - self.true_distance(target, pairs)).abs().mean()
+        return (predicted - self.true_distance(target, pairs)).abs()
 
     def _restrict(self, target: Tensor) -> Tensor:
         return target if self.unit is None else restrict(target, self.unit)

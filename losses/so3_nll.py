@@ -32,8 +32,6 @@ class SO3NLL(Loss):
         form: one of the two.
         order: of the grid; each one more takes eight times as long.
         symmetry: point group of the object.
-        shift_weight: weight of the shift term.
-        shift_scale: Angstrom that count as an error of 1.
     """
 
     def __init__(
@@ -42,10 +40,8 @@ class SO3NLL(Loss):
         form: Literal["exact", "cross_entropy"] = "exact",
         order: int = 3,
         symmetry: str = "C1",
-        shift_weight: float = 0.0,
-        shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(symmetry=symmetry, shift_weight=shift_weight, shift_scale=shift_scale)
+        super().__init__(symmetry=symmetry)
         if form not in ("exact", "cross_entropy"):
             raise ValueError(f"form {form!r}, expected 'exact' or 'cross_entropy'")
         if order < 0:
@@ -53,8 +49,8 @@ class SO3NLL(Loss):
         self.form = form
         self.order = order
 
-    def rotation_term(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
-        """Part "nll": mean negative log likelihood."""
+    def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
+        """Term "nll": negative log likelihood."""
         raw = self.raw_vector(pose, _EXPECTED, lambda length: harmonic_degree(length) is not None)
         lmax = harmonic_degree(raw.shape[1])
         assert lmax is not None
@@ -70,5 +66,4 @@ class SO3NLL(Loss):
             nearest = [(mate.flatten(1) @ points).max(1).indices for mate in mates.unbind(1)]
             heights = values.gather(1, torch.stack(nearest, 1))
             log_z = log_sum_exp(values) - math.log(len(series))
-        nll = (log_z - torch.logsumexp(heights, 1) + math.log(len(self.group))).mean()
-        return LossOutput(nll, {"nll": nll})
+        return LossOutput({"nll": log_z - torch.logsumexp(heights, 1) + math.log(len(self.group))})

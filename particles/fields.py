@@ -112,18 +112,17 @@ def check_fields(instance: Any, source: str, prefix: str = "") -> None:
     Raises:
         BadInput: naming ``source``, the field (after ``prefix``), what was found and what would do.
     """
-    for field in dataclasses.fields(instance):
-        if "rule" in field.metadata:
-            _check(getattr(instance, field.name), field, source, prefix)
+    for field in _declared(type(instance)):
+        _check(getattr(instance, field.name), field, source, prefix)
 
 
-def from_plain(cls: type[T], values: Mapping[str, Any], source: str, prefix: str = "") -> T:
-    """Make a dataclass of the names and values of a file.
+def from_plain(cls: type[T], values: Mapping[str, Any], source: str, prefix: str = "", /, **made: Any) -> T:
+    """Make a dataclass of the names and values of a file, and of fields that were made already.
 
     Raises:
         BadInput: a field that is unknown, with the nearest names; one that is missing; or a value that does not fit.
     """
-    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = {field.name: field for field in _declared(cls)}
     for name in values:
         if name not in known:
             raise BadInput(source, f"unknown field {prefix}{name}", expected=_nearest(str(name), known))
@@ -133,10 +132,9 @@ def from_plain(cls: type[T], values: Mapping[str, Any], source: str, prefix: str
             raise BadInput(source, "missing", where=f"field {prefix}{name}", expected=expected)
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in plain.items():
-        if "rule" in known[name].metadata:
-            _check(value, known[name], source, prefix)
+        _check(value, known[name], source, prefix)
     try:
-        return cls(**plain)
+        return cls(**plain, **made)
     except BadInput as error:  # of several fields together, which know no file
         raise renamed(error, source) from None
 
@@ -158,14 +156,29 @@ class FieldFacts(NamedTuple):
 def describe(cls: type[Any], prefix: str = "") -> list[FieldFacts]:
     """The declared fields of a dataclass, in order."""
     facts = []
-    for field in dataclasses.fields(cls):
-        if "rule" in field.metadata:
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            said = None if default is MISSING else "nothing" if default is None else str(default)
-            facts.append(
-                FieldFacts(prefix + field.name, field.metadata["rule"].expected, said, field.metadata["meaning"])
-            )
+    for field in _declared(cls):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        said = None if default is MISSING else "nothing" if default is None else str(default)
+        facts.append(FieldFacts(prefix + field.name, field.metadata["rule"].expected, said, field.metadata["meaning"]))
     return facts
+
+
+def documented(cls: type[T]) -> type[T]:
+    """Put the declared fields into the docstring of a dataclass, for ``help``."""
+    lines = (
+        f"    {name}: {meaning} ({expected}; {_default(default)})."
+        for name, expected, default, meaning in describe(cls)
+    )
+    cls.__doc__ = "\n".join([f"{(cls.__doc__ or '').rstrip()}\n\nFields:", *lines])
+    return cls
+
+
+def _default(default: str | None) -> str:
+    return "must be given" if default is None else f"by default {default or 'empty'}"
+
+
+def _declared(cls: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if "rule" in field.metadata]
 
 
 def _check(value: Any, field: dataclasses.Field[Any], source: str, prefix: str) -> None:

@@ -85,6 +85,16 @@ def _require_regular(path: str | Path, status: os.stat_result) -> None:
         raise BadInput(path, f"is {_KINDS.get(kind, 'not a regular file')}", expected="a file")
 
 
+def find_data(name: str | Path) -> Path:
+    """A local file: as given, or below one of the folders of the environment variable ``CRYOZOO_DATA``."""
+    folders = [Path(), *(Path(f) for f in os.environ.get("CRYOZOO_DATA", "").split(os.pathsep) if f)]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    searched = ", ".join(str(f) for f in folders[1:]) or "CRYOZOO_DATA is not set"
+    raise BadInput(name, "no such file", hint=f"give a path, or set CRYOZOO_DATA (searched: {searched})")
+
+
 @contextmanager
 def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
     """Write a file so that ``path`` holds either what it held before or all of the new content.

@@ -12,6 +12,7 @@ from cryozoo.cli.main import main
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
+from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.pretrained import save_pretrained
@@ -63,9 +64,7 @@ def run(capsys) -> Callable[..., Finished]:
 def tiny() -> PoseEncoder:
     """An encoder with random weights that has seen images, with a confidence and a shift."""
     torch.manual_seed(0)
-    encoder = create_encoder(
-        "test_vgg_gem-qcqp_bingham", image_size=SIZE, pixel_size=PIXEL_SIZE, head_args={"shift": True}
-    )
+    encoder = create_encoder("test_vgg_gem-qcqp_bingham", image_size=SIZE, pixel_size=PIXEL_SIZE, shift=True)
     encoder.train()(torch.randn(16, 1, SIZE, SIZE))
     return encoder.eval()
 
@@ -74,7 +73,7 @@ def tiny() -> PoseEncoder:
 def tiny_folder(tiny, tmp_path_factory) -> Path:
     """The encoder, saved, as if it had been trained on a phantom."""
     folder = tmp_path_factory.mktemp("encoder")
-    data = {"volume": "phantom:3", "snr": 0.5, "shift_sigma": 5.0, "defocus": [8000.0, 20000.0]}
+    data = Simulated("phantom:3", Imaging(snr=0.5, shift_sigma=5.0, defocus=(8000.0, 20000.0)))
     recipe = Recipe("test_vgg_gem-qcqp_bingham", SIZE, data, 1, pixel_size=PIXEL_SIZE)
     save_pretrained(tiny, folder, recipe=recipe, metrics={"n": 10, "median_deg": 12.5, "auroc_5deg": float("nan")})
     return folder

@@ -32,12 +32,12 @@ def symmetric_angle(angle: Callable[[Matrix, Matrix], float]) -> Callable[[Matri
 
 @pytest.fixture(scope="session")
 def batch(rotations: Callable[..., torch.Tensor]) -> Callable[..., tuple[Pose, Pose]]:
-    """``batch(n)``: a prediction with every field, for the 10 numbers of QCQP plus a shift, and its target."""
+    """``batch(n)``: a prediction with every field, for the 10 numbers of QCQP, and its target."""
 
     def make(n: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Pose, Pose]:
         rng = np.random.default_rng(3)
         raw, shift, true_shift = (torch.from_numpy(rng.standard_normal((n, k))).to(dtype) for k in (12, 2, 2))
-        prediction = Pose(rotation=rotations(n, 1).to(dtype), shift=shift, raw=raw)
+        prediction = Pose(rotation=rotations(n, 1).to(dtype), shift=shift, raw=raw[:, :10])
         return prediction, Pose(rotation=rotations(n, 2).to(dtype), shift=true_shift)
 
     return make

@@ -1,23 +1,41 @@
-"""Where training images and poses come from: simulated on the fly, a fixed simulated set, or particles on disk."""
+"""Where training images and poses come from: simulated on the fly, a fixed simulated set, or particles on disk.
+
+A source says what there is, as plain fields that are checked once; opened, it gives batches. Another source is a class
+of its own with the same few names (:class:`DataSource`).
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ..geometry.point_groups import point_group
 from ..geometry.pose import Pose
 from ..imaging.batch import Batch, join_batches
 from ..imaging.inplane import augment_d4, augment_rotate
 from ..imaging.preprocessing import Preprocessing, standardise
 from ..imaging.simulate import Imaging, Simulator
-from ..imaging.volumes import Volume
+from ..imaging.volumes import load_volume
 from ..particles.errors import BadInput
+from ..particles.fields import (
+    BOOLEAN,
+    Rule,
+    check_fields,
+    documented,
+    from_plain,
+    numbers,
+    one_of,
+    optional,
+    setting,
+    text,
+    whole,
+)
+from ..particles.files import find_data
 
 VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
 """Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
@@ -25,8 +43,219 @@ VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
 _FEWEST = 2
 """Particles of which errors can be averaged."""
 
-_FIXED_FIELDS = {"symmetry", "split"}
-_SIMULATED_FIELDS = {"volume", "images", "held_out", "noise_ramp"}
+
+class TrainingData(Protocol):
+    """A source that was opened.
+
+    Attributes:
+        preprocessing: what was done to the images, and is to be done by the encoder.
+        validation: images that no step has.
+        test: others.
+    """
+
+    preprocessing: Preprocessing
+    validation: Batch
+    test: Batch
+
+    def batch(self, step: int, size: int) -> Batch:
+        """The images of a step: those of the same step are the same, given torch's global generator."""
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """What to train on."""
+
+    @property
+    def symmetry(self) -> str:
+        """Point group of the object."""
+
+    def open(self, image_size: int, pixel_size: float | None, device: torch.device, seed: int) -> TrainingData:
+        """Read or simulate what is needed, for images of this box; ``pixel_size`` None takes the data's own."""
+
+    def digest(self) -> str | None:
+        """Of the table that was read, by which a changed one is noticed; None where there is none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, of which the source is made again."""
+
+
+def _is_point_group(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and point_group(name) is not None
+    except ValueError:
+        return False
+
+
+_SYMMETRY = Rule(_is_point_group, "a point group: Cn, Dn, T, O or I, such as C1 or D7")
+_SPLIT = optional(
+    numbers(2, lambda x: min(x) > 0 and sum(x) < 1, "the shares of training and validation, together below 1"),
+    "(0.5, 0.17)",
+)
+_DEFAULT_SPLIT = (0.5, 0.17)
+
+
+@documented
+@dataclass(frozen=True)
+class Simulated:
+    """Particles simulated from a volume, and imaged as the fields of :class:`Imaging` say, which stand beside these."""
+
+    volume: str = setting(text("a map, an atomic model or phantom:SEED"), "what is imaged; sought in CRYOZOO_DATA, too")
+    imaging: Imaging = field(default_factory=Imaging)
+    symmetry: str = setting(_SYMMETRY, "point group of the volume, in RELION's axes", "C1")
+    images: int | None = setting(
+        optional(whole(_FEWEST, 10**9), "new ones at every step"), "a fixed set of so many images", None
+    )
+    held_out: int | None = setting(
+        optional(whole(_FEWEST, 10**7), "2048"), "images of validation, and of test, where others are new", None
+    )
+    split: tuple[float, float] | None = setting(_SPLIT, "how a fixed set is split; the rest is the test", None)
+    augment: Literal["none", "d4", "rotate", "simulate"] = setting(
+        one_of("none", "d4", "rotate", "simulate"),
+        "of a fixed set: quarter turns and flips, any angle and flips, or new particles in place of those that train",
+        "none",
+    )
+    noise_ramp: int = setting(
+        whole(0, 10**9),
+        "steps over which the noise of new images grows from none: at low SNR, losses of pairs find no signal without",
+        0,
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data", "data.")
+        if self.images is None and self.split is not None:
+            raise BadInput("data", "split without images", where="field data.split", hint="give data.images, too")
+        if self.images is None and self.augment != "none":
+            found, hint = f"{self.augment!r} without a fixed set", "give data.images, or augment none"
+            raise BadInput("data", found, where="field data.augment", hint=hint)
+        if self.images is not None and self.held_out is not None:
+            hint = "the split of a fixed set says what is held out"
+            raise BadInput("data", "held_out with images", where="field data.held_out", hint=hint)
+        if self.noise_ramp and self.imaging.snr is None:
+            raise BadInput("data", "noise_ramp without noise", where="field data.noise_ramp", hint="give data.snr, too")
+        if self.noise_ramp and self.images is not None and self.augment != "simulate":
+            hint = "augment simulate makes new ones at every step"
+            raise BadInput("data", "noise_ramp for a fixed set", where="field data.noise_ramp", hint=hint)
+
+    @property
+    def new_images(self) -> bool:
+        """Whether every step has images that no other has."""
+        return self.images is None or self.augment == "simulate"
+
+    @property
+    def training_images(self) -> int | None:
+        """How many there are to train on; None where they are new at every step."""
+        return None if self.images is None or self.new_images else round(self.images * self.shares[0])
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Of training and validation in a fixed set."""
+        return self.split or _DEFAULT_SPLIT
+
+    def simulator(self, image_size: int, pixel_size: float | None) -> Simulator:
+        """The simulator of the volume, for images of this box."""
+        volume = load_volume(self.volume, image_size=image_size, pixel_size=pixel_size)
+        return Simulator(volume, self.imaging, image_size=image_size, pixel_size=pixel_size or volume.pixel_size)
+
+    def open(
+        self, image_size: int, pixel_size: float | None, device: torch.device, seed: int = 0
+    ) -> OnTheFly | FixedSet:
+        """Simulate what is fixed."""
+        simulator = self.simulator(image_size, pixel_size).to(device)
+        preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
+        if self.images is None:
+            held_out = self.held_out or 2048
+            validation, test = (draw(simulator, preprocessing, held_out, s) for s in (VALIDATION_SEED, TEST_SEED))
+        else:
+            fixed = FixedSet(
+                draw(simulator, preprocessing, self.images, FIXED_SEED),
+                preprocessing,
+                split=self.shares,
+                augment=self.augment,
+                seed=seed,
+            )
+            if self.augment != "simulate":
+                return fixed
+            validation, test = fixed.validation, fixed.test
+        return OnTheFly(simulator, preprocessing, validation, test, noise_ramp=self.noise_ramp)
+
+    def digest(self) -> None:
+        """None: no table is read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, those of the imaging beside the others."""
+        own = _given(self)
+        own.pop("imaging", None)
+        return own | _given(self.imaging)
+
+
+@documented
+@dataclass(frozen=True)
+class Recorded:
+    """Particles on disk, with poses."""
+
+    particles: str = setting(text("a STAR or .cs file with poses"), "the table; sought in CRYOZOO_DATA, too")
+    datadir: str | None = setting(optional(text("a folder"), "the folder of the table"), "where the images are", None)
+    symmetry: str = setting(_SYMMETRY, "point group of the object, in RELION's axes", "C1")
+    split: tuple[float, float] | None = setting(_SPLIT, "how the particles are split; the rest is the test", None)
+    augment: Literal["none", "d4", "rotate"] = setting(
+        one_of("none", "d4", "rotate"), "quarter turns and flips, or any angle and flips, of those that train", "none"
+    )
+    allow_outside: bool = setting(BOOLEAN, "let image names lead out of the folder of the table", False)
+    skip_bad: bool = setting(BOOLEAN, "leave out rows whose image is unusable", False)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data", "data.")
+
+    def open(self, image_size: int, pixel_size: float | None, device: torch.device, seed: int = 0) -> FixedSet:
+        """Read and prepare all images."""
+        from ..particles.stack import ParticleStack
+
+        path = find_data(self.particles)
+        datadir = None if self.datadir is None else find_data(self.datadir)
+        stack = ParticleStack.open(path, datadir=datadir, allow_outside=self.allow_outside, skip_bad=self.skip_bad)
+        if stack.poses is None:
+            raise BadInput(path, "no poses", expected="angles to train on")
+        preprocessing = Preprocessing(image_size, pixel_size or stack.pixel_size)
+        chunk = max(1, 2**24 // stack.image_size**2)  # 64 MB of pixels at a time
+        images = torch.empty(len(stack), 1, image_size, image_size, device=device)
+        for start in range(0, len(stack), chunk):
+            rows = range(start, min(start + chunk, len(stack)))
+            images[start : rows.stop] = preprocessing(torch.from_numpy(stack.images(rows)).to(device), stack.pixel_size)
+        true = (torch.from_numpy(values).float().to(device) for values in (stack.poses.rotation, stack.poses.shift))
+        return FixedSet(
+            Batch(images, Pose(*true)),
+            preprocessing,
+            split=self.split or _DEFAULT_SPLIT,
+            augment=self.augment,
+            image_ids=torch.from_numpy(stack.image_ids),
+            seed=seed,
+        )
+
+    def digest(self) -> str:
+        """Of the table."""
+        return hashlib.sha256(find_data(self.particles).read_bytes()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        return _given(self)
+
+
+def data_from_plain(values: Mapping[str, Any], source: str = "recipe") -> Simulated | Recorded:
+    """What ``data`` of a recipe says: particles of a table, or of a volume with the fields of :class:`Imaging`."""
+    kinds = [kind for kind in ("volume", "particles") if kind in values]
+    if len(kinds) != 1:
+        found = "both volume and particles" if kinds else "neither volume nor particles"
+        raise BadInput(source, found, where="field data", expected="one of the two, to train on")
+    if kinds == ["particles"]:
+        return from_plain(Recorded, values, source, "data.")
+    names = {field.name for field in fields(Imaging)}
+    imaging = from_plain(Imaging, {k: v for k, v in values.items() if k in names}, source, "data.")
+    own = {k: v for k, v in values.items() if k not in names}
+    return from_plain(Simulated, own, source, "data.", imaging=imaging)
+
+
+def _given(instance: Any) -> dict[str, Any]:
+    return {f.name: value for f in fields(instance) if (value := getattr(instance, f.name)) != f.default}
 
 
 class OnTheFly:
@@ -69,11 +298,12 @@ def draw(
     ``noise`` is the share of the simulator's noise that they have.
     """
     pixel_size = simulator.projector.pixel_size
-    chunks = [
-        replace(particles, images=preprocessing(particles.images, pixel_size))
-        for particles in simulate(simulator, n, seed, noise=noise)
-    ]
-    return join_batches(chunks)
+    return join_batches(
+        [
+            replace(particles, images=preprocessing(particles.images, pixel_size))
+            for particles in simulate(simulator, n, seed, noise=noise)
+        ]
+    )
 
 
 def simulate(simulator: Simulator, n: int, seed: int | None = None, *, noise: float = 1.0) -> Iterator[Batch]:
@@ -101,6 +331,7 @@ class FixedSet:
 
     Args:
         particles: all images and poses.
+        preprocessing: of the encoder.
         split: shares of training and validation; the rest is the test.
         augment: ``none``, ``d4`` or ``rotate``, on training images only. (``simulate`` is :class:`OnTheFly`'s.)
         image_ids: (N,) integers; rows with the same one show the same image (a symmetry-expanded table) and stay
@@ -111,14 +342,16 @@ class FixedSet:
     def __init__(
         self,
         particles: Batch,
+        preprocessing: Preprocessing,
         *,
-        split: tuple[float, float] = (0.5, 0.17),
+        split: tuple[float, float] = _DEFAULT_SPLIT,
         augment: str = "none",
         image_ids: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         ids = torch.arange(len(particles)) if image_ids is None else image_ids
         self.train, self.validation, self.test = (particles[rows] for rows in split_rows(ids, split))
+        self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
         self._epoch = (-1, torch.empty(0, dtype=torch.long))
@@ -132,10 +365,10 @@ class FixedSet:
         )
         batch = self.train[index]
         if self.augment == "d4":
-            return Batch(*augment_d4(batch.images, batch.pose))
+            return augment_d4(batch)
         if self.augment == "rotate":
-            images, target = augment_rotate(batch.images, batch.pose)
-            return Batch(standardise(images), target)  # the edge of the circle is not quite what it was
+            batch = augment_rotate(batch)
+            return replace(batch, images=standardise(batch.images))  # the edge of the circle is not quite what it was
         return batch
 
     def _permutation(self, epoch: int) -> Tensor:
@@ -143,130 +376,3 @@ class FixedSet:
             generator = torch.Generator().manual_seed(FIXED_SEED + (self.seed << 32) + epoch)
             self._epoch = (epoch, torch.randperm(len(self.train), generator=generator))
         return self._epoch[1]
-
-
-TrainingData = OnTheFly | FixedSet
-
-
-def find_data(name: str | Path) -> Path:
-    """A local file: as given, or below one of the folders of the environment variable ``CRYOZOO_DATA``."""
-    folders = [Path(), *(Path(f) for f in os.environ.get("CRYOZOO_DATA", "").split(os.pathsep) if f)]
-    for folder in folders:
-        if (folder / name).exists():
-            return folder / name
-    searched = ", ".join(str(f) for f in folders[1:]) or "CRYOZOO_DATA is not set"
-    raise BadInput(name, "no such file", hint=f"give a path, or set CRYOZOO_DATA (searched: {searched})")
-
-
-def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
-    """``phantom:SEED``, or a map or atomic model found by :func:`find_data`."""
-    if name.startswith("phantom:"):
-        seed = name.removeprefix("phantom:")
-        if not seed.isdecimal():
-            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
-        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
-    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
-
-
-def is_atomic(name: str) -> bool:
-    """Whether a file is an atomic model, by its name."""
-    return not name.lower().endswith((".mrc", ".map", ".ccp4"))
-
-
-def open_data(
-    spec: Mapping[str, Any],
-    *,
-    image_size: int,
-    pixel_size: float | None,
-    augment: str,
-    device: torch.device,
-    seed: int = 0,
-) -> tuple[TrainingData, Preprocessing]:
-    """Make the training data of a recipe and the preprocessing that goes with it."""
-    _check(spec)
-    if augment == "simulate" and "volume" not in spec:
-        raise BadInput(
-            "recipe", "augment 'simulate' of particles", hint="give a volume to simulate, or another augment"
-        )
-    split = tuple(spec.get("split", (0.5, 0.17)))
-    if "particles" in spec:
-        return _open_particles(spec, image_size, pixel_size, split, augment, device, seed)
-    simulator = open_simulator(spec, image_size=image_size, pixel_size=pixel_size).to(device)
-    preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
-    images, noise_ramp = spec.get("images"), spec.get("noise_ramp", 0)
-    if noise_ramp and spec.get("snr") is None:
-        raise BadInput("recipe", "a noise_ramp without noise", where="data", hint="give snr too")
-    if images is None and augment != "none":
-        raise BadInput("recipe", f"augment {augment!r} without a fixed set", hint="give data images, or augment none")
-    if images is None:
-        held_out = spec.get("held_out", 2048)
-        validation, test = (draw(simulator, preprocessing, held_out, s) for s in (VALIDATION_SEED, TEST_SEED))
-        return OnTheFly(simulator, preprocessing, validation, test, noise_ramp=noise_ramp), preprocessing
-    fixed = FixedSet(draw(simulator, preprocessing, images, FIXED_SEED), split=split, augment=augment, seed=seed)
-    if augment == "simulate":
-        return OnTheFly(simulator, preprocessing, fixed.validation, fixed.test, noise_ramp=noise_ramp), preprocessing
-    if noise_ramp:
-        raise BadInput("recipe", "noise_ramp for a fixed set", hint="augment simulate makes new ones at every step")
-    return fixed, preprocessing
-
-
-def _check(spec: Mapping[str, Any]) -> None:
-    """Refuse what the fields that are read here cannot be."""
-    for name, expected in (
-        ("volume", "a map, an atomic model or phantom:SEED"),
-        ("particles", "a STAR or .cs file"),
-        ("symmetry", "the name of a point group"),
-    ):
-        if not isinstance(spec.get(name, ""), str):
-            raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=expected)
-    for name in ("images", "held_out"):
-        if name in spec and not (type(spec[name]) is int and spec[name] >= _FEWEST):
-            raise BadInput("recipe", f"{spec[name]!r}", where=f"data {name}", expected=f"at least {_FEWEST}")
-    if not (type(ramp := spec.get("noise_ramp", 0)) is int and ramp >= 0):
-        raise BadInput("recipe", f"{ramp!r}", where="data noise_ramp", expected="a whole number of steps")
-    split = spec.get("split", (0.5, 0.17))
-    if not (isinstance(split, list | tuple) and len(split) == 2 and all(type(x) in (int, float) for x in split)):
-        raise BadInput("recipe", f"{split!r}", where="data split", expected="the shares of training and validation")
-
-
-def open_simulator(spec: Mapping[str, Any], *, image_size: int, pixel_size: float | None) -> Simulator:
-    """The simulator of a recipe's ``data``: its volume, imaged as the other fields say."""
-    if "volume" not in spec:
-        raise BadInput("recipe", "data names neither 'volume' nor 'particles'")
-    volume = load_volume(spec["volume"], image_size=image_size, pixel_size=pixel_size)
-    imaging = Imaging.from_dict({k: v for k, v in spec.items() if k not in _FIXED_FIELDS | _SIMULATED_FIELDS})
-    return Simulator(volume, imaging, image_size=image_size, pixel_size=pixel_size or volume.pixel_size)
-
-
-def _open_particles(
-    spec: Mapping[str, Any],
-    image_size: int,
-    pixel_size: float | None,
-    split: tuple[float, float],
-    augment: str,
-    device: torch.device,
-    seed: int,
-) -> tuple[FixedSet, Preprocessing]:
-    from ..particles.stack import ParticleStack
-
-    known = {"particles", "datadir", "allow_outside", "skip_bad", *_FIXED_FIELDS}
-    if unknown := sorted(set(spec) - known):
-        raise BadInput(
-            "recipe", f"unknown field {unknown[0]!r}", where="data", expected=f"one of {', '.join(sorted(known))}"
-        )
-    path = find_data(spec["particles"])
-    options = {k: spec[k] for k in ("allow_outside", "skip_bad") if k in spec}
-    datadir = find_data(spec["datadir"]) if "datadir" in spec else None
-    stack = ParticleStack.open(path, datadir=datadir, **options)
-    poses = stack.poses
-    if poses is None:
-        raise BadInput(path, "no poses", expected="angles to train on")
-    preprocessing = Preprocessing(image_size, pixel_size or stack.pixel_size)
-    chunk = max(1, 2**24 // stack.image_size**2)  # 64 MB of pixels at a time
-    images = torch.empty(len(stack), 1, image_size, image_size, device=device)
-    for start in range(0, len(stack), chunk):
-        rows = range(start, min(start + chunk, len(stack)))
-        images[start : rows.stop] = preprocessing(torch.from_numpy(stack.images(rows)).to(device), stack.pixel_size)
-    target = Pose(*(torch.from_numpy(values).float().to(device) for values in (poses.rotation, poses.shift)))
-    ids = torch.from_numpy(stack.image_ids)
-    return FixedSet(Batch(images, target), split=split, augment=augment, image_ids=ids, seed=seed), preprocessing

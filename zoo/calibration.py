@@ -20,7 +20,7 @@ def calibration_metrics(rotation_raw: Tensor, truth: Tensor, *, order: int = 3) 
     on average sqrt(2 pi / N) / 8, by chance alone.
 
     Args:
-        rotation_raw: ``Pose.rotation_raw`` of the head.
+        rotation_raw: ``Pose.raw`` of the head.
         truth: any mate, for a head with a symmetry.
         order: of the grid for sums; they are finer around the highest modes.
 

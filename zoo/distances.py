@@ -34,8 +34,8 @@ def predicted_distances(
     """
     if pose.rotation is not None:
         vectors = matrix_to_quaternion(pose.rotation.double())
-    elif pose.rotation_raw is not None:
-        vectors = pose.rotation_raw.double()
+    elif pose.raw is not None:
+        vectors = pose.raw.double()
     else:
         raise ValueError("the pose has neither rotations nor embeddings, between which there would be distances")
     if pairs is not None:

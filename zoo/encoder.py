@@ -12,6 +12,7 @@ from ..geometry.plane_groups import PlaneGroup
 from ..geometry.pose import Pose
 from ..heads.base import Head
 from ..imaging.preprocessing import Preprocessing
+from ..models.base import Backbone
 from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
 from .registry import get_part, split_name
@@ -33,18 +34,25 @@ class PoseEncoder(Meaning):
         name: ``<backbone>-<head>``.
         group: name of the group to which poses are equivariant, or None.
         config: the arguments of :func:`create_encoder` that rebuild it.
+        has_shift: whether poses have a shift.
+        shift_scale: Angstrom per unit of the raw shift.
+        raw_dim: numbers of the last layer.
         preprocessing: what :meth:`predict` does to images first.
         entry: the registry entry of its pretrained weights, or None.
     """
 
     def __init__(
-        self, name: str, backbone: nn.Module, head: Head, preprocessing: Preprocessing, config: dict[str, Any]
-    ):
+        self, name: str, backbone: Backbone, head: Head, preprocessing: Preprocessing, config: dict[str, Any]
+    ) -> None:
         super().__init__()
         self.name = name
         # Convolutions are faster with the channels last, on CPU and GPU alike.
         self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.projection = _make_projection(backbone, head)
+        self.has_shift = bool(config["shift"])
+        # One unit of the raw shift is a twentieth of the box, about the size of real shifts.
+        self.shift_scale = preprocessing.image_size * preprocessing.pixel_size / 20
+        self.raw_dim = head.raw_dim + 2 * self.has_shift
+        self.projection = _make_projection(backbone, head, self.has_shift)
         self.group = str(backbone.group) if isinstance(self.projection, EquivariantLinear) else None
         self.head = head
         self.preprocessing = preprocessing
@@ -60,12 +68,22 @@ class PoseEncoder(Meaning):
             raise ValueError(f"{self.name}: images are {images.dtype}, its weights {self._dtype}: cast either")
         return self.backbone(images)
 
-    def forward(self, images: Tensor) -> Pose:
-        """Preprocessed images (B, in_chans, L, L) -> Pose; shift in Angstrom."""
+    def raw(self, images: Tensor) -> Tensor:
+        """Preprocessed images (B, in_chans, L, L) -> last layer (B, raw_dim): numbers of the head, then the shift."""
         features = self.features(images)
         with torch.autocast(features.device.type, enabled=False):
             # The last layer stays in float32: bfloat16 keeps 3 digits, 0.4 % of a rotation entry.
-            return self.head(self.projection(features.to(self._dtype)))
+            return self.projection(features.to(self._dtype))
+
+    def pose(self, raw: Tensor) -> Pose:
+        """(B, raw_dim) -> Pose, in float32, or in float64 if raw is; shift in Angstrom."""
+        raw = raw if raw.dtype == torch.float64 else raw.float()
+        pose = self.head(raw[:, : self.head.raw_dim])
+        return pose._replace(shift=raw[:, self.head.raw_dim :] * self.shift_scale) if self.has_shift else pose
+
+    def forward(self, images: Tensor) -> Pose:
+        """Preprocessed images (B, in_chans, L, L) -> Pose; shift in Angstrom."""
+        return self.pose(self.raw(images))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -79,9 +97,8 @@ class PoseEncoder(Meaning):
     def with_head(self, name: str, **head_args: Any) -> PoseEncoder:
         """The same backbone (shared weights) with a fresh last layer and another head, shifts as before."""
         backbone_name, _, _ = split_name(self.name)
-        head_args = {"shift": self.head.has_shift, **head_args}
         config = {**self.config, "name": f"{backbone_name}-{name}", "head_args": head_args}
-        head = _create_head(name, head_args, self.preprocessing, self.backbone.group is not None)
+        head = _create_head(name, head_args, self.backbone.group is not None)
         other = PoseEncoder(config["name"], self.backbone, head, self.preprocessing, config)
         return other.to(next(self.projection.parameters())).train(self.training)
 
@@ -144,6 +161,7 @@ def create_encoder(
     pixel_size: float = 1.0,
     backbone_args: Mapping[str, Any] | None = None,
     head_args: Mapping[str, Any] | None = None,
+    shift: bool = False,
 ) -> PoseEncoder:
     """Build an encoder with random weights.
 
@@ -153,7 +171,8 @@ def create_encoder(
         in_chans: channels of the input.
         pixel_size: Angstrom per pixel of the input; with 1.0 shifts come out in pixels.
         backbone_args: arguments of the backbone (``list_parts`` names it, its docstring lists them).
-        head_args: arguments of the head, for instance ``{"shift": True}``.
+        head_args: arguments of the head, for instance ``{"lmax": 4}``.
+        shift: predict how far particles are off-centre, too.
 
     Raises:
         UnknownName: no such backbone or head; the message lists the nearest names.
@@ -171,28 +190,32 @@ def create_encoder(
         # Weights to begin with do not rebuild it, and loading must not fetch them again.
         "backbone_args": {key: value for key, value in backbone_args.items() if key != "pretrained"},
         "head_args": head_args,
+        "shift": shift,
     }
     preprocessing = Preprocessing(image_size, pixel_size)
     backbone = get_part("backbone", backbone_name).load()(image_size, in_chans, **backbone_args)
-    for attribute in ("num_features", "group"):
-        if not hasattr(backbone, attribute):
-            raise ValueError(f"backbone {backbone_name} states no {attribute}: models/README.md says what one must")
-    head = _create_head(head_name, head_args, preprocessing, backbone.group is not None)
+    if not (isinstance(backbone, nn.Module) and isinstance(backbone, Backbone)):
+        raise ValueError(
+            f"backbone {backbone_name} states no num_features or no group: models/base.py says what one must"
+        )
+    head = _create_head(head_name, head_args, backbone.group is not None)
     return PoseEncoder(name, backbone, head, preprocessing, config)
 
 
-def _create_head(name: str, args: Mapping[str, Any], preprocessing: Preprocessing, equivariant: bool) -> Head:
-    # One unit of the raw shift is a twentieth of the box, about the size of real shifts.
-    scale = preprocessing.image_size * preprocessing.pixel_size / 20
+def _create_head(name: str, args: Mapping[str, Any], equivariant: bool) -> Head:
+    if shift := {"shift", "shift_scale"} & set(args):
+        raise ValueError(
+            f"head_args {min(shift)}: the shift is the encoder's; create_encoder(..., shift=True) asks for it"
+        )
     make = get_part("head", name).load()
     defaults = getattr(make, "equivariant_args", {}) if equivariant else {}
-    return make(shift_scale=scale, **{**defaults, **args})
+    return make(**{**defaults, **args})
 
 
-def _make_projection(backbone: nn.Module, head: Head) -> nn.Linear | EquivariantLinear:
-    features = int(backbone.num_features)  # type: ignore[arg-type]
+def _make_projection(backbone: Backbone, head: Head, shift: bool) -> nn.Linear | EquivariantLinear:
+    features = backbone.num_features
     if backbone.group is not None:
-        group = PlaneGroup(str(backbone.group))
+        group = PlaneGroup(backbone.group)
         blocks = head.representation(group.phi)
         if features % len(group):
             raise ValueError(
@@ -200,6 +223,6 @@ def _make_projection(backbone: nn.Module, head: Head) -> nn.Linear | Equivariant
                 f"{len(group)} elements: give a multiple of {len(group)}, or group None"
             )
         if blocks is not None:
-            shift = [(1, group.matrices)] if head.has_shift else []
-            return EquivariantLinear(group, features // len(group), [*blocks, *shift])
-    return nn.Linear(features, head.raw_dim)
+            moved = [(1, group.matrices)] if shift else []
+            return EquivariantLinear(group, features // len(group), [*blocks, *moved])
+    return nn.Linear(features, head.raw_dim + 2 * shift)

@@ -36,7 +36,7 @@ def evaluate(encoder: PoseEncoder, data: Batch, *, symmetry: str = "C1", batch_s
     """
     predicted = predict_batches(encoder, data.images, batch_size)
     metrics = pose_metrics(predicted, data.pose, symmetry=symmetry)
-    raw, truth = predicted.rotation_raw, data.pose.rotation
+    raw, truth = predicted.raw, data.pose.rotation
     if isinstance(encoder.head, SO3Harmonic) and raw is not None and truth is not None:
         metrics |= calibration_metrics(raw, truth, order=encoder.head.series.order)
     return metrics
@@ -91,7 +91,7 @@ def distance_metrics(loss: SiameseDistance, predicted: Pose, target: Pose) -> di
     first = Pose(*(None if v is None else v[:n] for v in (predicted.rotation, None, None, predicted.raw)))
     pairs = all_pairs(n, device=target.rotation.device)
     true = loss.true_distance(target.rotation[:n], pairs)
-    error = loss.distance_error(first, target.rotation[:n], pairs)
+    error = loss.distance_error(first, target.rotation[:n], pairs).mean()
     return {
         "n": n,
         "distance_mae_deg": float(torch.rad2deg(error)),

@@ -76,9 +76,9 @@ def predict(
                 if on_batch is not None:
                     on_batch(done[-1])
     except KeyboardInterrupt as stop:
-        finished = _joined(source, done, encoder.head.has_shift) if done else None
+        finished = _joined(source, done, encoder.has_shift) if done else None
         raise PredictionStopped(finished, len(source), getattr(stop, "signum", None)) from None
-    return _joined(source, done, encoder.head.has_shift)
+    return _joined(source, done, encoder.has_shift)
 
 
 def _poses(source: ParticleStack | Images, rows: range, pose: Pose) -> PoseTable:

@@ -202,10 +202,12 @@ def _read(store: Store, name: str, config: Mapping[str, Any]) -> dict[str, Tenso
 
 def _build(config: Mapping[str, Any], label: str, tensors: int) -> PoseEncoder:
     """``create_encoder`` on the CPU in float32, leaving torch's random numbers alone, no larger than is stated."""
-    names = ("name", "image_size", "in_chans", "pixel_size", "backbone_args", "head_args")
+    names = ("name", "image_size", "in_chans", "pixel_size", "backbone_args")
+    head_args = dict(config["head_args"])
+    shift = bool(head_args.pop("shift", config.get("shift", False)))
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), _at_most(config["parameters"], tensors, label):
         try:
-            encoder = create_encoder(**{name: config[name] for name in names}).float()
+            encoder = create_encoder(**{name: config[name] for name in names}, head_args=head_args, shift=shift).float()
         except (BadInput, ImportError):  # an ImportError says which extra to install
             raise
         except Exception as error:
@@ -284,8 +286,8 @@ def _golden(encoder: PoseEncoder) -> dict[str, Tensor]:
     size, channels = encoder.preprocessing.image_size, encoder.config["in_chans"]
     noise = torch.randn(_GOLDEN_IMAGES * channels, size, size, generator=torch.Generator().manual_seed(0))
     images = encoder.preprocessing(noise).view(_GOLDEN_IMAGES, channels, size, size)
-    pose = encoder.eval()(images)
-    golden = {"images": images, "raw": pose.raw, "rotation": pose.rotation}
+    raw = encoder.eval().raw(images)
+    golden = {"images": images, "raw": raw, "rotation": encoder.pose(raw).rotation}
     return {name: tensor for name, tensor in golden.items() if tensor is not None}
 
 
@@ -296,7 +298,7 @@ def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) ->
     The head is asked separately because rotations of ambiguous raw vectors magnify rounding errors without limit.
     """
     label, size = store.label(GOLDEN), encoder.preprocessing.image_size
-    shapes: dict[str, tuple[int, ...]] = {"images": (config["in_chans"], size, size), "raw": (encoder.head.raw_dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"images": (config["in_chans"], size, size), "raw": (encoder.raw_dim,)}
     if encoder.head.has_rotation:
         shapes["rotation"] = (3, 3)
     stated, largest = config["files"][GOLDEN]["size"], 64 * sum(map(math.prod, shapes.values())) + LARGEST_HEADER
@@ -309,11 +311,13 @@ def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) ->
     if found != expected:
         raise BadInput(label, short(found), expected=str(expected))
     try:
-        outputs = {"raw": encoder(golden["images"]).raw, "rotation": encoder.head(golden["raw"]).rotation}
+        outputs = {"raw": encoder.raw(golden["images"]), "rotation": encoder.pose(golden["raw"]).rotation}
     except Exception as error:
         raise BadInput(store.label(CONFIG), f"builds an encoder that fails: {error}", where=_ARGUMENTS) from error
     for name in sorted(shapes.keys() - {"images"}):
-        off = float((outputs[name] - golden[name]).abs().max() / golden[name].abs().max().clamp_min(1e-30))
+        repeated = outputs[name]
+        assert repeated is not None
+        off = float((repeated - golden[name]).abs().max() / golden[name].abs().max().clamp_min(1e-30))
         if not off <= _TOLERANCE:  # NaN too
             raise BadInput(
                 label,

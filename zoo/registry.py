@@ -64,12 +64,30 @@ class Part:
 
 _TINY_C4 = {"group": "C4", "fields": (2, 4, 8), "depths": (1, 1, 1), "kernels": (5, 3, 3), "connected": (8,)}
 _TINY_D4 = {**_TINY_C4, "group": "D4", "fields": (1, 2, 4), "connected": (4,)}
+_SMALL = {"stem": "none", "depths": (1, 1, 2, 2, 2), "kernels": (5, 3, 3, 3, 3), "gem_p": 3.0}
+"""Five halvings and no filter stem, for images of about 64 pixels on a processor."""
+_SMALL_PLAIN = {**_SMALL, "activation": "relu", "dropout": 0.0}
 _TINY = {"channels": (8, 16, 32), "kernels": (5, 3, 3)}
 
 _PARTS: dict[Kind, dict[str, Part]] = {
     "backbone": {
         "vgg_gem": Part(
             "cryozoo.models.vgg:vgg_gem", "VGG with low-pass stem and GeM pooling, 1024 features (Chung 2023)"
+        ),
+        "vgg_gem_m": Part(
+            "cryozoo.models.vgg:vgg_gem",
+            "vgg_gem with 1.48 M parameters, as many multiply-accumulates as d4_vgg_gem_s",
+            {**_SMALL_PLAIN, "channels": (18, 36, 72, 144, 288)},
+        ),
+        "vgg_gem_s": Part(
+            "cryozoo.models.vgg:vgg_gem",
+            "vgg_gem with 1.17 M parameters",
+            {**_SMALL_PLAIN, "channels": (16, 32, 64, 128, 256)},
+        ),
+        "vgg_gem_xs": Part(
+            "cryozoo.models.vgg:vgg_gem",
+            "vgg_gem with 0.15 M parameters, as many as d4_vgg_gem_s",
+            {**_SMALL_PLAIN, "channels": (6, 11, 23, 45, 90)},
         ),
         "siamese_cnn": Part(
             "cryozoo.models.vgg:siamese_cnn", "seven plain convolutions, 512 features (Banjac et al. 2021)"
@@ -108,6 +126,21 @@ _PARTS: dict[Kind, dict[str, Part]] = {
             "cryozoo.models.steerable_cnn:steerable_vgg_gem",
             "vgg_gem, equivariant to quarter turns and flips",
             {"group": "D4"},
+        ),
+        "c4_vgg_gem_s": Part(
+            "cryozoo.models.steerable_cnn:steerable_vgg_gem",
+            "c4_vgg_gem with 0.29 M parameters, as many multiply-accumulates as d4_vgg_gem_s",
+            {**_SMALL, "group": "C4", "fields": (4, 8, 16, 32, 64)},
+        ),
+        "c4_vgg_gem_xs": Part(
+            "cryozoo.models.steerable_cnn:steerable_vgg_gem",
+            "c4_vgg_gem with 0.15 M parameters, as many as d4_vgg_gem_s",
+            {**_SMALL, "group": "C4", "fields": (3, 6, 11, 23, 45)},
+        ),
+        "d4_vgg_gem_s": Part(
+            "cryozoo.models.steerable_cnn:steerable_vgg_gem",
+            "d4_vgg_gem with 0.15 M parameters",
+            {**_SMALL, "group": "D4", "fields": (2, 4, 8, 16, 32)},
         ),
         "test_c4_cnn": Part("cryozoo.models.steerable_cnn:steerable_cnn", "c4_cnn for tests", _TINY_C4),
         "test_d4_cnn": Part("cryozoo.models.steerable_cnn:steerable_cnn", "d4_cnn for tests", _TINY_D4),
@@ -213,6 +246,33 @@ def get_part(kind: Kind, name: str) -> Part:
         if name.startswith(prefix) and re.fullmatch(r"[a-z0-9_]+", name.removeprefix(prefix)):
             return replace(family, member=name.removeprefix(prefix))
     raise UnknownName(f"unknown {kind} {name!r}{nearest(name, table)}")
+
+
+_SHAPE = {"width", "channels", "fields", "depths", "kernels", "stem", "pool", "connected"}
+"""Arguments on which the number of weights depends."""
+
+
+def named_size(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The registered name of a backbone of this size, and the arguments that are left.
+
+    ``vgg_gem`` with the widths, depths and kernels of ``vgg_gem_s`` is ``vgg_gem_s``; where no size fits, what was
+    given.
+    """
+    part, best = get_part("backbone", name), (name, dict(args))
+    if part.member is not None:
+        return best
+    given = {key: _listed(value) for key, value in {**part.defaults, **args}.items()}
+    for other, size in _table("backbone").items():
+        named = {key: _listed(value) for key, value in size.defaults.items()}
+        left = {key: value for key, value in given.items() if named.get(key, ...) != value}
+        fits = size.target == part.target and named.keys() <= given.keys() and not left.keys() & _SHAPE
+        if fits and len(left) < len(best[1]):
+            best = other, left
+    return best
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def list_combinations(pattern: str = "*") -> list[str]:

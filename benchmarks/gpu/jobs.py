@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Literal
 
+from ...imaging.simulate import Imaging
+from ...training.data import Simulated
 from ...training.recipe import Recipe
 from ..suites import maps
 
 IMAGE_PASSES = 50 * 63_101 * 2
 """Cryo-forum's: 50 epochs of 63,101 pairs, two images each (Chung 2023)."""
 
-RIBOSOME = {"volume": "structures/4v89.npz"}
+RIBOSOME = "structures/4v89.npz"
 """E. coli 70S as an atomic model, which any pixel size suits."""
 
 
-def forum(encoder: str, *, backbone_args: dict[str, Any] | None = None, augment: str = "none") -> Recipe:
+def forum(encoder: str, *, augment: Literal["none", "rotate"] = "none") -> Recipe:
     """Cryo-forum's protocol: 5,000 fixed images, half of them for training, pairs with curriculum, one-cycle Adam."""
     batch_size = 256
     return Recipe(
         encoder=encoder,
         image_size=128,
         pixel_size=2.8,
-        backbone_args=backbone_args or {},
-        data={**RIBOSOME, "snr": 0.1, "images": 5000, "split": (0.5, 0.17)},
+        data=Simulated(RIBOSOME, Imaging(snr=0.1), images=5000, augment=augment),
         shift=False,
         loss="forum",
         optimizer="adam",
         weight_decay=1e-3,
         schedule="onecycle",
         lr=1e-3,
-        augment=augment,  # type: ignore[arg-type]
         batch_size=batch_size,
         steps=IMAGE_PASSES // batch_size,
         validate_every=1000,
@@ -45,7 +45,7 @@ def on_the_fly(image_size: int, pixel_size: float) -> Recipe:
         image_size=image_size,
         pixel_size=pixel_size,
         backbone_args={"gem_p": 3.0, "stem": "none"},
-        data={**RIBOSOME, "snr": 0.5, "shift_sigma": 10.0},
+        data=Simulated(RIBOSOME, Imaging(snr=0.5, shift_sigma=10.0)),
         loss="bingham_nll",
         batch_size=256,
         lr=3e-3,

@@ -16,11 +16,10 @@ from torch import Tensor
 from ...geometry.distances import geodesic_distance
 from ...geometry.rotations import rotvec_to_matrix
 from ...geometry.sampling import random_rotations
-from ...training.data import open_simulator
-from ...training.recipe import Recipe
+from ...imaging.simulate import Simulator
+from ...training.run import FinishedRun
 from ...zoo.encoder import PoseEncoder
 from ...zoo.figures import BLUE, INK, MUTED, pyplot, save_figure, tidy
-from ...zoo.pretrained import load_pretrained
 from ..runs import markdown_table
 
 ANGLES = tuple(range(0, 181, 5))
@@ -28,9 +27,10 @@ _COLOURS = (MUTED, BLUE, "#d1495b", "#edae49", "#66a182")
 
 
 @torch.no_grad()
-def residuals_deg(encoder: PoseEncoder, recipe: Recipe, angles: Sequence[float] = ANGLES, views: int = 128) -> Tensor:
+def residuals_deg(
+    encoder: PoseEncoder, simulator: Simulator, angles: Sequence[float] = ANGLES, views: int = 128
+) -> Tensor:
     """(angles, views) in degrees."""
-    simulator = open_simulator(recipe.data, image_size=recipe.image_size, pixel_size=recipe.pixel_size)
     rotation = random_rotations(views, generator=torch.Generator().manual_seed(0))
 
     def poses(turn: Tensor) -> Tensor:
@@ -54,8 +54,9 @@ def write(runs: Sequence[Path], picture: Path) -> str:
     shown = (0, 15, 30, 45, 90, 180)
     rows: list[list[str]] = []
     for run, colour in zip(runs, _COLOURS * len(runs), strict=False):
-        encoder = load_pretrained(f"local-dir:{run / 'model'}")
-        values = residuals_deg(encoder, Recipe.load(run / "recipe.json"))
+        finished = FinishedRun.open(run)
+        encoder = finished.encoder
+        values = residuals_deg(encoder, finished.simulator())
         median = values.median(1).values
         low, high = values.quantile(0.1, 1), values.quantile(0.9, 1)
         axes.plot(ANGLES, median, color=colour, lw=2.2, label=f"{run.name} ({encoder.group or 'no group'})")

@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,23 @@ from ...imaging.batch import join_batches
 from ...imaging.fsc import fourier_shell_correlation, resolution_at
 from ...imaging.map_alignment import align_map
 from ...imaging.reconstruct import combine_halves
-from ...imaging.volumes import Volume
+from ...imaging.simulate import Imaging
+from ...imaging.volumes import Volume, load_volume
 from ...losses.siamese import SiameseDistance
 from ...particles.poses import PoseTable
 from ...recovery.orientations import recover_orientations
-from ...training.data import FIXED_SEED, FixedSet, load_volume, open_data, open_simulator, simulate, split_rows
+from ...training.data import FIXED_SEED, FixedSet, simulate, split_rows
 from ...training.recipe import Recipe
+from ...training.run import FinishedRun, simulated
 from ...zoo.distances import predicted_distances
 from ...zoo.encoder import PoseEncoder
 from ...zoo.evaluate import distance_metrics, predict_batches
 from ...zoo.figures import BLUE, INK, MUTED, draw_directions, draw_distances, pyplot, save_figure, tidy
 from ...zoo.loss import create_loss
-from ...zoo.pretrained import load_pretrained
 from ...zoo.provenance import provenance
 from ...zoo.recover import RecoveredPoses, recover_poses
-from ..runs import markdown_table
-from ..suites import CONDITIONS
+from ..runs import markdown_table, todays_recipe
+from ..suites import CONDITIONS, MOLECULES
 from ..tables import training_images
 
 SEEDS = 10
@@ -102,22 +103,24 @@ class Found:
 
 def open_test_set(recipe: Recipe) -> TestSet:
     """The test images of a recipe of the suite ``maps``."""
-    simulator = open_simulator(recipe.data, image_size=recipe.image_size, pixel_size=recipe.pixel_size)
-    chunks = list(simulate(simulator, recipe.data["images"], FIXED_SEED))
-    rows = split_rows(torch.arange(recipe.data["images"]), tuple(recipe.data["split"]))[2]
+    data = simulated(recipe)
+    simulator = data.simulator(recipe.image_size, recipe.pixel_size)
+    count = data.images or 0
+    chunks = list(simulate(simulator, count, FIXED_SEED))
+    rows = split_rows(torch.arange(count), data.shares)[2]
     chosen = join_batches(chunks)[rows]
     images, rotation, shift = chosen.images, chosen.pose.rotation, chosen.pose.shift
     assert rotation is not None
     assert shift is not None
-    group = point_group(recipe.data.get("symmetry", "C1"))
+    group = point_group(data.symmetry)
     if recipe.loss_args.get("restricted"):
         rotation, group = restrict(rotation, group), group[:1]
-    volume = load_volume(recipe.data["volume"], image_size=recipe.image_size, pixel_size=recipe.pixel_size)
+    volume = load_volume(data.volume, image_size=recipe.image_size, pixel_size=recipe.pixel_size)
     truth = volume.coarsen(recipe.image_size)
     pixel_size = simulator.projector.pixel_size
     if abs(truth.pixel_size / pixel_size - 1) > 1e-4:
         raise ValueError(
-            f"the box of {recipe.data['volume']} in {recipe.image_size} voxels: {truth.pixel_size:g} A each, "
+            f"the box of {data.volume} in {recipe.image_size} voxels: {truth.pixel_size:g} A each, "
             f"expected pixel_size {pixel_size:g} A, that of the images"
         )
     return TestSet(images[:, 0], rotation.double(), shift, pixel_size, group, truth)
@@ -192,14 +195,15 @@ def distance_errors(encoder: PoseEncoder, recipe: Recipe) -> dict[str, float]:
 
     Not on those that trained where they were new at every step: none was kept.
     """
-    loss = create_loss(recipe.loss, **{"symmetry": recipe.data.get("symmetry", "C1"), **recipe.loss_args})
-    options = {"image_size": recipe.image_size, "pixel_size": recipe.pixel_size, "augment": "none"}
-    data, _ = open_data({**recipe.data, "noise_ramp": 0}, device=torch.device("cpu"), **options)  # type: ignore[arg-type]
+    source = simulated(recipe)
+    loss = create_loss(recipe.loss, **{"symmetry": source.symmetry, **recipe.loss_args})
+    fixed = replace(source, augment="none", noise_ramp=0)
+    data = fixed.open(recipe.image_size, recipe.pixel_size, torch.device("cpu"))
     if not isinstance(data, FixedSet) or not isinstance(loss, SiameseDistance):
         raise ValueError(f"a run with loss {recipe.loss}, expected siamese_distance and a fixed set of images")
     errors = {}
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    if recipe.augment == "simulate":
+    if source.new_images:
         parts.pop("train")
     for name, part in parts.items():
         part = part[:512]
@@ -217,8 +221,9 @@ def pixel_distances(images: Tensor) -> Tensor:
 
 def write(run: Path, picture: Path) -> dict[str, Any]:
     """Metrics of a finished run; draws them to ``picture`` (PNG)."""
-    recipe = Recipe.load(run / "recipe.json")
-    test, encoder = open_test_set(recipe), load_pretrained(f"local-dir:{run / 'model'}")
+    finished = FinishedRun.open(run)
+    recipe, encoder = finished.recipe, finished.encoder
+    test = open_test_set(recipe)
     metrics: dict[str, Any] = {"images": len(test.images), **distance_errors(encoder, recipe)}
     found = (predict if encoder.group and encoder.head.has_rotation else recover)(encoder, test)
     blind = align_frames(found.rotation, test.rotation, group=test.group)
@@ -260,14 +265,16 @@ def table(results: Path) -> str:
     for path in sorted(results.glob("maps-*.json")):
         m = json.loads(path.read_text())
         run = path.stem.removeprefix("maps-")
-        molecule, condition, _ = run.split("-")
-        recipe = json.loads((results / "maps" / f"{run}.json").read_text())["recipe"]
+        recipe = todays_recipe(json.loads((results / "maps" / f"{run}.json").read_text())["recipe"])
+        data = simulated(recipe)
+        molecule = next(name for name, (known, _) in MOLECULES.items() if known.volume == data.volume)
+        condition = next(name for name, known in CONDITIONS.items() if known == data.imaging)
         e_or, resolution = PAPER[molecule, condition]
         columns = {
             "molecule": molecule,
-            "images": _imaging(condition),
-            "encoder": m["encoder"],
-            "training images": training_images(recipe),
+            "images": _imaging(data.imaging),
+            "encoder": recipe.encoder,
+            "training images": training_images(data),
             "CPU s": f"{m['cpu_s']:.0f}",
             "L_DE train": f"{m['L_DE_train']:.3f}" if "L_DE_train" in m else "",
             "validation": f"{m['L_DE_validation']:.3f}",
@@ -292,9 +299,10 @@ def table(results: Path) -> str:
     return markdown_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n" + "\n".join(lines) + "\n"
 
 
-def _imaging(condition: str) -> str:
-    imaging = CONDITIONS[condition]
-    return f"SNR {imaging['snr']:.3f}, shifted by {imaging['shift_sigma']:g} A" if imaging else "clean"
+def _imaging(imaging: Imaging) -> str:
+    if imaging.snr is None:
+        return "clean"
+    return f"SNR {imaging.snr:.3f}, shifted by {imaging.shift_sigma:g} A"
 
 
 def _figure(found: Found, blind: Tensor, test: TestSet, laid: dict[str, tuple[Volume, Tensor]], title: str) -> Any:

@@ -19,11 +19,10 @@ from ...geometry.distances import geodesic_distance
 from ...geometry.grids import so3_grid
 from ...geometry.rotations import matrix_to_euler
 from ...heads.so3_harmonic import Modes, SO3Harmonic
-from ...training.data import find_data, open_data
-from ...training.recipe import Recipe
+from ...particles.files import find_data
+from ...training.run import FinishedRun
 from ...zoo.evaluate import predict_batches
 from ...zoo.figures import INK, MUTED, pyplot, save_figure
-from ...zoo.pretrained import load_pretrained
 from ...zoo.provenance import provenance
 
 NEAR = 15.0
@@ -62,18 +61,11 @@ def mode_metrics(modes: Modes, truth: Tensor, group: Tensor) -> dict[str, float]
 
 def write(run: Path, picture: Path) -> dict[str, Any]:
     """Metrics of a finished run on its held-out particles; draws the densities of four of them to ``picture`` (PNG)."""
-    recipe = Recipe.load(run / "recipe.json")
-    data, _ = open_data(
-        recipe.data,
-        image_size=recipe.image_size,
-        pixel_size=recipe.pixel_size,
-        augment="none",
-        device=torch.device("cpu"),
-    )
-    with np.load(find_data(recipe.data["volume"])) as model:
+    finished = FinishedRun.open(run)
+    encoder, data = finished.encoder, finished.data()
+    with np.load(find_data(finished.simulated.volume)) as model:
         group = torch.from_numpy(model["sym_rots"]).double()
-    encoder = load_pretrained(f"local-dir:{run / 'model'}")
-    head, raw = encoder.head, predict_batches(encoder, data.test.images).rotation_raw
+    head, raw = encoder.head, predict_batches(encoder, data.test.images).raw
     truth = data.test.pose.rotation
     if not isinstance(head, SO3Harmonic) or raw is None or truth is None:
         raise ValueError(f"{encoder.name} has no so3_harmonic head")
@@ -81,7 +73,7 @@ def write(run: Path, picture: Path) -> dict[str, Any]:
     modes = Modes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(_figure(head, raw[:4], truth[:4].double(), group, encoder.name), picture)
-    return {**mode_metrics(modes, truth.double(), group), "seed": recipe.seed, **provenance()}
+    return {**mode_metrics(modes, truth.double(), group), "seed": finished.recipe.seed, **provenance()}
 
 
 def _figure(head: SO3Harmonic, raw: Tensor, truth: Tensor, group: Tensor, name: str) -> Any:

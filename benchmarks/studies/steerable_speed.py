@@ -60,13 +60,13 @@ class EscnnNet(nn.Module):
         return self.pool(self.blocks(self.in_type(images)).tensor)
 
 
-def networks() -> tuple[dict[str, nn.Module], dict[str, float]]:
+def networks() -> tuple[dict[str, Any], dict[str, float]]:
     """What is timed, and the multiply-accumulates of two of them for one image, in millions."""
     shared = {"depths": DEPTHS, "kernels": KERNELS, "stem": "none"}
     steerable = create_encoder("d4_vgg_gem-nined_svd", image_size=SIZE, backbone_args={"fields": FIELDS, **shared})
     plain_args = {"channels": PLAIN_CHANNELS, "activation": "relu", "dropout": 0.0, **shared}
     plain = create_encoder("vgg_gem-nined_svd", image_size=SIZE, backbone_args=plain_args)
-    nets = {"plain": plain.backbone, "steerable": steerable.backbone}
+    nets: dict[str, Any] = {"plain": plain.backbone, "steerable": steerable.backbone}
     if importlib.util.find_spec("escnn"):
         nets["escnn"] = EscnnNet()
     return nets, {"plain": multiply_accumulates(plain) / 1e6, "steerable": multiply_accumulates(steerable) / 1e6}

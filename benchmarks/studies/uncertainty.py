@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from ...geometry.point_groups import point_group, symmetric_distance
 from ...heads.qcqp_bingham import bingham_matrix
-from ...training.data import open_data
-from ...training.recipe import Recipe
+from ...training.run import FinishedRun
 from ...zoo.evaluate import confidence_metrics, predict_batches
 from ...zoo.figures import BLUE, INK, MUTED, draw_against_confidence, pyplot, save_figure, tidy
-from ...zoo.pretrained import load_pretrained
 
 
 def expected_error_deg(rotation_raw: torch.Tensor) -> NDArray[np.float64]:
@@ -35,25 +33,18 @@ def expected_error_deg(rotation_raw: torch.Tensor) -> NDArray[np.float64]:
 
 def uncertainty(run: Path) -> tuple[dict[str, float], Any]:
     """Metrics and the figure of a finished run (a folder with ``recipe.json`` and ``model/``)."""
-    recipe = Recipe.load(run / "recipe.json")
-    data, _ = open_data(
-        recipe.data,
-        image_size=recipe.image_size,
-        pixel_size=recipe.pixel_size,
-        augment="none",
-        device=torch.device("cpu"),
-    )
-    encoder = load_pretrained(f"local-dir:{run / 'model'}")
+    finished = FinishedRun.open(run)
+    encoder, data = finished.encoder, finished.data()
     pose = predict_batches(encoder, data.test.images)
     if pose.rotation is None or pose.confidence is None or data.test.pose.rotation is None:
         raise ValueError(f"{encoder.name} has no confidence")
-    group = point_group(recipe.data.get("symmetry", "C1"))
+    group = point_group(finished.recipe.data.symmetry)
     radians = symmetric_distance(pose.rotation.double(), data.test.pose.rotation.double(), group)
     error, confidence = np.degrees(radians.numpy()), pose.confidence.double().numpy()
     metrics = {"mean_deg": float(error.mean()), **confidence_metrics(confidence, error)}
     expected = None
-    if pose.rotation_raw is not None and pose.rotation_raw.shape[1] in (9, 10):
-        expected = expected_error_deg(pose.rotation_raw)
+    if pose.raw is not None and pose.raw.shape[1] in (9, 10):
+        expected = expected_error_deg(pose.raw)
         metrics["predicted_rms_deg"] = float(np.sqrt(np.mean(expected**2)))
         metrics["observed_rms_deg"] = float(np.sqrt(np.mean(error**2)))
     return metrics, _figure(error, confidence, expected, f"{encoder.name}, {len(error):,} held-out particles")

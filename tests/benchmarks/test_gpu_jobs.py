@@ -9,8 +9,11 @@ from click.testing import CliRunner
 
 from cryozoo.benchmarks.gpu import __main__ as gpu
 from cryozoo.benchmarks.gpu import jobs, throughput
+from cryozoo.imaging.simulate import Imaging
 from cryozoo.imaging.volumes import Volume
+from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
+from cryozoo.training.run import simulated
 from cryozoo.zoo.encoder import create_encoder
 
 
@@ -25,13 +28,13 @@ def test_every_job_is_a_valid_recipe(name: str) -> None:
 def test_the_protocol_is_as_long_as_theirs() -> None:
     job = jobs.forum("vgg_gem-qcqp_bingham")
     assert abs(job.steps * job.batch_size - jobs.IMAGE_PASSES) < job.batch_size
-    assert job.data["images"] == 5000
+    assert simulated(job).images == 5000
 
 
 @pytest.mark.parametrize("name", jobs.JOBS)
 def test_the_ribosome_fits_the_box(name: str, data: Callable[[str], Path]) -> None:
     job = jobs.JOBS[name]()
-    volume = Volume.load(data(job.data["volume"]), size=job.image_size, pixel_size=job.pixel_size)
+    volume = Volume.load(data(simulated(job).volume), size=job.image_size, pixel_size=job.pixel_size)
     border = volume.data.abs().amax((0, 1))[[0, -1]].max()
     assert border < 0.01 * volume.data.max()
 
@@ -59,7 +62,7 @@ def test_slices_end_where_one_run_does(tmp_path: Path, monkeypatch: pytest.Monke
     recipe = Recipe(
         "test_vgg_gem-nined_svd",
         24,
-        {"volume": "phantom:1", "snr": 1.0, "held_out": 64},
+        Simulated("phantom:1", Imaging(snr=1.0), held_out=64),
         6,
         pixel_size=8.0,
         batch_size=8,

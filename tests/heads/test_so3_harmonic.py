@@ -66,7 +66,7 @@ def act(head: SO3Harmonic, raw: torch.Tensor, phi: torch.Tensor) -> torch.Tensor
 def test_length_of_the_raw_vector(lmax: int) -> None:
     assert harmonic_dim(lmax) == sum((2 * degree + 1) ** 2 for degree in range(lmax + 1))
     assert harmonic_degree(harmonic_dim(lmax)) == lmax
-    assert SO3Harmonic(lmax=lmax, order=1, shift=True).raw_dim == harmonic_dim(lmax) + 2
+    assert SO3Harmonic(lmax=lmax, order=1).raw_dim == harmonic_dim(lmax)
     for dim in (0, 1, 9, 10, harmonic_dim(lmax) + 1):
         assert harmonic_degree(dim) is None
 
@@ -293,13 +293,11 @@ def test_symmetry_averages_over_the_mates(symmetry: str) -> None:
     torch.testing.assert_close(series(averaged, points), mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(head.symmetrised(averaged), averaged, rtol=0, atol=1e-6)
     # the pose carries what its density is made of
-    shifted = SO3Harmonic(symmetry=symmetry, order=2, shift=True)(torch.cat([raw, torch.ones(4, 2)], 1))
-    torch.testing.assert_close(shifted.rotation_raw, averaged)
-    torch.testing.assert_close(shifted.raw[:, -2:], torch.ones(4, 2, dtype=torch.float64))
+    torch.testing.assert_close(head(raw).raw, averaged)
     plain = SO3Harmonic(order=2)
     torch.testing.assert_close(head.log_prob_grid(raw), plain.log_prob_grid(averaged), rtol=0, atol=1e-5)
     torch.testing.assert_close(head.entropy(raw), plain.entropy(averaged), rtol=0, atol=1e-5)
-    height, least = series(averaged, shifted.rotation).diagonal(), series(averaged, points).amax(1)
+    height, least = series(averaged, head(raw).rotation).diagonal(), series(averaged, points).amax(1)
     assert (height > least).all()
     # and commutes with what is done to the image
     phi = rotations(1, 9)[0]

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from cryozoo.geometry.plane_groups import PlaneGroup, phi
 from cryozoo.geometry.pose import Pose
+from cryozoo.imaging.batch import Batch
 from cryozoo.imaging.inplane import augment_d4, augment_rotate, transform_d4, transform_pose, turn
 from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.simulate import inscribed_circle
 from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.ctf import make_ctf
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -93,10 +95,26 @@ def test_turned_noise_is_as_white_as_it_was() -> None:
 def test_random_augmentations_keep_images_and_poses_together() -> None:
     projector, pose, images, _ = scene(40, 32)
     torch.manual_seed(1)
-    turned, target = augment_d4(images[:, None], pose)
+    batch = Batch(images[:, None], pose)
+    moved = augment_d4(batch)
+    turned, target = moved.images, moved.pose
     torch.testing.assert_close(turned[:, 0], projector(target.rotation, target.shift), atol=0.01, rtol=0)
     assert not torch.equal(turned[:, 0], images)
-    turned, target = augment_rotate(images[:, None], pose)
+    moved = augment_rotate(batch)
+    turned, target = moved.images, moved.pose
     circle = inscribed_circle(40)
     assert correlation(turned[:, 0][:, circle], projector(target.rotation, target.shift)[:, circle]).min() > 0.999
     assert correlation(turned[:, 0][:, circle], images[:, circle]).mean() < 0.9
+
+
+def test_the_axis_of_the_astigmatism_moves_along() -> None:
+    """Images with a strongly astigmatic CTF; the control keeps the axis."""
+    projector, pose, _, circle = scene(40, 8)
+    ctf = make_ctf(8, defocus_u=30000.0, defocus_v=6000.0, defocus_angle=torch.linspace(0, 170, 8))
+    torch.manual_seed(2)
+    for augment, least in ((augment_d4, 0.999), (augment_rotate, 0.99)):
+        moved = augment(Batch(projector(pose.rotation, pose.shift, ctf)[:, None], pose, ctf))
+        for optics, right in ((moved.ctf, True), (ctf, False)):
+            seen = projector(moved.pose.rotation, moved.pose.shift, optics)
+            found = correlation(moved.images[:, 0][:, circle], seen[:, circle])
+            assert (found.min() > least) == right

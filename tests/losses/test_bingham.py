@@ -199,6 +199,6 @@ def test_matrix_fisher_of_the_9d_head_against_a_grid() -> None:
 def test_other_heads_are_refused(batch: Callable) -> None:
     _, target = batch()
     with pytest.raises(ValueError, match="or the 9 of NineDSVD, the prediction has a raw vector of 8"):
-        BinghamNLL()(Embedding(dim=8, shift=True)(torch.zeros(7, 10)), target)
+        BinghamNLL()(Embedding(dim=8)(torch.zeros(7, 8)), target)
     with pytest.raises(ValueError, match="has no raw vector"):
         BinghamNLL()(Pose(rotation=target.rotation), target)

@@ -42,7 +42,7 @@ def errors(encoder: PoseEncoder, images: Tensor, elements: range) -> dict[str, f
             blocks = encoder.head.representation(phi)
             assert blocks is not None
             rho = torch.block_diag(*(matrix[0] for copies, matrix in blocks for _ in range(copies)))
-            pairs["raw"] = (moved.rotation_raw, pose.rotation_raw @ rho.T)
+            pairs["raw"] = (moved.raw, pose.raw @ rho.T)
         pairs["rotation"] = (moved.rotation, expected.rotation)
         for part, (found, wanted) in pairs.items():
             if found is not None and wanted is not None:
@@ -90,7 +90,7 @@ def test_in_single_precision_it_is_exact_to_the_rounding_of_the_network(backbone
         )
         exact, exact_features = encoder.double()(images.double()), encoder.features(images.double())
     assert float((features - exact_features).abs().max() / exact_features.abs().max()) < 1e-5
-    for part, found, true in (("raw", pose.rotation_raw, exact.rotation_raw), ("shift", pose.shift, exact.shift)):
+    for part, found, true in (("raw", pose.raw, exact.raw), ("shift", pose.shift, exact.shift)):
         assert single[part] < 6 * float((found - true).abs().max() / true.abs().max())
 
 
@@ -105,7 +105,7 @@ def in_terms_of_the_features(encoder: PoseEncoder, images: Tensor) -> dict[str, 
     weight = encoder.projection(unit) - encoder.projection(torch.zeros_like(unit))
     possible = features.abs().max() * weight.abs().sum(0)
     return {
-        "raw": found["raw"] * float(pose.rotation_raw.abs().max() / possible[:-2].max()),
+        "raw": found["raw"] * float(pose.raw.abs().max() / possible[:-2].max()),
         "shift": found["shift"] * float(pose.shift.abs().max() / possible[-2:].max()),
     }
 
@@ -160,7 +160,7 @@ def test_training_keeps_it_and_agrees_with_the_simulator(size: int) -> None:
     for _ in range(5):
         optimizer.zero_grad()
         pose = encoder(images)
-        loss(type(pose)(pose.rotation, None, None, pose.rotation_raw), type(pose)(rotation)).total.backward()
+        loss(type(pose)(pose.rotation, None, None, pose.raw), type(pose)(rotation)).total.backward()
         optimizer.step()
     encoder.eval().double()
     with torch.no_grad():

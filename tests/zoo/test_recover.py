@@ -58,7 +58,7 @@ class Reader(PoseEncoder):
         nn.Module.__init__(self)
         self.name = "reader"
         self.entry = {"trained_with": {"data": {"symmetry": symmetry}, "loss_args": {}}}
-        self.head = Quaternion() if rotations else Embedding(dim=16, shift=True)
+        self.head = Quaternion() if rotations else Embedding(dim=16)
         self.transposed = transposed
         self.generator = torch.Generator().manual_seed(0)
         self.deviation = deviation
@@ -74,7 +74,7 @@ class Reader(PoseEncoder):
             return Pose(self.camera @ (seen.mT if self.transposed else seen) @ self.frame, confidence=noise[:, 0])
         q = matrix_to_quaternion(seen)
         shift = images.new_ones(len(seen), 2)
-        return Pose(shift=shift, raw=torch.cat([(q[:, :, None] * q[:, None]).flatten(1), shift], 1))
+        return Pose(shift=shift, raw=(q[:, :, None] * q[:, None]).flatten(1))
 
 
 def errors(found: RecoveredPoses, true: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _scattered(images: Tensor, pose: Pose) -> Pose:
     assert pose.raw is not None
     raw = pose.raw.clone()
     bad = (images > images.flatten(1).amax(1)[:, None, None] - 0.1).sum((1, 2)) > 9
-    raw[bad, :-2] = torch.rand(int(bad.sum()), 16, generator=torch.Generator().manual_seed(1)).to(raw)
+    raw[bad] = torch.rand(int(bad.sum()), 16, generator=torch.Generator().manual_seed(1)).to(raw)
     return Pose(shift=pose.shift, raw=raw)
 
 

@@ -12,32 +12,32 @@ from cryozoo.geometry import PlaneGroup, point_group
 from cryozoo.geometry.pairs import pair_distance
 from cryozoo.imaging.fsc import fourier_shell_correlation
 from cryozoo.imaging.inplane import transform_d4
+from cryozoo.imaging.simulate import Imaging
 from cryozoo.particles.files import write_json
-from cryozoo.training.data import FixedSet, open_data
+from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import train
 from cryozoo.zoo.encoder import create_encoder
 
+DATA = Simulated("phantom:0", Imaging(shift_sigma=5.0), images=400)
 RECIPE = Recipe(
     "test_siamese_cnn-embedding",
     image_size=24,
-    data={"volume": "phantom:0", "images": 400, "split": (0.5, 0.17), "shift_sigma": 5.0},
+    data=DATA,
     steps=3,
     pixel_size=8.0,
     loss="siamese_distance",
-    loss_args={"shift_weight": 1.0, "shift_scale": 10.0},
+    shift_weight=1.0,
+    shift_scale=10.0,
     batch_size=16,
     validate_every=3,
 )
 
 
 def test_the_test_set_is_that_of_the_training() -> None:
-    data, preprocessing = open_data(
-        RECIPE.data, image_size=24, pixel_size=8.0, augment="none", device=torch.device("cpu")
-    )
-    assert isinstance(data, FixedSet)
+    data = DATA.open(24, 8.0, torch.device("cpu"))
     test = open_test_set(RECIPE)
-    torch.testing.assert_close(preprocessing(test.images, test.pixel_size), data.test.images)
+    torch.testing.assert_close(data.preprocessing(test.images, test.pixel_size), data.test.images)
     assert data.test.pose.rotation is not None
     torch.testing.assert_close(test.rotation.float(), data.test.pose.rotation)
 
@@ -60,8 +60,9 @@ def test_distances_of_pixels_against_a_loop() -> None:
 
 def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "SEEDS", 1)
-    restricted = {**RECIPE.loss_args, "restricted": True}
-    recipe = replace(RECIPE, data={**RECIPE.data, "symmetry": "C2"}, loss_args=restricted)
+    monkeypatch.setattr(maps, "MOLECULES", {"5a1a": (DATA, 8.0)})
+    monkeypatch.setattr(maps, "CONDITIONS", {"noisy": DATA.imaging})
+    recipe = replace(RECIPE, data=replace(DATA, symmetry="C2"), loss_args={"restricted": True})
     train(recipe, tmp_path / "run", progress=False)
     metrics = write(tmp_path / "run", tmp_path / "picture.png")
     assert metrics["images"] == 132
@@ -73,14 +74,14 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "maps").mkdir()
     write_json(tmp_path / "maps" / "5a1a-noisy-siamese_cnn.json", {"recipe": recipe.to_dict()})
     row = [cell.strip() for cell in maps.table(tmp_path).splitlines()[2].split("|")]
-    assert row[1:5] == ["5a1a", "SNR 0.063, shifted by 8 A", "test_siamese_cnn-embedding", "200"]
+    assert row[1:5] == ["5a1a", "clean", "test_siamese_cnn-embedding", "200"]
     assert f"{metrics['blind']:.3f}" in row
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "C2"])
 def test_an_equivariant_encoder_has_no_camera_of_its_own(symmetry: str) -> None:
     """Trained on distances or not: what is left of its errors after aligning frames is not that of a camera."""
-    test = open_test_set(replace(RECIPE, data={**RECIPE.data, "symmetry": symmetry}))
+    test = open_test_set(replace(RECIPE, data=replace(DATA, symmetry=symmetry)))
     test.images[:, 0] = test.images[:, :, 0] = 0  # without partners on the other side
     encoder = create_encoder("d4_vgg_gem-sixd_svd", image_size=24, pixel_size=8.0, backbone_args={"width": 1 / 16})
     encoder.train()(torch.randn(8, 1, 24, 24))

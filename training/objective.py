@@ -1,0 +1,115 @@
+"""What a training asks for: of a batch the terms to minimise, of held-out images how good an encoder is.
+
+An objective may have parameters of its own, which the trainer optimises, too. Another one is a subclass of
+:class:`Objective`; the trainer knows none by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..imaging.batch import Batch
+from ..losses.base import Loss, LossOutput
+from ..losses.siamese import SiameseDistance
+from ..particles.errors import BadInput
+from ..zoo.encoder import PoseEncoder
+from ..zoo.evaluate import distance_metrics, evaluate, pose_metrics, predict_batches
+from ..zoo.registry import get_part
+from .recipe import Recipe
+
+
+class Objective(nn.Module):
+    """Base of the objectives.
+
+    Attributes:
+        criterion: the metric of :meth:`measure`, lower is better, by which the best weights are kept.
+    """
+
+    criterion: str
+
+    def forward(self, encoder: PoseEncoder, batch: Batch, progress: float) -> LossOutput:
+        """What to minimise of a batch; ``progress`` is how much of the training is done, 0 to 1."""
+        raise NotImplementedError
+
+    def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:
+        """How good the encoder is on held-out images; ``thorough`` where the training is over."""
+        raise NotImplementedError
+
+
+class Supervised(Objective):
+    """Poses are compared with true ones, image by image.
+
+    Args:
+        loss: of rotations.
+        symmetry: point group over which errors are the least.
+        shift_weight: weight of the shift term, the mean absolute error of both coordinates over ``shift_scale``; 0
+            ignores shifts.
+        shift_scale: Angstrom that count as an error of 1.
+    """
+
+    criterion = "median_deg"
+
+    def __init__(
+        self, loss: Loss, *, symmetry: str = "C1", shift_weight: float = 0.0, shift_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.symmetry = symmetry
+        self.shift_weight = shift_weight
+        self.shift_scale = shift_scale
+
+    def forward(self, encoder: PoseEncoder, batch: Batch, progress: float) -> LossOutput:
+        """Terms of the loss, and "shift", the mean absolute error of both coordinates in Angstrom."""
+        pose = encoder(batch.images)
+        output: LossOutput = self.loss(pose, batch.pose, progress)
+        if not self.shift_weight:
+            return output
+        if pose.shift is None or batch.pose.shift is None:
+            raise ValueError("the encoder, or the data, has no shift to compare; shift_weight 0 does without")
+        shift = (pose.shift - batch.pose.shift).abs().mean(1)
+        # Rounded in this order, so that a run of the first stage goes on as if nothing had happened.
+        weight = float(torch.tensor(self.shift_weight) / self.shift_scale)
+        return LossOutput({**output.terms, "shift": shift}, {**output.weights, "shift": weight})
+
+    def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:
+        """Errors of poses; thorough also the calibration of densities."""
+        if thorough:
+            return evaluate(encoder, batch, symmetry=self.symmetry)
+        return pose_metrics(predict_batches(encoder, batch.images), batch.pose, symmetry=self.symmetry)
+
+
+class Distances(Supervised):
+    """Distances between images are compared with true ones, which fix poses up to a common frame only."""
+
+    criterion = "distance_mae_deg"
+    loss: SiameseDistance
+
+    def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:
+        """Errors of distances."""
+        return distance_metrics(self.loss, predict_batches(encoder, batch.images), batch.pose)
+
+
+def make_objective(recipe: Recipe, encoder: PoseEncoder) -> Objective:
+    """The objective of a recipe's loss.
+
+    Raises:
+        BadInput: the encoder gives no rotation for a loss that needs one.
+    """
+    make: Callable[..., Loss] = get_part("loss", recipe.loss).load()
+    args = dict(recipe.loss_args)
+    if recipe.data.symmetry != "C1":
+        args.setdefault("symmetry", recipe.data.symmetry)
+    loss = make(**args)
+    if not (loss.frame_is_open or encoder.head.has_rotation):
+        hint = "loss siamese_distance learns distances"
+        raise BadInput(recipe.source, f"{recipe.encoder} gives no rotation", where="field loss", hint=hint)
+    kind = Distances if loss.frame_is_open else Supervised
+    if not recipe.shift:
+        return kind(loss, symmetry=recipe.data.symmetry)
+    # Shifts count in units of the last layer, and no more than rotations do.
+    scale = encoder.shift_scale if recipe.shift_scale is None else recipe.shift_scale
+    return kind(loss, symmetry=recipe.data.symmetry, shift_weight=recipe.shift_weight, shift_scale=scale)
