@@ -27,9 +27,11 @@ class Objective(nn.Module):
 
     Attributes:
         criterion: the metric of :meth:`measure`, lower is better, by which the best weights are kept.
+        logged: others that are written down at every validation.
     """
 
     criterion: str
+    logged: tuple[str, ...] = ()
 
     def forward(self, encoder: PoseEncoder, batch: Batch, progress: float) -> LossOutput:
         """What to minimise of a batch; ``progress`` is how much of the training is done, 0 to 1."""
@@ -52,6 +54,7 @@ class Supervised(Objective):
     """
 
     criterion = "median_deg"
+    logged: tuple[str, ...] = ("mean_deg", "acc_5", "acc_10")
 
     def __init__(
         self, loss: Loss, *, symmetry: str = "C1", shift_weight: float = 0.0, shift_scale: float = 1.0
@@ -86,6 +89,7 @@ class Distances(Supervised):
     """Distances between images are compared with true ones, which fix poses up to a common frame only."""
 
     criterion = "distance_mae_deg"
+    logged = ()
     loss: SiameseDistance
 
     def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:

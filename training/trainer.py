@@ -31,7 +31,6 @@ from .signals import postponed_signals
 
 _CHECKPOINT = "checkpoint.safetensors"
 _OBJECTIVE = "objective."
-_LOGGED = ("median_deg", "mean_deg", "acc_5", "acc_10", "distance_mae_deg")
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ class _Trainer:
                     self._validate(loss, writer)
                     self._save()
                     began = time.process_time()  # validation is not training
-                    bar.set_postfix_str(f"loss {loss:.3f}, {self.history[-1][self.objective.criterion]:.2f} deg")
+                    criterion = self.objective.criterion
+                    bar.set_postfix_str(f"loss {loss:.3f}, {criterion} {self.history[-1][criterion]:.2f}")
                 if received:
                     self._count_cpu(began)
                     self._save()
@@ -201,7 +201,7 @@ class _Trainer:
             "step": self.step,
             "loss": loss,
             "lr": learning_rate(self.recipe, self.step - 1),
-            **{name: metrics[name] for name in _LOGGED if name in metrics},
+            **{name: metrics[name] for name in (self.objective.criterion, *self.objective.logged)},
             "cpu_s": self.cpu_seconds,
             "images_per_cpu_s": self.step * self.recipe.batch_size / max(self.cpu_seconds, 1e-9),
         }
