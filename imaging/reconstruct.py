@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
-from ..particles.ctf import CTF, make_ctf
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import Tally
 from ..particles.half_sets import given_half_sets
@@ -101,8 +100,9 @@ def reconstruct(
     for path, columns in {table.path: table.unmodelled for table in tables if table.unmodelled}.items():
         what = f"{', '.join(columns)}: not modelled, the images are taken for such without"
         warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=2)
+    # An envelope (the B-factor) is part of the CTF, as in RELION.
     ctf, ctf_source = next(
-        ((found, table.path) for table in tables if (found := _ctf(table)) is not None), (None, None)
+        ((table.ctf.to(torch.float32), table.path) for table in tables if table.ctf is not None), (None, None)
     )
     weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
     half_sets = _half_sets(stack, tables, weights, seed)
@@ -145,13 +145,6 @@ def combine_halves(first: BackProjector, second: BackProjector) -> Reconstructio
 
 def _on_cpu(volume: Volume) -> Volume:
     return Volume(volume.data.cpu(), volume.pixel_size)
-
-
-def _ctf(table: ParticleTable) -> CTF | None:
-    """The CTF of the table's images; an envelope (the B-factor) is part of it, as in RELION."""
-    if table.ctf is None:
-        return None
-    return make_ctf(table.size, **{f.name: torch.from_numpy(getattr(table.ctf, f.name)) for f in fields(table.ctf)})
 
 
 def _refuse_corrected(stack: ParticleStack) -> None:

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
+from .ctf import CTF
 from .errors import BadInput
 from .half_sets import CRYOSPARC, given_half_sets
-from .table import CtfParameters, Floats, ParticleTable, in_use, one_value, warn_half_ctf
+from .table import Floats, ParticleTable, in_use, one_value, warn_half_ctf
 
 _POSE, _SHIFT, _PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
 # cryoSPARC has no field for how sure a pose is, and a name of its own keeps ours from being taken for something else.
@@ -106,15 +107,17 @@ def new_cryosparc(table: ParticleTable, rotation: Floats, shift: Floats, confide
             new["blob/psize_A"] = np.full(n, table.pixel_size, dtype=np.float32)
         new["blob/sign"] = np.ones(n, dtype=np.float32)
     if (ctf := table.ctf) is not None:
-        new["ctf/accel_kv"] = ctf.voltage
-        new["ctf/cs_mm"] = ctf.spherical_aberration
-        new["ctf/amp_contrast"] = ctf.amplitude_contrast
-        new["ctf/df1_A"] = ctf.defocus_u
-        new["ctf/df2_A"] = ctf.defocus_v
-        new["ctf/df_angle_rad"] = np.deg2rad(ctf.defocus_angle)
-        new["ctf/phase_shift_rad"] = np.deg2rad(ctf.phase_shift)
-        new["ctf/bfactor"] = ctf.b_factor
-        new |= {name: values.astype(np.float32) for name, values in new.items() if name.startswith("ctf/")}
+        parameters = {
+            "accel_kv": ctf.voltage,
+            "cs_mm": ctf.spherical_aberration,
+            "amp_contrast": ctf.amplitude_contrast,
+            "df1_A": ctf.defocus_u,
+            "df2_A": ctf.defocus_v,
+            "df_angle_rad": ctf.defocus_angle.deg2rad(),
+            "phase_shift_rad": ctf.phase_shift.deg2rad(),
+            "bfactor": ctf.b_factor,
+        }
+        new |= {f"ctf/{name}": values.float().numpy() for name, values in parameters.items()}
     new |= _pose_fields(rotation, shift, confidence, table.pixel_size)
     if (half_set := given_half_sets(table)) is not None:
         new[CRYOSPARC] = (half_set - 1).astype(np.uint32)
@@ -159,7 +162,7 @@ def _pose_fields(
     return new
 
 
-def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
+def _ctf(fields: NDArray[np.void], path: Path) -> CTF | None:
     sources = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad", "bfactor")
     u, v, angle, voltage, aberration, contrast, phase, b_factor = (
         _field(fields, path, f"ctf/{name}") for name in sources
@@ -176,7 +179,8 @@ def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
         where = f"row {wrong[0] + 1}, ctf/accel_kv"
         raise BadInput(path, f"{voltage[wrong[0]]:g}", where=where, expected="a value between 10 and 3000 kV")
     phase, b_factor = (np.zeros_like(u) if values is None else values for values in (phase, b_factor))
-    return CtfParameters(u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase), b_factor)
+    columns = (u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase), b_factor)
+    return CTF(*map(torch.from_numpy, columns))
 
 
 def _image_names(fields: NDArray[np.void], path: Path) -> dict[str, Any]:

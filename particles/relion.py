@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
+from .ctf import CTF
 from .errors import BadInput
 from .half_sets import RELION, given_half_sets
 from .star import Column, StarBlock, StarFile
-from .table import CtfParameters, Floats, ParticleTable, in_use, one_value, warn_half_ctf
+from .table import Floats, ParticleTable, in_use, one_value, warn_half_ctf
 
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -126,13 +127,13 @@ def new_star(table: ParticleTable, rotation: Floats, shift: Floats, confidence: 
         particles[RELION] = half_set
     if (ctf := table.ctf) is not None:
         particles |= {
-            "rlnDefocusU": ctf.defocus_u,
-            "rlnDefocusV": ctf.defocus_v,
-            "rlnDefocusAngle": ctf.defocus_angle,
-            "rlnPhaseShift": ctf.phase_shift,
-            "rlnCtfBfactor": ctf.b_factor,
+            "rlnDefocusU": ctf.defocus_u.numpy(),
+            "rlnDefocusV": ctf.defocus_v.numpy(),
+            "rlnDefocusAngle": ctf.defocus_angle.numpy(),
+            "rlnPhaseShift": ctf.phase_shift.numpy(),
+            "rlnCtfBfactor": ctf.b_factor.numpy(),
         }
-        microscope = np.stack([ctf.voltage, ctf.spherical_aberration, ctf.amplitude_contrast], axis=1)
+        microscope = torch.stack([ctf.voltage, ctf.spherical_aberration, ctf.amplitude_contrast], 1).numpy()
         comment = ""
     else:
         microscope = np.tile(_UNKNOWN_MICROSCOPE, (n, 1))
@@ -224,7 +225,7 @@ class _Columns:
             values = detector * 1e4 / magnification
         return one_value(values, self._source, "pixel size")
 
-    def ctf(self) -> CtfParameters | None:
+    def ctf(self) -> CTF | None:
         u = self.get("rlnDefocusU")
         if u is None:
             self._refuse_without("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
@@ -234,19 +235,15 @@ class _Columns:
             constants = {"rlnVoltage": voltage, "rlnSphericalAberration": aberration, "rlnAmplitudeContrast": contrast}
             warn_half_ctf(self._source, "rlnDefocusU" if u is not None else None, constants)
             return None
+
+        def given(label: str, otherwise: Floats) -> Floats:
+            values = self.get(label)
+            return otherwise if values is None else values
+
         zero = np.zeros_like(u)
-        labels = "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"
-        v, angle, phase, b_factor = (self.get(label) for label in labels)
-        return CtfParameters(
-            defocus_u=u,
-            defocus_v=u if v is None else v,
-            defocus_angle=zero if angle is None else angle,
-            voltage=voltage,
-            spherical_aberration=aberration,
-            amplitude_contrast=contrast,
-            phase_shift=zero if phase is None else phase,
-            b_factor=zero if b_factor is None else b_factor,
-        )
+        v, angle = given("rlnDefocusV", u), given("rlnDefocusAngle", zero)
+        phase, b_factor = given("rlnPhaseShift", zero), given("rlnCtfBfactor", zero)
+        return CTF(*map(torch.from_numpy, (u, v, angle, voltage, aberration, contrast, phase, b_factor)))
 
     def shift(self) -> dict[str, Any]:
         for labels in (_ORIGIN_ANGSTROM, _ORIGIN_PIXELS):

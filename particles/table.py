@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from .ctf import CTF
 from .errors import BadInput, BadInputWarning
 from .star import StarFile
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class CtfParameters:
-    """CTF parameters of N particles, each (N,) float64, in the units of a STAR file.
-
-    Attributes:
-        defocus_u: larger defocus in Angstrom, underfocus positive.
-        defocus_v: smaller defocus in Angstrom.
-        defocus_angle: degrees from the x axis to the direction of ``defocus_u``.
-        voltage: kV.
-        spherical_aberration: mm.
-        amplitude_contrast: fraction, 0 to 1.
-        phase_shift: degrees.
-        b_factor: Angstrom^2, of the envelope exp(-B k^2 / 4).
-    """
-
-    defocus_u: Floats
-    defocus_v: Floats
-    defocus_angle: Floats
-    voltage: Floats
-    spherical_aberration: Floats
-    amplitude_contrast: Floats
-    phase_shift: Floats
-    b_factor: Floats
-
-    def __len__(self) -> int:
-        return len(self.defocus_u)
-
-    def __getitem__(self, indices: ArrayLike) -> CtfParameters:
-        rows = np.asarray(indices)
-        return CtfParameters(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +32,7 @@ class ParticleTable:
         index: (N,) image in its file, from 0.
         image_size: pixels along an edge.
         pixel_size: Angstrom.
-        ctf: CTF parameters.
+        ctf: CTF parameters, float64.
         unmodelled: names of columns about the microscope that ``ctf`` leaves out although they matter.
         rotation: (N, 3, 3) in our convention.
         shift: (N, 2), where the content has moved; in Angstrom, or in pixels of ``pixel_size``.
@@ -80,7 +49,7 @@ class ParticleTable:
     index: NDArray[np.int64] | None = None
     image_size: int | None = None
     pixel_size: float | None = None
-    ctf: CtfParameters | None = None
+    ctf: CTF | None = None
     unmodelled: tuple[str, ...] = ()
     rotation: Floats | None = None
     shift: Floats | None = None
