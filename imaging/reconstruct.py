@@ -16,7 +16,6 @@ from tqdm import tqdm
 from ..geometry.point_groups import point_group
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import Tally
-from ..particles.half_sets import given_half_sets
 from ..particles.poses import PoseTable
 from ..particles.relion import missing_angles
 from ..particles.row_matching import matched_poses
@@ -194,7 +193,7 @@ def _half_sets(
     stack: ParticleStack, tables: list[ParticleTable], weights: Tensor | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
-    number = next((found for table in tables if (found := given_half_sets(table)) is not None), None)
+    number = next((found for table in tables if (found := table.checked_half_set()) is not None), None)
     images, image = np.unique(stack.image_ids, return_inverse=True)
     if number is None:
         number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]

@@ -159,7 +159,7 @@ class PoseTable:
         table = self._described()
         if isinstance(table.origin, StarFile):
             return update_star(table.origin, table.block, self.rotation, self.shift, self.confidence, self.pixel_size)
-        return new_star(table, self.rotation, self.shift, self.confidence)
+        return new_star(table)
 
     def _cryosparc(self, path: str | Path) -> NDArray[np.void]:
         table = self._described()
@@ -167,11 +167,12 @@ class PoseTable:
             return update_cryosparc(table.origin, self.rotation, self.shift, self.confidence, self.pixel_size)
         if self.shift.any():
             self._need("pixel_size", path=path)
-        return new_cryosparc(table, self.rotation, self.shift, self.confidence)
+        return new_cryosparc(table)
 
     def _described(self) -> ParticleTable:
         table = self.particles or ParticleTable(Path(str(self._source)), len(self))
-        return replace(table, image_size=self.image_size, pixel_size=self.pixel_size)
+        poses = {name: getattr(self, name) for name in _NPZ}
+        return replace(table, **poses, shift_in_pixels=False)
 
     def _need(self, *names: str, path: str | Path) -> None:
         missing = [name for name in names if getattr(self, name) is None]

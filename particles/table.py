@@ -16,6 +16,8 @@ from .errors import BadInput, BadInputWarning
 from .star import StarFile
 
 Floats = NDArray[np.float64]
+# Where half-sets are, and how the first is numbered.
+HALF_SET_RELION, HALF_SET_CRYOSPARC = ("rlnRandomSubset", 1), ("alignments3D/split", 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class ParticleTable:
         shift: (N, 2), where the content has moved; in Angstrom, or in pixels of ``pixel_size``.
         shift_in_pixels: which of the two.
         confidence: (N,).
+        half_set: (N,) numbered from 1, as the table says; ``checked_half_set`` when it has to be 1 or 2.
     """
 
     path: Path
@@ -55,6 +58,7 @@ class ParticleTable:
     shift: Floats | None = None
     shift_in_pixels: bool = False
     confidence: Floats | None = None
+    half_set: NDArray[np.int64] | None = None
 
     def where(self, row: int, label: str | None = None) -> str:
         """Say where a row stands in the file; rows in messages count from 1."""
@@ -71,9 +75,22 @@ class ParticleTable:
             origin = origin[indices]
         columns: dict[str, Any] = {
             name: None if (column := getattr(self, name)) is None else column[indices]
-            for name in ("file", "index", "ctf", "rotation", "shift", "confidence")
+            for name in ("file", "index", "ctf", "rotation", "shift", "confidence", "half_set")
         }
         return replace(self, size=len(indices), origin=origin, **columns)
+
+    def checked_half_set(self) -> NDArray[np.int64] | None:
+        """The half-sets, 1 or 2, where they are needed: what is wrong with them is nothing to who wants poses.
+
+        Raises:
+            BadInput: another number.
+        """
+        number = self.half_set
+        if number is not None and (wrong := np.flatnonzero((number < 1) | (number > 2))).size:
+            label, lowest = HALF_SET_CRYOSPARC if isinstance(self.origin, np.ndarray) else HALF_SET_RELION
+            found, expected = f"half-set {number[wrong[0]] + lowest - 1}", f"{lowest} or {lowest + 1}"
+            raise BadInput(self.path, found, where=self.where(int(wrong[0]), label), expected=expected)
+        return number
 
 
 def one_value(values: Floats, table: str | Path, label: str) -> float:
