@@ -164,7 +164,7 @@ def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
             return stack.poses
         missing = f": {missing_angles(stack.table)} is missing" if stack.star is not None else ""
         raise BadInput(stack.path, f"no poses{missing}", hint="give them in a file of their own (--poses)")
-    source = poses._source
+    source = poses.source
     box, own = (_box(x.image_size, x.pixel_size) for x in (poses, stack))
     if box is not None and own is not None and abs(box - own) > 0.01 * own:
         expected = f"{own:g} A, as in {stack.path}: {stack.image_size} pixels of {stack.pixel_size:g} A"
@@ -180,12 +180,12 @@ def _box(image_size: int | None, pixel_size: float | None) -> float | None:
 def _weights(poses: PoseTable) -> Floats:
     """(N,) the confidence."""
     if poses.confidence is None:
-        raise BadInput(poses._source, "no confidence", expected="rlnParticleFigureOfMerit, to weight the images with")
+        raise BadInput(poses.source, "no confidence", expected="rlnParticleFigureOfMerit, to weight the images with")
     if (wrong := np.flatnonzero(poses.confidence < 0)).size:
         row = int(wrong[0])
         where = f"row {row + 1}" if poses.particles is None else poses.particles.where(row)
         found = f"a confidence of {poses.confidence[row]:g}"
-        raise BadInput(poses._source, found, where=where, expected="0 or a positive number, to weight the image with")
+        raise BadInput(poses.source, found, where=where, expected="0 or a positive number, to weight the image with")
     return poses.confidence
 
 
