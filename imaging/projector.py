@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..particles.ctf import CTF
+from .fourier import centred_fft, crop_or_zero_pad, without_interpolation
 from .volumes import Volume
 
 
@@ -37,16 +38,8 @@ class Projector(nn.Module):
         super().__init__()
         self.image_size = image_size or volume.size
         self.pixel_size = pixel_size or volume.pixel_size
-        size = volume.size
-        padded = padding * size
-        offset = torch.arange(size) - size // 2
-        # Trilinear interpolation in Fourier space multiplies real space by sinc^2; divide it out beforehand.
-        kernel = torch.sinc(offset / padded) ** 2
-        data = volume.data / (kernel[:, None, None] * kernel[:, None] * kernel)
-        canvas = data.new_zeros((padded,) * 3)
-        start = padded // 2 - size // 2
-        canvas[(slice(start, start + size),) * 3] = data
-        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(canvas)))
+        padded = padding * volume.size
+        spectrum = centred_fft(crop_or_zero_pad(without_interpolation(volume.data, padded), padded))
         # Sum over voxels becomes sum over pixels of another size: the line integral keeps its value.
         spectrum = spectrum * (volume.pixel_size / self.pixel_size) ** 2
         self.register_buffer("fourier", torch.view_as_real(spectrum).permute(3, 0, 1, 2)[None].contiguous())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..particles.errors import BadInput
 from ..particles.mrc import read_volume
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ class Volume:
         """
         if not 0 < size <= self.size:
             raise ValueError(f"size {size}, expected 1 to the {self.size} voxels that the volume has")
-        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(self.data)))
-        low = slice(self.size // 2 - size // 2, self.size // 2 - size // 2 + size)
-        data = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectrum[low, low, low])).real)
+        data = centred_ifft(crop_or_zero_pad(centred_fft(self.data), size))
         return Volume(data * (size / self.size) ** 3, self.pixel_size * self.size / size)
 
     @classmethod
