@@ -108,8 +108,8 @@ def simulate(
 
 
 def _volume(name: str, size: int | None, pixel_size: float | None, voxel_size: float | None) -> Volume:
-    from ..imaging.volumes import Volume
-    from ..training.data import find_data, is_atomic, load_volume
+    from ..imaging.volumes import Volume, is_atomic, load_volume
+    from ..particles.files import find_data
 
     phantom = name.startswith("phantom:")
     atomic = not phantom and is_atomic(str(find_data(name)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..particles.errors import BadInput
+from ..particles.files import find_data
 from ..particles.mrc import read_volume
 from .fourier import centred_fft, centred_ifft, crop_or_zero_pad
 
@@ -21,7 +22,7 @@ class Volume:
     """A cubic density map.
 
     Attributes:
-        data: (L, L, L) float32, indexed [z, y, x], origin at voxel ``L // 2``, particle positive.
+        data: (L, L, L) float32, or float64, indexed [z, y, x], origin at voxel ``L // 2``, particle positive.
         pixel_size: Angstrom per voxel.
     """
 
@@ -145,6 +146,21 @@ class Volume:
         coordinates -= coordinates.mean(axis=0)
         coordinates *= radius / np.linalg.norm(coordinates, axis=1).max()
         return cls.from_atoms(coordinates, np.ones(len(coordinates)), size=size, pixel_size=pixel_size)
+
+
+def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
+    """``phantom:SEED``, or a map or atomic model found by :func:`~cryozoo.particles.files.find_data`."""
+    if name.startswith("phantom:"):
+        seed = name.removeprefix("phantom:")
+        if not seed.isdecimal():
+            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
+        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
+    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
+
+
+def is_atomic(name: str) -> bool:
+    """Whether a file is an atomic model, by its name."""
+    return not name.lower().endswith((".mrc", ".map", ".ccp4"))
 
 
 def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +14,9 @@ from ..imaging.batch import Batch, join_batches
 from ..imaging.inplane import augment_d4, augment_rotate
 from ..imaging.preprocessing import Preprocessing, standardise
 from ..imaging.simulate import Imaging, Simulator
-from ..imaging.volumes import Volume
+from ..imaging.volumes import load_volume
 from ..particles.errors import BadInput
+from ..particles.files import find_data
 
 VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
 """Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
@@ -146,31 +145,6 @@ class FixedSet:
 
 
 TrainingData = OnTheFly | FixedSet
-
-
-def find_data(name: str | Path) -> Path:
-    """A local file: as given, or below one of the folders of the environment variable ``CRYOZOO_DATA``."""
-    folders = [Path(), *(Path(f) for f in os.environ.get("CRYOZOO_DATA", "").split(os.pathsep) if f)]
-    for folder in folders:
-        if (folder / name).exists():
-            return folder / name
-    searched = ", ".join(str(f) for f in folders[1:]) or "CRYOZOO_DATA is not set"
-    raise BadInput(name, "no such file", hint=f"give a path, or set CRYOZOO_DATA (searched: {searched})")
-
-
-def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
-    """``phantom:SEED``, or a map or atomic model found by :func:`find_data`."""
-    if name.startswith("phantom:"):
-        seed = name.removeprefix("phantom:")
-        if not seed.isdecimal():
-            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
-        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
-    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
-
-
-def is_atomic(name: str) -> bool:
-    """Whether a file is an atomic model, by its name."""
-    return not name.lower().endswith((".mrc", ".map", ".ccp4"))
 
 
 def open_data(

@@ -24,14 +24,14 @@ from ..imaging.batch import Batch
 from ..losses.base import Loss
 from ..losses.siamese import SiameseDistance
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write, check_folder, make_folder, write_json
+from ..particles.files import atomic_write, check_folder, find_data, make_folder, write_json
 from ..zoo.cost import multiply_accumulates
 from ..zoo.encoder import PoseEncoder, create_encoder
 from ..zoo.evaluate import distance_metrics, evaluate, pose_metrics, predict_batches
 from ..zoo.provenance import provenance
 from ..zoo.registry import get_part
 from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from .data import find_data, open_data
+from .data import open_data
 from .recipe import Recipe
 
 _CHECKPOINT = "checkpoint.safetensors"

@@ -30,11 +30,11 @@ from ...imaging.batch import join_batches
 from ...imaging.fsc import fourier_shell_correlation, resolution_at
 from ...imaging.map_alignment import align_map
 from ...imaging.reconstruct import combine_halves
-from ...imaging.volumes import Volume
+from ...imaging.volumes import Volume, load_volume
 from ...losses.siamese import SiameseDistance
 from ...particles.poses import PoseTable
 from ...recovery.orientations import recover_orientations
-from ...training.data import FIXED_SEED, FixedSet, load_volume, open_data, open_simulator, simulate, split_rows
+from ...training.data import FIXED_SEED, FixedSet, open_data, open_simulator, simulate, split_rows
 from ...training.recipe import Recipe
 from ...zoo.distances import predicted_distances
 from ...zoo.encoder import PoseEncoder

@@ -19,7 +19,8 @@ from ...geometry.distances import geodesic_distance
 from ...geometry.grids import so3_grid
 from ...geometry.rotations import matrix_to_euler
 from ...heads.so3_harmonic import Modes, SO3Harmonic
-from ...training.data import find_data, open_data
+from ...particles.files import find_data
+from ...training.data import open_data
 from ...training.recipe import Recipe
 from ...zoo.evaluate import predict_batches
 from ...zoo.figures import INK, MUTED, pyplot, save_figure
