@@ -17,7 +17,12 @@ from .volumes import Volume
 
 
 class Projector(nn.Module):
-    """Differentiable projections (in rotation and shift) of one volume, in batches.
+    """Projections of one volume, in batches, in the floating-point type of the volume: float32 or float64.
+
+    Gradients reach rotation, shift and CTF parameters, and the volume where ``volume.data`` requires them. As the
+    volume is transformed when the projector is made, whoever changes the volume makes a new projector; a second
+    backward pass through one needs ``retain_graph``. What is interpolated linearly has a derivative in the rotation
+    that jumps where samples cross planes of the Fourier grid.
 
     Args:
         volume: the object, even or odd box, origin at voxel ``size // 2``.
@@ -44,8 +49,9 @@ class Projector(nn.Module):
         spectrum = spectrum * (volume.pixel_size / self.pixel_size) ** 2
         self.register_buffer("fourier", torch.view_as_real(spectrum).permute(3, 0, 1, 2)[None].contiguous())
 
-        ky = torch.fft.fftfreq(self.image_size, self.pixel_size)
-        kx = torch.fft.rfftfreq(self.image_size, self.pixel_size)
+        like = {"dtype": volume.data.dtype, "device": volume.data.device}
+        ky = torch.fft.fftfreq(self.image_size, self.pixel_size, **like)
+        kx = torch.fft.rfftfreq(self.image_size, self.pixel_size, **like)
         frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1)
         nyquist = 0.5 / max(self.pixel_size, volume.pixel_size)
         self.register_buffer("frequency", frequency)
@@ -70,7 +76,7 @@ class Projector(nn.Module):
         values = torch.complex(sampled[0], sampled[1])
         # The image's origin is at pixel L // 2, the FFT's at pixel 0: one phase ramp for that and the shift.
         origin = k.new_full((len(rotation), 2), self.image_size // 2 * self.pixel_size)
-        moved = origin if shift is None else origin + shift
+        moved = origin if shift is None else origin + shift.to(k)
         angle = -2 * torch.pi * moved @ k.T
         values = values * torch.polar(torch.ones_like(angle), angle)
         if ctf is not None:
@@ -80,5 +86,5 @@ class Projector(nn.Module):
         return out.index_copy(1, rows * (size // 2 + 1) + cols, values).view(-1, size, size // 2 + 1)
 
     def forward(self, rotation: Tensor, shift: Tensor | None = None, ctf: CTF | None = None) -> Tensor:
-        """Images (B, L, L) float32, origin at pixel ``L // 2``; arguments as :meth:`spectrum`."""
+        """Images (B, L, L), origin at pixel ``L // 2``; arguments as :meth:`spectrum`."""
         return torch.fft.irfft2(self.spectrum(rotation, shift, ctf), s=(self.image_size, self.image_size))
