@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
 from .ctf import CTF
 from .errors import BadInput
-from .star import Column, StarBlock, StarFile
+from .star import StarBlock, StarFile
+from .star_text import Column
 from .table import HALF_SET_RELION, Floats, ParticleTable, in_use, one_value, warn_half_ctf
 
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
