@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,11 +134,9 @@ def _volume(name: str, size: int | None, pixel_size: float | None, voxel_size: f
 def _ctf(poses: PoseTable, name: str) -> CTF:
     import torch
 
-    from ..particles.ctf import make_ctf
-
     found = poses.particles.ctf if poses.particles is not None else None
     if found is None:
         raise BadInput(
             name, "no CTF", expected="defocus, voltage, spherical aberration and amplitude contrast for --ctf"
         )
-    return make_ctf(len(found), **{f.name: torch.tensor(getattr(found, f.name)) for f in fields(found)})
+    return found.to(torch.float32)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..particles.ctf import CTF
+from .fourier import shell_number, without_interpolation
 from .masks import spherical_mask
 from .volumes import Volume
 
@@ -175,13 +176,10 @@ class BackProjector:
             divisor = weight.maximum(floor[shell].view_as(weight)) + added[shell].view_as(weight)
             estimate.copy_((numerator / divisor)[:-1])
         # The inverse transform, axis by axis, of which only the box is kept.
-        offset = torch.arange(size, device=spectrum.device) - size // 2
-        kept = offset % padded
+        kept = (torch.arange(size, device=spectrum.device) - size // 2) % padded
         for axis in (0, 1):
             spectrum = torch.fft.ifft(torch.fft.ifftshift(spectrum, axis), dim=axis).index_select(axis, kept)
-        data = torch.fft.irfft(spectrum, n=padded).index_select(2, kept)
-        kernel = torch.sinc(offset / padded) ** 2
-        data /= kernel[:, None, None] * kernel[:, None] * kernel
+        data = without_interpolation(torch.fft.irfft(spectrum, n=padded).index_select(2, kept), padded)
         return Volume(data * spherical_mask(size, size / 2 - _EDGE, _EDGE).to(data), self.pixel_size)
 
     def _shells(self) -> Iterator[Tensor]:
@@ -190,5 +188,5 @@ class BackProjector:
         plane = axis[:, None] + axis[self.image_size :]
         for z in axis:
             squared = (plane + z).flatten()
-            shell = (squared.sqrt() / _PADDING).round().long()
+            shell = shell_number(squared, _PADDING)
             yield torch.where(squared < self.image_size**2, shell, self.image_size // 2 + 1)

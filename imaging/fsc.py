@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .fourier import rfft_shells
+
 
 def fourier_shell_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Correlation per shell of one Fourier voxel, FSC(s) = Re sum a b* / sqrt(sum |a|^2 sum |b|^2).
@@ -26,7 +28,7 @@ def fourier_shell_correlation(a: Tensor, b: Tensor) -> Tensor:
     if a.shape != b.shape or len(set(a.shape)) != 1:
         raise ValueError(f"two cubes of one size are needed, got {tuple(a.shape)} and {tuple(b.shape)}")
     size = a.shape[0]
-    shell = _shells(size, a.ndim, a.device)
+    shell = rfft_shells(size, a.ndim, a.device)
     fa, fb = torch.fft.rfftn(a.double()), torch.fft.rfftn(b.double())
     # Of the columns that the half-space has, the first, and the last of an even box, are their own conjugates.
     share = torch.full((size // 2 + 1,), 2.0, dtype=torch.float64, device=a.device)
@@ -39,15 +41,6 @@ def fourier_shell_correlation(a: Tensor, b: Tensor) -> Tensor:
 
     power = total(fa.abs() ** 2) * total(fb.abs() ** 2)
     return total((fa * fb.conj()).real) / power.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-
-
-def _shells(size: int, dims: int, device: torch.device) -> Tensor:
-    """The shell of every sample of ``rfftn`` of a cube."""
-    axis = torch.fft.fftfreq(size, 1 / size, device=device).round().long() ** 2
-    squared = axis[: size // 2 + 1]
-    for _ in range(dims - 1):
-        squared = axis.view(-1, *(1,) * squared.ndim) + squared
-    return squared.sqrt().round().long()
 
 
 def resolution_at(fsc: Tensor, threshold: float, pixel_size: float, *, size: int | None = None) -> float:
@@ -116,5 +109,5 @@ def randomise_phases(volume: Tensor, start: int, generator: torch.Generator) -> 
     """(L, L, L) with the same amplitudes, and from shell ``start`` on the phases of white noise."""
     noise = torch.fft.rfftn(torch.randn(volume.shape, generator=generator, dtype=torch.float64, device=volume.device))
     spectrum = torch.fft.rfftn(volume.double())
-    beyond = _shells(volume.shape[0], volume.ndim, volume.device) >= start
+    beyond = rfft_shells(volume.shape[0], volume.ndim, volume.device) >= start
     return torch.fft.irfftn(torch.where(beyond, spectrum.abs() * noise / noise.abs(), spectrum), s=volume.shape)

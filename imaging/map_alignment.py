@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..geometry.grids import so3_grid
 from ..geometry.rotations import rotvec_to_matrix
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, shell_number, without_interpolation
 from .volumes import Volume
 
 _PADDING = 2  # steps of the grid that is interpolated in a step of the box's transform
@@ -86,7 +87,7 @@ def align_map(moving: Volume, reference: Volume, *, mirror: bool = True) -> MapA
     size = min(moving.size, _BOX)
     spectra = _spectrum(moving.data, size), _spectrum(reference.data, size)
     last = (size - 1) // 2
-    table = _Table(_inverse(spectra[0]), last, gradient=True)
+    table = _Table(centred_ifft(spectra[0]), last, gradient=True)
     found = _searched(_Shells(*spectra, min(_GRID_SHELLS, last)), table, mirror)
     for candidates, shells in _STAGES:
         # The best come first. Some of either hand are kept, for at low resolution the hands differ by little.
@@ -141,13 +142,7 @@ def _check(moving: Volume, reference: Volume) -> None:
 
 def _spectrum(data: Tensor, size: int) -> Tensor:
     """(L, L, L) -> (size, size, size) the lowest frequencies, both with their origin at the centre."""
-    full = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(data.float())))
-    low = slice(len(data) // 2 - size // 2, len(data) // 2 - size // 2 + size)
-    return full[low, low, low]
-
-
-def _inverse(spectrum: Tensor) -> Tensor:
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectrum)).real)
+    return crop_or_zero_pad(centred_fft(data.float()), size)
 
 
 class _Table:
@@ -161,21 +156,16 @@ class _Table:
 
     def __init__(self, data: Tensor, last: int, *, gradient: bool = False) -> None:
         size, padded = len(data), _PADDING * len(data)
-        offset = (torch.arange(size) - size // 2).to(data)
-        kernel = torch.sinc(offset / padded) ** 2
-        data = data / (kernel[:, None, None] * kernel[:, None] * kernel)
+        data = without_interpolation(data, padded)
         channels = [data.to(torch.complex64)]
         if gradient:
-            along = -2j * torch.pi * offset / size
+            along = -2j * torch.pi * (torch.arange(size) - size // 2).to(data) / size
             channels += [data * along, data * along[:, None], data * along[:, None, None]]
         self._reach = _PADDING * last + 1
         kept = torch.arange(-self._reach, self._reach + 1) % padded
-        start = padded // 2 - size // 2
         tables = []
         for channel in channels:
-            canvas = torch.zeros((padded,) * 3, dtype=torch.complex64)
-            canvas[(slice(start, start + size),) * 3] = channel
-            spectrum = torch.fft.fftn(torch.fft.ifftshift(canvas))
+            spectrum = torch.fft.fftn(torch.fft.ifftshift(crop_or_zero_pad(channel, padded)))
             for axis in range(3):
                 spectrum = spectrum.index_select(axis, kept)
             tables.append(torch.view_as_real(spectrum).movedim(-1, 0))
@@ -207,7 +197,7 @@ class _Shells:
     def __init__(self, moving: Tensor, reference: Tensor, shells: int) -> None:
         axis = torch.arange(-shells, shells + 1)
         z, y, x = torch.meshgrid(axis, axis, axis[shells:], indexing="ij")
-        self._shell = (x**2 + y**2 + z**2).sqrt().round().long()
+        self._shell = shell_number(x**2 + y**2 + z**2)
         half = (x > 0) | (y > 0) | ((y == 0) & (z > 0))
         inside = half & (self._shell >= 1) & (self._shell <= shells)
         self._shell = self._shell[inside]

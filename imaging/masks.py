@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fourier import separable
 from .volumes import Volume
 
 _RESOLUTION = 15.0  # Angstrom, to which a map is blurred before its outline is taken
@@ -43,7 +44,7 @@ def _blurred(volume: Volume, resolution: float) -> Tensor:
     size = volume.size
     k = torch.fft.fftfreq(size, volume.pixel_size) * resolution
     kernel = torch.exp(-(k**2))
-    spectrum = torch.fft.rfftn(volume.data) * (kernel[:, None, None] * kernel[:, None] * kernel[: size // 2 + 1])
+    spectrum = torch.fft.rfftn(volume.data) * separable(kernel, kernel[: size // 2 + 1])
     return torch.fft.irfftn(spectrum, s=volume.data.shape)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad
 from .simulate import inscribed_circle
 
 
@@ -76,24 +77,19 @@ def fourier_resize(images: Tensor, size: int) -> Tensor:
     old = images.shape[-1]
     if size == old:
         return images
-    spectrum = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(-2, -1))), dim=(-2, -1))
-    spectrum = crop_or_pad(spectrum, size)
+    spectrum = crop_or_zero_pad(centred_fft(images, 2), size, 2)
     if min(size, old) % 2 == 0:
         # The Nyquist row of the smaller, even grid has no partner: without it the image stays real.
         edge = size // 2 - min(size, old) // 2
         spectrum[..., edge, :] = 0
         spectrum[..., :, edge] = 0
-    resized = torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))), dim=(-2, -1)).real
-    return resized * (size / old) ** 2
+    return centred_ifft(spectrum, 2) * (size / old) ** 2
 
 
 def crop_or_pad(images: Tensor, size: int) -> Tensor:
     """Crop (..., L, L), or pad it with its border mean, to (..., size, size); the origin moves to ``size // 2``."""
-    old = images.shape[-1]
-    before = size // 2 - old // 2
-    after = size - old - before
-    if size > old and not images.is_complex():
-        border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., :, 0], images[..., :, -1]], dim=-1)
-        fill = border.mean(-1)[..., None, None]
-        return torch.nn.functional.pad(images - fill, (before, after, before, after)) + fill
-    return torch.nn.functional.pad(images, (before, after, before, after))
+    if size <= images.shape[-1]:
+        return crop_or_zero_pad(images, size, 2)
+    border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., :, 0], images[..., :, -1]], dim=-1)
+    fill = border.mean(-1)[..., None, None]
+    return crop_or_zero_pad(images - fill, size, 2) + fill

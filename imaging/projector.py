@@ -12,11 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..particles.ctf import CTF
+from .fourier import centred_fft, crop_or_zero_pad, without_interpolation
 from .volumes import Volume
 
 
 class Projector(nn.Module):
-    """Differentiable projections (in rotation and shift) of one volume, in batches.
+    """Projections of one volume, in batches, in the floating-point type of the volume: float32 or float64.
+
+    Gradients reach rotation, shift and CTF parameters, and the volume where ``volume.data`` requires them. As the
+    volume is transformed when the projector is made, whoever changes the volume makes a new projector; a second
+    backward pass through one needs ``retain_graph``. What is interpolated linearly has a derivative in the rotation
+    that jumps where samples cross planes of the Fourier grid.
 
     Args:
         volume: the object, even or odd box, origin at voxel ``size // 2``.
@@ -37,22 +43,15 @@ class Projector(nn.Module):
         super().__init__()
         self.image_size = image_size or volume.size
         self.pixel_size = pixel_size or volume.pixel_size
-        size = volume.size
-        padded = padding * size
-        offset = torch.arange(size) - size // 2
-        # Trilinear interpolation in Fourier space multiplies real space by sinc^2; divide it out beforehand.
-        kernel = torch.sinc(offset / padded) ** 2
-        data = volume.data / (kernel[:, None, None] * kernel[:, None] * kernel)
-        canvas = data.new_zeros((padded,) * 3)
-        start = padded // 2 - size // 2
-        canvas[(slice(start, start + size),) * 3] = data
-        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(canvas)))
+        padded = padding * volume.size
+        spectrum = centred_fft(crop_or_zero_pad(without_interpolation(volume.data, padded), padded))
         # Sum over voxels becomes sum over pixels of another size: the line integral keeps its value.
         spectrum = spectrum * (volume.pixel_size / self.pixel_size) ** 2
         self.register_buffer("fourier", torch.view_as_real(spectrum).permute(3, 0, 1, 2)[None].contiguous())
 
-        ky = torch.fft.fftfreq(self.image_size, self.pixel_size)
-        kx = torch.fft.rfftfreq(self.image_size, self.pixel_size)
+        like = {"dtype": volume.data.dtype, "device": volume.data.device}
+        ky = torch.fft.fftfreq(self.image_size, self.pixel_size, **like)
+        kx = torch.fft.rfftfreq(self.image_size, self.pixel_size, **like)
         frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1)
         nyquist = 0.5 / max(self.pixel_size, volume.pixel_size)
         self.register_buffer("frequency", frequency)
@@ -77,7 +76,7 @@ class Projector(nn.Module):
         values = torch.complex(sampled[0], sampled[1])
         # The image's origin is at pixel L // 2, the FFT's at pixel 0: one phase ramp for that and the shift.
         origin = k.new_full((len(rotation), 2), self.image_size // 2 * self.pixel_size)
-        moved = origin if shift is None else origin + shift
+        moved = origin if shift is None else origin + shift.to(k)
         angle = -2 * torch.pi * moved @ k.T
         values = values * torch.polar(torch.ones_like(angle), angle)
         if ctf is not None:
@@ -87,5 +86,5 @@ class Projector(nn.Module):
         return out.index_copy(1, rows * (size // 2 + 1) + cols, values).view(-1, size, size // 2 + 1)
 
     def forward(self, rotation: Tensor, shift: Tensor | None = None, ctf: CTF | None = None) -> Tensor:
-        """Images (B, L, L) float32, origin at pixel ``L // 2``; arguments as :meth:`spectrum`."""
+        """Images (B, L, L), origin at pixel ``L // 2``; arguments as :meth:`spectrum`."""
         return torch.fft.irfft2(self.spectrum(rotation, shift, ctf), s=(self.image_size, self.image_size))

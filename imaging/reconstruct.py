@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
-from ..particles.ctf import CTF, make_ctf
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import Tally
-from ..particles.half_sets import given_half_sets
 from ..particles.poses import PoseTable
 from ..particles.relion import missing_angles
 from ..particles.row_matching import matched_poses
@@ -101,8 +99,9 @@ def reconstruct(
     for path, columns in {table.path: table.unmodelled for table in tables if table.unmodelled}.items():
         what = f"{', '.join(columns)}: not modelled, the images are taken for such without"
         warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=2)
+    # An envelope (the B-factor) is part of the CTF, as in RELION.
     ctf, ctf_source = next(
-        ((found, table.path) for table in tables if (found := _ctf(table)) is not None), (None, None)
+        ((table.ctf.to(torch.float32), table.path) for table in tables if table.ctf is not None), (None, None)
     )
     weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
     half_sets = _half_sets(stack, tables, weights, seed)
@@ -147,13 +146,6 @@ def _on_cpu(volume: Volume) -> Volume:
     return Volume(volume.data.cpu(), volume.pixel_size)
 
 
-def _ctf(table: ParticleTable) -> CTF | None:
-    """The CTF of the table's images; an envelope (the B-factor) is part of it, as in RELION."""
-    if table.ctf is None:
-        return None
-    return make_ctf(table.size, **{f.name: torch.from_numpy(getattr(table.ctf, f.name)) for f in fields(table.ctf)})
-
-
 def _refuse_corrected(stack: ParticleStack) -> None:
     """Images that were multiplied by the CTF or its sign already would be so twice."""
     if stack.star is None:
@@ -172,7 +164,7 @@ def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
             return stack.poses
         missing = f": {missing_angles(stack.table)} is missing" if stack.star is not None else ""
         raise BadInput(stack.path, f"no poses{missing}", hint="give them in a file of their own (--poses)")
-    source = poses._source
+    source = poses.source
     box, own = (_box(x.image_size, x.pixel_size) for x in (poses, stack))
     if box is not None and own is not None and abs(box - own) > 0.01 * own:
         expected = f"{own:g} A, as in {stack.path}: {stack.image_size} pixels of {stack.pixel_size:g} A"
@@ -188,12 +180,12 @@ def _box(image_size: int | None, pixel_size: float | None) -> float | None:
 def _weights(poses: PoseTable) -> Floats:
     """(N,) the confidence."""
     if poses.confidence is None:
-        raise BadInput(poses._source, "no confidence", expected="rlnParticleFigureOfMerit, to weight the images with")
+        raise BadInput(poses.source, "no confidence", expected="rlnParticleFigureOfMerit, to weight the images with")
     if (wrong := np.flatnonzero(poses.confidence < 0)).size:
         row = int(wrong[0])
         where = f"row {row + 1}" if poses.particles is None else poses.particles.where(row)
         found = f"a confidence of {poses.confidence[row]:g}"
-        raise BadInput(poses._source, found, where=where, expected="0 or a positive number, to weight the image with")
+        raise BadInput(poses.source, found, where=where, expected="0 or a positive number, to weight the image with")
     return poses.confidence
 
 
@@ -201,7 +193,7 @@ def _half_sets(
     stack: ParticleStack, tables: list[ParticleTable], weights: Tensor | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
-    number = next((found for table in tables if (found := given_half_sets(table)) is not None), None)
+    number = next((found for table in tables if (found := table.checked_half_set()) is not None), None)
     images, image = np.unique(stack.image_ids, return_inverse=True)
     if number is None:
         number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]

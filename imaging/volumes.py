@@ -14,6 +14,7 @@ from torch import Tensor
 from ..particles.errors import BadInput
 from ..particles.files import find_data
 from ..particles.mrc import read_volume
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Volume:
     """A cubic density map.
 
     Attributes:
-        data: (L, L, L) float32, indexed [z, y, x], origin at voxel ``L // 2``, particle positive.
+        data: (L, L, L) float32, or float64, indexed [z, y, x], origin at voxel ``L // 2``, particle positive.
         pixel_size: Angstrom per voxel.
     """
 
@@ -41,9 +42,7 @@ class Volume:
         """
         if not 0 < size <= self.size:
             raise ValueError(f"size {size}, expected 1 to the {self.size} voxels that the volume has")
-        spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(self.data)))
-        low = slice(self.size // 2 - size // 2, self.size // 2 - size // 2 + size)
-        data = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectrum[low, low, low])).real)
+        data = centred_ifft(crop_or_zero_pad(centred_fft(self.data), size))
         return Volume(data * (size / self.size) ** 3, self.pixel_size * self.size / size)
 
     @classmethod
@@ -149,6 +148,21 @@ class Volume:
         return cls.from_atoms(coordinates, np.ones(len(coordinates)), size=size, pixel_size=pixel_size)
 
 
+def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
+    """``phantom:SEED``, or a map or atomic model found by :func:`~cryozoo.particles.files.find_data`."""
+    if name.startswith("phantom:"):
+        seed = name.removeprefix("phantom:")
+        if not seed.isdecimal():
+            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
+        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
+    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
+
+
+def is_atomic(name: str) -> bool:
+    """Whether a file is an atomic model, by its name."""
+    return not name.lower().endswith((".mrc", ".map", ".ccp4"))
+
+
 def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coordinates (N, 3) in Angstrom, centred on the mass, and atomic numbers (N,) of a model.
 
@@ -187,18 +201,3 @@ def _read_gemmi(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     atoms = [(*a.atom.pos.tolist(), a.atom.element.atomic_number) for a in structure[0].all()] if len(structure) else []
     table = np.array(atoms, dtype=np.float64).reshape(-1, 4)
     return table[:, :3], table[:, 3]
-
-
-def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volume:
-    """``phantom:SEED``, or a map or atomic model found by :func:`find_data`."""
-    if name.startswith("phantom:"):
-        seed = name.removeprefix("phantom:")
-        if not seed.isdecimal():
-            raise BadInput(name, f"the seed {seed!r}", expected="phantom:SEED with a whole number")
-        return Volume.phantom(size=image_size, pixel_size=pixel_size or 5.0, seed=int(seed))
-    return Volume.load(find_data(name), size=image_size, pixel_size=pixel_size if is_atomic(name) else None)
-
-
-def is_atomic(name: str) -> bool:
-    """Whether a file is an atomic model, by its name."""
-    return not name.lower().endswith((".mrc", ".map", ".ccp4"))

@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
+from .ctf import CTF
 from .errors import BadInput
-from .half_sets import CRYOSPARC, given_half_sets
-from .table import CtfParameters, Floats, ParticleTable, in_use, one_value, warn_half_ctf
+from .table import HALF_SET_CRYOSPARC, Floats, ParticleTable, in_use, one_value, warn_half_ctf
 
 _POSE, _SHIFT, _PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
 # cryoSPARC has no field for how sure a pose is, and a name of its own keeps ours from being taken for something else.
 _CONFIDENCE = "cryozoo/confidence"
+_SPLIT = HALF_SET_CRYOSPARC[0]
 # cryoDRGN divides by the length of the rotation vector.
 _SMALLEST_ROTATION = 1e-6
 
@@ -45,6 +46,7 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
     if pixel_size is not None and (pixel_size <= 0).any():
         row = int(np.argmax(pixel_size <= 0))
         raise BadInput(path, f"{pixel_size[row]:g}", where=f"row {row + 1}, blob/psize_A", expected="Angstrom")
+    split = _field(fields, path, _SPLIT)
     shape = _field(fields, path, "blob/shape", (2,))
     if shape is not None and (shape[:, 0] != shape[:, 1]).any():
         row = int(np.argmax(shape[:, 0] != shape[:, 1]))
@@ -58,6 +60,7 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
         ctf=_ctf(fields, path),
         unmodelled=in_use({name: (fields[name], idle) for name, idle in _UNMODELLED.items() if name in _names(fields)}),
         confidence=_field(fields, path, _CONFIDENCE),
+        half_set=None if split is None else split.astype(np.int64) + 1,
     )
     if "blob/path" in _names(fields) and "blob/idx" in _names(fields):
         table = replace(table, **_image_names(fields, path))
@@ -93,8 +96,10 @@ def update_cryosparc(
     return table
 
 
-def new_cryosparc(table: ParticleTable, rotation: Floats, shift: Floats, confidence: Floats | None) -> NDArray[np.void]:
-    """A table with what is known about the particles; they are numbered from 1."""
+def new_cryosparc(table: ParticleTable) -> NDArray[np.void]:
+    """A table with what is known about particles, their poses at least, shifts in Angstrom; numbered from 1."""
+    assert table.rotation is not None
+    assert table.shift is not None
     n = table.size
     new: dict[str, NDArray] = {"uid": np.arange(1, n + 1, dtype=np.uint64)}
     if table.file is not None and table.index is not None:
@@ -106,18 +111,20 @@ def new_cryosparc(table: ParticleTable, rotation: Floats, shift: Floats, confide
             new["blob/psize_A"] = np.full(n, table.pixel_size, dtype=np.float32)
         new["blob/sign"] = np.ones(n, dtype=np.float32)
     if (ctf := table.ctf) is not None:
-        new["ctf/accel_kv"] = ctf.voltage
-        new["ctf/cs_mm"] = ctf.spherical_aberration
-        new["ctf/amp_contrast"] = ctf.amplitude_contrast
-        new["ctf/df1_A"] = ctf.defocus_u
-        new["ctf/df2_A"] = ctf.defocus_v
-        new["ctf/df_angle_rad"] = np.deg2rad(ctf.defocus_angle)
-        new["ctf/phase_shift_rad"] = np.deg2rad(ctf.phase_shift)
-        new["ctf/bfactor"] = ctf.b_factor
-        new |= {name: values.astype(np.float32) for name, values in new.items() if name.startswith("ctf/")}
-    new |= _pose_fields(rotation, shift, confidence, table.pixel_size)
-    if (half_set := given_half_sets(table)) is not None:
-        new[CRYOSPARC] = (half_set - 1).astype(np.uint32)
+        parameters = {
+            "accel_kv": ctf.voltage,
+            "cs_mm": ctf.spherical_aberration,
+            "amp_contrast": ctf.amplitude_contrast,
+            "df1_A": ctf.defocus_u,
+            "df2_A": ctf.defocus_v,
+            "df_angle_rad": ctf.defocus_angle.deg2rad(),
+            "phase_shift_rad": ctf.phase_shift.deg2rad(),
+            "bfactor": ctf.b_factor,
+        }
+        new |= {f"ctf/{name}": values.float().numpy() for name, values in parameters.items()}
+    new |= _pose_fields(table.rotation, table.shift, table.confidence, table.pixel_size)
+    if (half_set := table.checked_half_set()) is not None:
+        new[_SPLIT] = (half_set - 1).astype(np.uint32)
     fields = np.empty(n, dtype=[(name, values.dtype, values.shape[1:]) for name, values in new.items()])
     for name, values in new.items():
         fields[name] = values
@@ -159,7 +166,7 @@ def _pose_fields(
     return new
 
 
-def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
+def _ctf(fields: NDArray[np.void], path: Path) -> CTF | None:
     sources = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad", "bfactor")
     u, v, angle, voltage, aberration, contrast, phase, b_factor = (
         _field(fields, path, f"ctf/{name}") for name in sources
@@ -176,7 +183,8 @@ def _ctf(fields: NDArray[np.void], path: Path) -> CtfParameters | None:
         where = f"row {wrong[0] + 1}, ctf/accel_kv"
         raise BadInput(path, f"{voltage[wrong[0]]:g}", where=where, expected="a value between 10 and 3000 kV")
     phase, b_factor = (np.zeros_like(u) if values is None else values for values in (phase, b_factor))
-    return CtfParameters(u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase), b_factor)
+    columns = (u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase), b_factor)
+    return CTF(*map(torch.from_numpy, columns))
 
 
 def _image_names(fields: NDArray[np.void], path: Path) -> dict[str, Any]:

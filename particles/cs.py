@@ -1,6 +1,6 @@
 """cryoSPARC's .cs tables: a numpy array with named fields in a .npy file, strings as bytes.
 
-What the fields mean is known by ``_cryosparc.py``. Newer programs can also write a format of their own (CSDAT); it is
+What the fields mean is known by ``cryosparc.py``. Newer programs can also write a format of their own (CSDAT); it is
 refused by name.
 """
 

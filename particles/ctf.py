@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -26,7 +29,7 @@ def electron_wavelength(voltage: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CTF:
-    """CTF parameters of a batch of images, each a tensor of shape (B,).
+    """CTF parameters of B images, each a tensor (B,) of any floating-point type, in the units of a STAR file.
 
     Attributes:
         defocus_u: larger defocus in Angstrom, underfocus positive.
@@ -51,8 +54,12 @@ class CTF:
     def __len__(self) -> int:
         return len(self.defocus_u)
 
-    def __getitem__(self, index: Tensor | slice) -> CTF:
+    def __getitem__(self, index: Tensor | NDArray[np.int64] | slice) -> CTF:
         return CTF(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, *where: Any) -> CTF:
+        """The same on another device or in another floating-point type, as ``Tensor.to`` takes them."""
+        return CTF(**{f.name: getattr(self, f.name).to(*where) for f in fields(self)})
 
     @classmethod
     def join(cls, parts: Sequence[CTF]) -> CTF:

@@ -47,6 +47,16 @@ _KINDS = {
 }
 
 
+def find_data(name: str | Path) -> Path:
+    """A local file: as given, or below one of the folders of the environment variable ``CRYOZOO_DATA``."""
+    folders = [Path(), *(Path(f) for f in os.environ.get("CRYOZOO_DATA", "").split(os.pathsep) if f)]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    searched = ", ".join(str(f) for f in folders[1:]) or "CRYOZOO_DATA is not set"
+    raise BadInput(name, "no such file", hint=f"give a path, or set CRYOZOO_DATA (searched: {searched})")
+
+
 def looks_like(head: bytes) -> str | None:
     """Say what a file that starts with ``head`` seems to be, or None when that cannot be told."""
     start = head[:64].lstrip().lower()
@@ -83,16 +93,6 @@ def _require_regular(path: str | Path, status: os.stat_result) -> None:
     kind = stat.S_IFMT(status.st_mode)
     if kind != stat.S_IFREG:
         raise BadInput(path, f"is {_KINDS.get(kind, 'not a regular file')}", expected="a file")
-
-
-def find_data(name: str | Path) -> Path:
-    """A local file: as given, or below one of the folders of the environment variable ``CRYOZOO_DATA``."""
-    folders = [Path(), *(Path(f) for f in os.environ.get("CRYOZOO_DATA", "").split(os.pathsep) if f)]
-    for folder in folders:
-        if (folder / name).exists():
-            return folder / name
-    searched = ", ".join(str(f) for f in folders[1:]) or "CRYOZOO_DATA is not set"
-    raise BadInput(name, "no such file", hint=f"give a path, or set CRYOZOO_DATA (searched: {searched})")
 
 
 @contextmanager

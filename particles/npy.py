@@ -6,23 +6,22 @@ numbers and fixed-length strings, plain or in named fields, and only as many as 
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from io import BytesIO, FileIO
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
 from .errors import BadInput
 
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1 << 20
-_TYPE = re.compile(r"[<>|=]?(?:[?]|[biufc][1-9]\d?|[SU][1-9]\d{0,5})")
 # What is left of a header without its strings: brackets, integers and True or False.
-_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
-_REST = re.compile(r"(?:[\[\](){}:,\s\d]|True|False)*")
+_STRING = re.compile(rb"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
+_REST = re.compile(rb"(?:[\[\](){}:,\s\d]|True|False)*")
 
 
 def read_npy(handle: FileIO | BytesIO, size: int, source: str | Path) -> NDArray:
@@ -34,16 +33,19 @@ def read_npy(handle: FileIO | BytesIO, size: int, source: str | Path) -> NDArray
     start = handle.read(12)
     if not start.startswith(MAGIC) or len(start) < 12:
         raise BadInput(source, "no numpy array", expected="the .npy format")
-    if start[6] not in (1, 2, 3):
-        raise BadInput(source, f"version {start[6]} of the .npy format", expected="1, 2 or 3")
+    if start[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise BadInput(source, f"version {start[6]}.{start[7]} of the .npy format", expected="1.0, 2.0 or 3.0")
     prefix, length = (10, 2) if start[6] == 1 else (12, 4)
     claimed = int.from_bytes(start[8 : 8 + length], "little")
     if claimed > min(_MAX_HEADER, size - prefix):
         raise BadInput(source, f"a header of {claimed} bytes in a file of {size}", where="header")
-    header = (start[prefix:] + handle.read(claimed + prefix - 12)).decode(
-        "utf-8" if start[6] == 3 else "latin-1", "replace"
-    )
-    dtype, shape, fortran = _parse_header(header, source)
+    header = start + handle.read(claimed + prefix - 12)
+    try:
+        dtype, shape, fortran = _parse_header(header, prefix)
+    except Exception:  # numpy and Python's parser raise many kinds
+        found = " ".join(header[prefix:].decode("latin-1").split())[:80]
+        expected = "an array of numbers or text"
+        raise BadInput(source, f"cannot use {found!r}", where="header", expected=expected) from None
     here, there = size - prefix - claimed, math.prod(shape) * dtype.itemsize
     if here != there:
         raise BadInput(source, f"{here} bytes of data", expected=f"{there} for shape {shape} as the header claims")
@@ -57,40 +59,24 @@ def read_npy(handle: FileIO | BytesIO, size: int, source: str | Path) -> NDArray
     return np.ndarray(shape, dtype, buffer=data, order="F" if fortran else "C")
 
 
-def _parse_header(text: str, source: str | Path) -> tuple[np.dtype, tuple[int, ...], bool]:
-    rest = _STRING.sub("", text)
+def _parse_header(header: bytes, prefix: int) -> tuple[np.dtype, tuple[int, ...], bool]:
+    """What numpy reads in a header, when it is numbers or text, plain or in fields, and no nested ones."""
+    rest = _STRING.sub(b"", header[prefix:])
     depth = deepest = 0
     for character in rest:
-        depth += (character in "([{") - (character in ")]}")
+        depth += (character in b"([{") - (character in b")]}")
         deepest = max(deepest, depth)
-    try:
-        # Nothing but a flat literal reaches the parser.
-        if not _REST.fullmatch(rest) or deepest > 6:
-            raise ValueError
-        header = ast.literal_eval(text.strip())
-        descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
-        if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and type(fortran) is bool):
-            raise ValueError
-        return np.dtype(_checked(descr)), shape, fortran
-    except (ValueError, SyntaxError, TypeError, KeyError, IndexError, MemoryError, RecursionError):
-        found = " ".join(text.split())[:80]
-        raise BadInput(
-            source, f"cannot use {found!r}", where="header", expected="an array of numbers or text"
-        ) from None
-
-
-def _checked(descr: object) -> str | list[tuple]:
-    """A dtype description with plain types only: no objects, no padding, no nesting."""
-    if isinstance(descr, str):
-        if not _TYPE.fullmatch(descr):
-            raise ValueError
-        return descr
-    if not (isinstance(descr, list) and descr and all(isinstance(field, tuple) for field in descr)):
+    # Nothing but a flat literal reaches Python's parser, which numpy uses and which deep ones can crash.
+    if not _REST.fullmatch(rest) or deepest > 6:
         raise ValueError
-    for field in descr:
-        name, kind, *shape = field
-        if not (isinstance(name, str) and name and isinstance(kind, str) and _TYPE.fullmatch(kind)):
-            raise ValueError
-        if shape and not (len(shape) == 1 and all(type(n) is int and 0 < n < 1000 for n in shape[0])):
-            raise ValueError
-    return descr
+    content = BytesIO(header)
+    version = read_magic(content)
+    read = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
+    shape, fortran, dtype = read(content, max_header_size=_MAX_HEADER)
+    if version == (3, 0) and dtype.names:  # as version 2, with names in UTF-8
+        dtype.names = tuple(name.encode("latin-1").decode() for name in dtype.names)
+    kinds = [dtype] if dtype.fields is None else [kind for kind, *_ in dtype.fields.values()]
+    plain = all(kind.base.kind in "biufcSU" and kind.itemsize for kind in kinds)
+    if not (plain and all(type(n) is int and n >= 0 for n in shape)):
+        raise ValueError
+    return dtype, shape, fortran

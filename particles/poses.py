@@ -33,7 +33,7 @@ class PoseTable:
         image_size: pixels along an edge; needed for cryoDRGN's fractions of the box.
         pixel_size: Angstrom; needed for formats that hold pixels or fractions of the box.
         particles: the table the particles came from; it is kept when the poses are saved in its format.
-        source: a name for messages.
+        source: the file they are from, or another name for messages; "poses" when not given.
 
     Raises:
         BadInput: wrong shapes, nothing in them, numbers that are not finite, or matrices that are no rotations.
@@ -45,6 +45,7 @@ class PoseTable:
     image_size: int | None
     pixel_size: float | None
     particles: ParticleTable | None
+    source: str | Path
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class PoseTable:
         particles: ParticleTable | None = None,
         source: str | Path | None = None,
     ) -> None:
-        self._source = source if source is not None else particles.path if particles is not None else "poses"
+        self.source = source if source is not None else particles.path if particles is not None else "poses"
         self.rotation = np.ascontiguousarray(rotation, dtype=np.float64)
         n = len(self.rotation) if self.rotation.ndim else 0
         self.shift = np.zeros((n, 2)) if shift is None else np.ascontiguousarray(shift, dtype=np.float64)
@@ -80,7 +81,7 @@ class PoseTable:
             image_size=self.image_size,
             pixel_size=self.pixel_size,
             particles=None if self.particles is None else self.particles.subset(rows),
-            source=self._source,
+            source=self.source,
         )
 
     @classmethod
@@ -159,7 +160,7 @@ class PoseTable:
         table = self._described()
         if isinstance(table.origin, StarFile):
             return update_star(table.origin, table.block, self.rotation, self.shift, self.confidence, self.pixel_size)
-        return new_star(table, self.rotation, self.shift, self.confidence)
+        return new_star(table)
 
     def _cryosparc(self, path: str | Path) -> NDArray[np.void]:
         table = self._described()
@@ -167,11 +168,12 @@ class PoseTable:
             return update_cryosparc(table.origin, self.rotation, self.shift, self.confidence, self.pixel_size)
         if self.shift.any():
             self._need("pixel_size", path=path)
-        return new_cryosparc(table, self.rotation, self.shift, self.confidence)
+        return new_cryosparc(table)
 
     def _described(self) -> ParticleTable:
-        table = self.particles or ParticleTable(Path(str(self._source)), len(self))
-        return replace(table, image_size=self.image_size, pixel_size=self.pixel_size)
+        table = self.particles or ParticleTable(Path(str(self.source)), len(self))
+        poses = {name: getattr(self, name) for name in _NPZ}
+        return replace(table, **poses, shift_in_pixels=False)
 
     def _need(self, *names: str, path: str | Path) -> None:
         missing = [name for name in names if getattr(self, name) is None]
@@ -180,7 +182,7 @@ class PoseTable:
             raise BadInput(path, found, expected="to know the box", hint=f"set {' and '.join(missing)} of the poses")
 
     def _check(self, n: int) -> None:
-        rotation, shift, confidence, source = self.rotation, self.shift, self.confidence, self._source
+        rotation, shift, confidence, source = self.rotation, self.shift, self.confidence, self.source
         if rotation.shape != (n, 3, 3):
             raise BadInput(source, f"rotations of shape {rotation.shape}", expected="(N, 3, 3)")
         if shift.shape != (n, 2):

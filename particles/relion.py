@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
+from .ctf import CTF
 from .errors import BadInput
-from .half_sets import RELION, given_half_sets
-from .star import Column, StarBlock, StarFile
-from .table import CtfParameters, Floats, ParticleTable, in_use, one_value, warn_half_ctf
+from .star import StarBlock, StarFile
+from .star_text import Column
+from .table import HALF_SET_RELION, Floats, ParticleTable, in_use, one_value, warn_half_ctf
 
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
 _ORIGIN_PIXELS = ("rlnOriginX", "rlnOriginY")
 _CONFIDENCE = "rlnParticleFigureOfMerit"
+_HALF_SET = HALF_SET_RELION[0]
 # Columns that change images in ways that are not modelled, and their values where they do not.
 _UNMODELLED = {
     **{"rlnCtfScalefactor": None, "rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0},
@@ -62,6 +64,7 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
         ctf=columns.ctf(),
         unmodelled=in_use({label: (columns.get(label), idle) for label, idle in _UNMODELLED.items()}),
         confidence=columns.get(_CONFIDENCE),
+        half_set=star[name].integers(_HALF_SET) if _HALF_SET in star[name] else None,
     )
     if "rlnImageName" in star[name]:
         table = replace(table, **_image_names(star[name], star.source))
@@ -114,38 +117,47 @@ def update_star(
     return star.with_columns(name, pose_columns(rotation, shift, confidence, angstrom=angstrom, pixels=pixels))
 
 
-def new_star(table: ParticleTable, rotation: Floats, shift: Floats, confidence: Floats | None) -> StarFile:
-    """A file of RELION 3.1 with what is known about the particles."""
-    n = table.size
+def new_star(table: ParticleTable, *, microscope: tuple[float, float, float] | None = None) -> StarFile:
+    """A file of RELION 3.1 with what is known about particles, their poses at least.
+
+    Args:
+        table: with rotations, and shifts in Angstrom.
+        microscope: kV, mm and amplitude contrast of images without a CTF; None where they are not known.
+    """
+    assert table.rotation is not None
+    assert table.shift is not None
+    ctf, comment = table.ctf, ""
+    if ctf is not None:
+        settings = torch.stack([ctf.voltage, ctf.spherical_aberration, ctf.amplitude_contrast], 1).numpy()
+    else:
+        settings = np.tile(microscope or _UNKNOWN_MICROSCOPE, (table.size, 1))
+        if microscope is None:
+            comment = "the microscope is not known: RELION wants numbers here, and they mean nothing"
+    # Settings that occur together are an optics group.
+    groups, group = np.unique(np.round(settings, 6), axis=0, return_inverse=True)
     particles: dict[str, Column] = {}
     if table.file is not None and table.index is not None:
         pairs = zip(table.index.tolist(), table.file.tolist(), strict=True)
         particles["rlnImageName"] = [f"{index + 1:06d}@{table.files[file]}" for index, file in pairs]
-    particles |= pose_columns(rotation, shift, confidence, angstrom=True, pixels=None)
-    if (half_set := given_half_sets(table)) is not None:
-        particles[RELION] = half_set
-    if (ctf := table.ctf) is not None:
+    if table.pixel_size is not None:
+        particles["rlnOpticsGroup"] = group.reshape(-1) + 1
+    particles |= pose_columns(table.rotation, table.shift, table.confidence, angstrom=True, pixels=None)
+    if ctf is not None:
         particles |= {
-            "rlnDefocusU": ctf.defocus_u,
-            "rlnDefocusV": ctf.defocus_v,
-            "rlnDefocusAngle": ctf.defocus_angle,
-            "rlnPhaseShift": ctf.phase_shift,
-            "rlnCtfBfactor": ctf.b_factor,
+            "rlnDefocusU": ctf.defocus_u.numpy(),
+            "rlnDefocusV": ctf.defocus_v.numpy(),
+            "rlnDefocusAngle": ctf.defocus_angle.numpy(),
+            "rlnPhaseShift": ctf.phase_shift.numpy(),
+            "rlnCtfBfactor": ctf.b_factor.numpy(),
         }
-        microscope = np.stack([ctf.voltage, ctf.spherical_aberration, ctf.amplitude_contrast], axis=1)
-        comment = ""
-    else:
-        microscope = np.tile(_UNKNOWN_MICROSCOPE, (n, 1))
-        comment = "the microscope is not known: RELION wants numbers here, and they mean nothing"
+    if (half_set := table.checked_half_set()) is not None:
+        particles[_HALF_SET] = half_set
     if table.pixel_size is None:
         return StarFile([StarBlock.from_columns("particles", particles)])
-    # Settings that occur together are an optics group.
-    groups, group = np.unique(np.round(microscope, 6), axis=0, return_inverse=True)
-    particles["rlnOpticsGroup"] = group.reshape(-1) + 1
     count = len(groups)
     optics: dict[str, Column] = {
-        "rlnOpticsGroup": np.arange(1, count + 1),
         "rlnOpticsGroupName": [f"opticsGroup{k}" for k in range(1, count + 1)],
+        "rlnOpticsGroup": np.arange(1, count + 1),
         "rlnVoltage": groups[:, 0],
         "rlnSphericalAberration": groups[:, 1],
         "rlnAmplitudeContrast": groups[:, 2],
@@ -224,7 +236,7 @@ class _Columns:
             values = detector * 1e4 / magnification
         return one_value(values, self._source, "pixel size")
 
-    def ctf(self) -> CtfParameters | None:
+    def ctf(self) -> CTF | None:
         u = self.get("rlnDefocusU")
         if u is None:
             self._refuse_without("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
@@ -234,19 +246,15 @@ class _Columns:
             constants = {"rlnVoltage": voltage, "rlnSphericalAberration": aberration, "rlnAmplitudeContrast": contrast}
             warn_half_ctf(self._source, "rlnDefocusU" if u is not None else None, constants)
             return None
+
+        def given(label: str, otherwise: Floats) -> Floats:
+            values = self.get(label)
+            return otherwise if values is None else values
+
         zero = np.zeros_like(u)
-        labels = "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"
-        v, angle, phase, b_factor = (self.get(label) for label in labels)
-        return CtfParameters(
-            defocus_u=u,
-            defocus_v=u if v is None else v,
-            defocus_angle=zero if angle is None else angle,
-            voltage=voltage,
-            spherical_aberration=aberration,
-            amplitude_contrast=contrast,
-            phase_shift=zero if phase is None else phase,
-            b_factor=zero if b_factor is None else b_factor,
-        )
+        v, angle = given("rlnDefocusV", u), given("rlnDefocusAngle", zero)
+        phase, b_factor = given("rlnPhaseShift", zero), given("rlnCtfBfactor", zero)
+        return CTF(*map(torch.from_numpy, (u, v, angle, voltage, aberration, contrast, phase, b_factor)))
 
     def shift(self) -> dict[str, Any]:
         for labels in (_ORIGIN_ANGSTROM, _ORIGIN_PIXELS):

@@ -26,7 +26,7 @@ def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, pat
     Raises:
         BadInput: an image without a pose or with several, or another number of rows.
     """
-    source = poses._source
+    source = poses.source
     named = False
     for full in (True, False):
         wanted, known = _names(table, full), _names(poses.particles, full)

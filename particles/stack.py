@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .ctf import CTF
 from .errors import BadInput
 from .files import Tally
 from .mrc import Image, MrcStack
 from .poses import PoseTable, from_table, load_table
 from .relion import lacks_optics
 from .star import StarFile
-from .table import CtfParameters as CtfParameters
 from .table import ParticleTable
 
 _PARENTS = 4  # folders above the table in which a project is looked for
@@ -114,7 +114,7 @@ class ParticleStack:
         return self.table.size
 
     @property
-    def ctf(self) -> CtfParameters | None:
+    def ctf(self) -> CTF | None:
         """CTF parameters of every image, or None where the table has none."""
         return self.table.ctf
 
@@ -301,7 +301,7 @@ def _check_indices(table: ParticleTable, stacks: tuple[MrcStack, ...], skip_bad:
 def _check_ctf(table: ParticleTable, tally: Tally) -> None:
     """Defocus in nanometre or micrometre instead of Angstrom is a common slip; exactly 0 means that there is none."""
     if table.ctf is not None:
-        both = np.stack([table.ctf.defocus_u, table.ctf.defocus_v])
+        both = np.stack([table.ctf.defocus_u.numpy(), table.ctf.defocus_v.numpy()])
         odd = np.flatnonzero(((both != 0) & ((both < 2000) | (both > 150_000))).any(axis=0))
         if len(odd):
             what = "a defocus that is not plausible in Angstrom"

@@ -1,7 +1,7 @@
 """STAR files, read so that everything in them can be written back unchanged.
 
 This file knows the syntax: blocks, loops, key-value pairs, quoted values, comments. What RELION's columns mean is known
-by ``_relion.py``. The rows of a loop stay text, in one piece; columns are cut out of it when somebody asks. A row of
+by ``relion.py``. The rows of a loop stay text, in one piece; columns are cut out of it when somebody asks. A row of
 the wrong length, a duplicate column or block and a file that is not text are refused, with the line.
 
 Not supported, because RELION does not write them: values over several lines, several loops in one block.
@@ -10,8 +10,7 @@ Not supported, because RELION does not write them: values over several lines, se
 from __future__ import annotations
 
 import codecs
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
@@ -22,17 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import BadInput
 from .files import atomic_write, looks_like, open_regular
+from .star_text import Column, batches, check_text, checked_column, column_cells, numbered_lines, unquote
 
-_MAX_LINE = 1 << 16
 _MAX_COLUMNS = 2000
-_CHUNK = 1 << 20
 _NEW = "a new STAR table"
-# A quoted value ends at a quote before white space; "#" starts a comment only where a value could start.
-_CELL = re.compile(rb"""\s*('(?:[^']|'(?=\S))*'(?=\s|$)|"(?:[^"]|"(?=\S))*"(?=\s|$)|#.*|\S+)""")
-_NEEDS_QUOTES = re.compile(rb"""\s|^['"#_]|^$|^(?:data_|loop_$)""")
-
-Column = NDArray | Sequence[str]
-"""What a column is made from: an array of numbers, or text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +52,7 @@ class StarBlock:
     @classmethod
     def from_columns(cls, name: str, columns: Mapping[str, Column], *, comment: str = "") -> StarBlock:
         """Make a loop from columns of equal length, as ``StarFile.with_columns`` takes them, below a comment."""
-        cells = [_format(_checked(label, values)) for label, values in columns.items()]
+        cells = [column_cells(checked_column(label, values)) for label, values in columns.items()]
         rows = b"".join(b" ".join(row) + b"\n" for row in zip(*cells, strict=True))
         labels = tuple(columns)
         preamble = b"\n# version 30001\n" + (f"# {comment}\n".encode() if comment else b"") + b"\n"
@@ -82,7 +74,7 @@ class StarBlock:
             BadInput: there is no such column.
         """
         (k,) = self._positions((label,))
-        return [_unquote(row[k]).decode() for rows in self._batches() for row in rows]
+        return [unquote(row[k]).decode() for rows in self._batches() for row in rows]
 
     def numbers(self, *labels: str) -> NDArray[np.float64]:
         """Return columns as numbers, (rows, labels) float64; asking for several at once is faster.
@@ -124,13 +116,13 @@ class StarBlock:
         """Say where row ``row`` (from 0) stands in the file, for messages; rows in messages count from 1."""
         place = f"data_{self.name}, row {row + 1}"
         if self._line is not None:
-            lines = (n for n, _, _, cells in _numbered_lines(self._text, self._start, self._stop, self._line) if cells)
+            lines = (n for n, _, _, cells in numbered_lines(self._text, self._start, self._stop, self._line) if cells)
             place += f" (line {next(islice(lines, row, None))})"
         return place + (f", {label}" if label else "")
 
     def with_columns(self, columns: Mapping[str, Column]) -> StarBlock:
         """Return the block with columns replaced where the label exists and appended where not."""
-        new = {label: _checked(label, values) for label, values in columns.items()}
+        new = {label: checked_column(label, values) for label, values in columns.items()}
         for label, values in new.items():
             if len(values) != len(self):
                 raise ValueError(f"{len(values)} values of {label} for {len(self)} rows")
@@ -143,7 +135,7 @@ class StarBlock:
             for cells in rows:
                 cells += missing
             for k, values in targets:
-                for cells, cell in zip(rows, _format(values[done : done + len(rows)]), strict=True):
+                for cells, cell in zip(rows, column_cells(values[done : done + len(rows)]), strict=True):
                     cells[k] = cell
             text.writelines(b" ".join(cells) + b"\n" for cells in rows)
             done += len(rows)
@@ -152,7 +144,7 @@ class StarBlock:
 
     def with_rows(self, indices: ArrayLike) -> StarBlock:
         """Return the block with the chosen rows, in the order given."""
-        lines = [line for _, _, line, cells in _numbered_lines(self._text, self._start, self._stop, 0) if cells]
+        lines = [line for _, _, line, cells in numbered_lines(self._text, self._start, self._stop, 0) if cells]
         chosen = [lines[i] + b"\n" for i in np.asarray(indices, dtype=np.int64).tolist()]
         if not self.is_loop:
             raise ValueError(f"data_{self.name} is not a loop")
@@ -171,15 +163,7 @@ class StarBlock:
                 yield b"\n"
 
     def _batches(self) -> Iterator[list[list[bytes]]]:
-        """The cells of all rows, a megabyte of text at a time."""
-        start = self._start
-        while start < self._stop:
-            stop = self._text.find(b"\n", start + _CHUNK, self._stop)
-            stop = self._stop if stop < 0 else stop
-            piece = self._text[start:stop]
-            cut = _cutter(piece)
-            yield [cells for line in piece.split(b"\n") if (cells := cut(line))]
-            start = stop + 1
+        return batches(self._text, self._start, self._stop)
 
     def _positions(self, labels: Sequence[str]) -> list[int]:
         for label in labels:
@@ -225,7 +209,7 @@ class StarFile:
             handle.seek(0)
             if kind := looks_like(head):
                 raise BadInput(path, f"is {kind}", expected="a STAR file")
-            _check_text(path, iter(lambda: handle.read(_CHUNK), b""))
+            check_text(path, handle)
             handle.seek(0)
             text = handle.read()
         text = text.removeprefix(codecs.BOM_UTF8)
@@ -302,7 +286,7 @@ class _Parser:
                 name, columns, is_loop, self._source, preamble, header, text, first, last, rows, line
             )
 
-        for number, position, line, cells in _numbered_lines(self._text, 0, len(self._text), 1):
+        for number, position, line, cells in numbered_lines(self._text, 0, len(self._text), 1):
             if cells is None:
                 raise self._refuse(number, line, "every quote to be closed")
             if not cells:
@@ -350,94 +334,6 @@ class _Parser:
         return BadInput(self._source, repr(line[:80].decode()), where=f"line {number}", expected=expected)
 
 
-def _numbered_lines(
-    text: bytes, start: int, stop: int, number: int
-) -> Iterator[tuple[int, int, bytes, list[bytes] | None]]:
-    """Line number, position, content and values of the lines between two positions, a megabyte at a time."""
-    while start < stop:
-        end = text.find(b"\n", start + _CHUNK, stop)
-        end = stop if end < 0 else end + 1
-        piece = text[start:end].removesuffix(b"\n")
-        cut = _cutter(piece)
-        for line in piece.split(b"\n"):
-            yield number, start, line, cut(line)
-            number += 1
-            start += len(line) + 1
-
-
-def _cutter(text: bytes) -> Callable[[bytes], list[bytes] | None]:
-    """The quickest function that cuts the lines of ``text`` into values."""
-    return _cut if any(special in text for special in (b'"', b"'", b"#")) else bytes.split
-
-
-def _cut(line: bytes) -> list[bytes] | None:
-    """The values in a line, quotes kept, comment dropped; None when a quote is not closed."""
-    if b'"' not in line and b"'" not in line and b"#" not in line:
-        return line.split()
-    cells = []
-    end = 0
-    while match := _CELL.match(line, end):
-        cell = match[1]
-        if cell.startswith(b"#"):
-            break
-        if cell[0] in b"'\"" and (len(cell) == 1 or cell[-1] != cell[0]):
-            return None
-        cells.append(cell)
-        end = match.end()
-    return cells
-
-
-def _unquote(cell: bytes) -> bytes:
-    return cell[1:-1] if cell[0] in b"'\"" else cell
-
-
-def _checked(label: str, values: Column) -> Column:
-    if isinstance(values, np.ndarray):
-        if values.ndim != 1:
-            raise ValueError(f"{label} of shape {values.shape}, expected one dimension")
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError(f"{label} is not finite in row {np.flatnonzero(~np.isfinite(values))[0] + 1}")
-    return values
-
-
-def _format(values: Column) -> list[bytes]:
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        return [_quote(str(v).encode()) for v in values]
-    if values.dtype.kind == "f":
-        # Six decimals as RELION has them, unless that would lose digits of a small or large number.
-        return [(b"%.6f" if v == 0 or 1e-2 <= abs(v) < 1e9 else b"%.6e") % v for v in values.tolist()]
-    return [b"%d" % v for v in values.tolist()]
-
-
-def _quote(cell: bytes) -> bytes:
-    if not _NEEDS_QUOTES.search(cell):
-        return cell
-    for quote in (b'"', b"'"):
-        if quote not in cell and not set(cell) & {0, ord("\n"), ord("\r")}:
-            return quote + cell + quote
-    raise ValueError(f"{cell.decode()!r} cannot be written to a STAR file")
-
-
 def _loop_header(name: str, labels: Sequence[str]) -> bytes:
     lines = [f"data_{name}", "", "loop_"] + [f"_{label} #{k}" for k, label in enumerate(labels, 1)]
     return "\n".join(lines).encode() + b"\n"
-
-
-def _check_text(path: str | Path, chunks: Iterator[bytes]) -> None:
-    """Refuse what is not text or has endless lines before the file is in memory."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    rest = 0
-    for chunk in chunks:
-        if b"\0" in chunk:
-            raise BadInput(path, "NUL bytes", expected="a STAR file, which is text")
-        try:
-            decoder.decode(chunk)
-        except UnicodeDecodeError:
-            raise BadInput(path, "bytes that are not UTF-8 text", expected="a STAR file") from None
-        first, *more = chunk.split(b"\n")
-        longest = max(rest + len(first), max(map(len, more), default=0))
-        if longest > _MAX_LINE:
-            raise BadInput(path, f"a line of more than {_MAX_LINE} bytes", expected="a STAR file")
-        rest = len(more[-1]) if more else rest + len(first)
-    if decoder.getstate()[0]:
-        raise BadInput(path, "bytes that are not UTF-8 text", expected="a STAR file")

@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from .ctf import CTF
 from .errors import BadInput, BadInputWarning
 from .star import StarFile
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class CtfParameters:
-    """CTF parameters of N particles, each (N,) float64, in the units of a STAR file.
-
-    Attributes:
-        defocus_u: larger defocus in Angstrom, underfocus positive.
-        defocus_v: smaller defocus in Angstrom.
-        defocus_angle: degrees from the x axis to the direction of ``defocus_u``.
-        voltage: kV.
-        spherical_aberration: mm.
-        amplitude_contrast: fraction, 0 to 1.
-        phase_shift: degrees.
-        b_factor: Angstrom^2, of the envelope exp(-B k^2 / 4).
-    """
-
-    defocus_u: Floats
-    defocus_v: Floats
-    defocus_angle: Floats
-    voltage: Floats
-    spherical_aberration: Floats
-    amplitude_contrast: Floats
-    phase_shift: Floats
-    b_factor: Floats
-
-    def __len__(self) -> int:
-        return len(self.defocus_u)
-
-    def __getitem__(self, indices: ArrayLike) -> CtfParameters:
-        rows = np.asarray(indices)
-        return CtfParameters(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+# Where half-sets are, and how the first is numbered.
+HALF_SET_RELION, HALF_SET_CRYOSPARC = ("rlnRandomSubset", 1), ("alignments3D/split", 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +34,13 @@ class ParticleTable:
         index: (N,) image in its file, from 0.
         image_size: pixels along an edge.
         pixel_size: Angstrom.
-        ctf: CTF parameters.
+        ctf: CTF parameters, float64.
         unmodelled: names of columns about the microscope that ``ctf`` leaves out although they matter.
         rotation: (N, 3, 3) in our convention.
         shift: (N, 2), where the content has moved; in Angstrom, or in pixels of ``pixel_size``.
         shift_in_pixels: which of the two.
         confidence: (N,).
+        half_set: (N,) numbered from 1, as the table says; ``checked_half_set`` when it has to be 1 or 2.
     """
 
     path: Path
@@ -80,12 +52,13 @@ class ParticleTable:
     index: NDArray[np.int64] | None = None
     image_size: int | None = None
     pixel_size: float | None = None
-    ctf: CtfParameters | None = None
+    ctf: CTF | None = None
     unmodelled: tuple[str, ...] = ()
     rotation: Floats | None = None
     shift: Floats | None = None
     shift_in_pixels: bool = False
     confidence: Floats | None = None
+    half_set: NDArray[np.int64] | None = None
 
     def where(self, row: int, label: str | None = None) -> str:
         """Say where a row stands in the file; rows in messages count from 1."""
@@ -102,9 +75,22 @@ class ParticleTable:
             origin = origin[indices]
         columns: dict[str, Any] = {
             name: None if (column := getattr(self, name)) is None else column[indices]
-            for name in ("file", "index", "ctf", "rotation", "shift", "confidence")
+            for name in ("file", "index", "ctf", "rotation", "shift", "confidence", "half_set")
         }
         return replace(self, size=len(indices), origin=origin, **columns)
+
+    def checked_half_set(self) -> NDArray[np.int64] | None:
+        """The half-sets, 1 or 2, where they are needed: what is wrong with them is nothing to who wants poses.
+
+        Raises:
+            BadInput: another number.
+        """
+        number = self.half_set
+        if number is not None and (wrong := np.flatnonzero((number < 1) | (number > 2))).size:
+            label, lowest = HALF_SET_CRYOSPARC if isinstance(self.origin, np.ndarray) else HALF_SET_RELION
+            found, expected = f"half-set {number[wrong[0]] + lowest - 1}", f"{lowest} or {lowest + 1}"
+            raise BadInput(self.path, found, where=self.where(int(wrong[0]), label), expected=expected)
+        return number
 
 
 def one_value(values: Floats, table: str | Path, label: str) -> float:

@@ -158,7 +158,12 @@ def run(code: str, *arguments: object, cwd: Path = ROOT) -> str:
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("cryozoo", {"torch", "numpy", "pandas"}), ("cryozoo.zoo.registry", {"torch", "pandas"})],
+    [
+        ("cryozoo", {"torch", "numpy", "pandas"}),
+        ("cryozoo.zoo.registry", {"torch", "pandas"}),
+        ("cryozoo.particles.errors", {"torch", "numpy"}),
+        ("cryozoo.imaging", {"torch", "numpy"}),
+    ],
 )
 def test_import_is_light(module, heavy):
     loaded = run(f"import sys, {module}; print(*sys.modules)").split()

@@ -1,6 +1,7 @@
 """Projections against real-space rotation and summation, and against RELION's own projections."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -89,6 +90,67 @@ def test_gradients_reach_rotation_and_shift() -> None:
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
         assert leaf.grad.abs().sum() > 0
+
+
+def gradients(volume: Volume, leaves: dict[str, Tensor], *, detached: bool = False) -> dict[str, Tensor]:
+    """Of a scalar of two images, in every leaf."""
+    leaves = {name: value.clone().requires_grad_() for name, value in leaves.items()}
+    scalar(volume, leaves, detached=detached).backward()
+    return {name: value.grad for name, value in leaves.items() if value.grad is not None}
+
+
+def scalar(volume: Volume, leaves: dict[str, Tensor], *, detached: bool = False) -> Tensor:
+    """A sum over two images with weights that tell pixels apart."""
+    data = leaves["volume"].detach() if detached else leaves["volume"]
+    ctf = replace(make_ctf(2, defocus_v=9000.0, defocus_angle=25.0), defocus_u=leaves["defocus"])
+    images = Projector(Volume(data, volume.pixel_size))(
+        roma.rotvec_to_rotmat(leaves["rotation vector"]), leaves["shift"], ctf
+    )
+    weights = torch.randn(images.shape, dtype=images.dtype, generator=torch.Generator().manual_seed(0))
+    return (weights * images + images**2 / 10).sum()
+
+
+def leaves_of(volume: Volume, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        "volume": volume.data.to(dtype),
+        "rotation vector": torch.tensor([[0.3, -0.8, 1.1], [-1.9, 0.4, 0.2]], dtype=dtype),
+        "shift": torch.tensor([[3.0, -7.0], [0.5, 12.0]], dtype=dtype),
+        "defocus": torch.tensor([12000.0, 17000.0], dtype=dtype),
+    }
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_gradients_are_those_of_central_differences(size: int) -> None:
+    volume = Volume.phantom(size=size, pixel_size=4.0)
+    leaves = leaves_of(volume, torch.float64)
+    found = gradients(volume, leaves)
+    generator = torch.Generator().manual_seed(1)
+    for name, step in (("volume", 1e-4), ("rotation vector", 1e-6), ("shift", 1e-3), ("defocus", 1e-1)):
+        for _ in range(4):
+            direction = torch.randn(leaves[name].shape, dtype=torch.float64, generator=generator)
+            ahead, behind = (
+                scalar(volume, {**leaves, name: leaves[name] + sign * step * direction}) for sign in (1, -1)
+            )
+            expected = float(ahead - behind) / (2 * step)
+            assert float((found[name] * direction).sum()) == pytest.approx(expected, rel=1e-6), name
+            wrong = found[name].flip(0)  # the control: those of the other image, or of the planes in reverse
+            assert float((wrong * direction).sum()) != pytest.approx(expected, rel=1e-2), name
+
+
+def test_a_detached_volume_has_no_gradient() -> None:
+    volume = Volume.phantom(size=16, pixel_size=4.0)
+    leaves = leaves_of(volume, torch.float32)
+    assert set(gradients(volume, leaves)) == set(leaves)
+    assert set(gradients(volume, leaves, detached=True)) == set(leaves) - {"volume"}
+
+
+def test_double_precision_is_kept() -> None:
+    volume = Volume.phantom(size=20, pixel_size=3.0)
+    rotation, shift, ctf = roma.random_rotmat(3), torch.tensor([[1.0, 2.0]] * 3), make_ctf(3)
+    single = Projector(volume)(rotation, shift, ctf)
+    double = Projector(Volume(volume.data.double(), 3.0))(rotation, shift, ctf)
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    assert 1e-9 < relative_error(single, double) < 1e-5
 
 
 def relion_matrices(angles: np.ndarray) -> Tensor:

@@ -22,10 +22,13 @@ from cryozoo.imaging.reconstruct import Reconstruction, reconstruct
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.cryosparc import read_cryosparc
 from cryozoo.particles.ctf import make_ctf
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.poses import PoseTable
+from cryozoo.particles.relion import read_relion
 from cryozoo.particles.stack import ParticleStack
+from cryozoo.particles.table import ParticleTable
 
 SIZE, PIXEL, COUNT = 32, 4.0, 2000
 
@@ -41,6 +44,12 @@ def up_to(fraction: float, fsc: Tensor) -> Tensor:
 
 def relative_error(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
+
+
+def with_half_sets(stack: ParticleStack, number: np.ndarray) -> ParticleTable:
+    """The stack's table with a column of half-sets, read again."""
+    assert stack.star is not None
+    return read_relion(stack.star.with_columns("particles", {"rlnRandomSubset": number}), stack.table)
 
 
 class TestInsertion:
@@ -254,19 +263,17 @@ class TestReconstruct:
         assert clean.star is not None
         few = clean.subset(np.arange(20))
         number = np.array([1] * 7 + [2] * 13)
-        star = few.star.with_columns("particles", {"rlnRandomSubset": number})  # type: ignore[union-attr]
-        few.table = replace(few.table, origin=star)
+        few.table = with_half_sets(few, number)
         result = reconstruct(few)
         assert result.counts == (7, 13)
         expected = BackProjector(SIZE, PIXEL)
         poses, ctf = few.poses, few.ctf
         assert poses is not None
         assert ctf is not None
-        parameters = {name: torch.from_numpy(value[:7]) for name, value in vars(ctf).items()}
         first = range(7)
         expected.insert(
             torch.from_numpy(few.images(first)), torch.from_numpy(poses.rotation[:7]),
-            torch.from_numpy(poses.shift[:7]), make_ctf(7, **parameters),
+            torch.from_numpy(poses.shift[:7]), ctf[:7],
         )  # fmt: skip
         assert relative_error(result.half_maps[0].data, expected.volume().data) < 1e-5
 
@@ -276,15 +283,16 @@ class TestReconstruct:
         given = PoseTable(poses.rotation[:9], poses.shift[:9])
         table = np.zeros(9, dtype=[("alignments3D/split", "u4")])
         table["alignments3D/split"][:4] = 1
-        few.table = replace(few.table, origin=table)
+        few.table = read_cryosparc(table, few.table)
         assert reconstruct(few, given).counts == (5, 4)
         table["alignments3D/split"][6] = 2
+        few.table = read_cryosparc(table, few.table)
         with pytest.raises(BadInput, match=r"row 7, alignments3D/split: half-set 2; expected 0 or 1"):
             reconstruct(few, given)
 
     def test_without_half_sets_the_split_is_random_and_repeatable(self, clean: ParticleStack) -> None:
         few = clean.subset(np.arange(21))
-        few.table = replace(few.table, origin=None)
+        few.table = replace(few.table, half_set=None)
         poses = PoseTable(clean.poses.rotation[:21], clean.poses.shift[:21])  # type: ignore[union-attr]
         first, again, other = (reconstruct(few, poses, seed=seed) for seed in (0, 0, 1))
         assert sorted(first.counts) == [10, 11]
@@ -297,7 +305,7 @@ class TestReconstruct:
         halves = []
         for rows in (np.arange(40), np.tile(np.arange(40), 2)):
             stack = clean.subset(rows)
-            stack.table = replace(stack.table, origin=None)
+            stack.table = replace(stack.table, half_set=None)
             poses = PoseTable(clean.poses.rotation[rows], clean.poses.shift[rows])
             halves.append(reconstruct(stack, poses).half_maps)
         for once, twice in zip(*halves, strict=True):
@@ -307,8 +315,7 @@ class TestReconstruct:
     def test_a_table_whose_half_sets_share_images(self, clean: ParticleStack) -> None:
         def halved(number: np.ndarray) -> ParticleStack:
             stack = clean.subset(np.tile(np.arange(20), 2))
-            star = stack.star.with_columns("particles", {"rlnRandomSubset": number})  # type: ignore[union-attr]
-            stack.table = replace(stack.table, origin=star)
+            stack.table = with_half_sets(stack, number)
             return stack
 
         with pytest.warns(BadInputWarning, match=r"an image in both half-sets .* \(20 times, first: .*row 1\b"):
@@ -365,8 +372,7 @@ class TestBadInput:
 
     def test_a_half_set_that_does_not_exist(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(4))
-        star = stack.star.with_columns("particles", {"rlnRandomSubset": np.array([1, 2, 3, 1])})  # type: ignore[union-attr]
-        stack.table = replace(stack.table, origin=star)
+        stack.table = with_half_sets(stack, np.array([1, 2, 3, 1]))
         self.refused(stack, "row 3", "rlnRandomSubset", "half-set 3", "1 or 2")
 
     def test_a_confidence_that_is_no_weight(self, clean: ParticleStack) -> None:

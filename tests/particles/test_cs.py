@@ -36,6 +36,14 @@ def test_written_table_is_what_numpy_reads(tmp_path, table):
         write_cs(tmp_path / "a.cs", table)
 
 
+def test_names_in_utf8(tmp_path):
+    """Which is what version 3 of the format is for."""
+    table = np.zeros(2, dtype=[("größe", "<f4"), ("a", "S3")])
+    with open(tmp_path / "a.cs", "wb") as handle:
+        np.lib.format.write_array(handle, table, version=(3, 0))
+    assert read_cs(tmp_path / "a.cs").dtype == table.dtype
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_table_that_numpy_wrote(tmp_path, table, version, order):
@@ -75,6 +83,7 @@ PLAIN = "[('a', '<f8')]"
         (header("[('a', '<f8', (999, 999, 999, 999, 999, 999, 999))]", "(1,)"), "cannot use"),
         (header("[('a', 'S999999')]", "(9999999999999999999999,)"), "0 bytes of data; expected 9999"),
         (header("[('a', 'S0')]", "(9999999999,)"), "cannot use"),
+        (header("[('a', '<f8', (0,))]", "(9999999999,)"), "cannot use"),
         (header(PLAIN, "(-1,)"), "cannot use"),
         (header(PLAIN, "2"), "cannot use"),
         (header(PLAIN, "(True,)"), "cannot use"),

@@ -10,7 +10,7 @@ import pytest
 
 from cryozoo.particles import files
 from cryozoo.particles.errors import BadInput, BadInputWarning
-from cryozoo.particles.files import Tally, atomic_write, looks_like, open_regular
+from cryozoo.particles.files import Tally, atomic_write, find_data, looks_like, open_regular
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path):
@@ -178,3 +178,20 @@ def test_tally_reports_each_kind_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tally.warn()
+
+
+def test_data_is_found_here_or_below_the_folders_of_the_environment(tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        (folder / "maps").mkdir(parents=True)
+    (two / "maps/a.mrc").touch()
+    monkeypatch.setenv("CRYOZOO_DATA", f"{one}{os.pathsep}{two}")
+    assert find_data("maps/a.mrc") == two / "maps/a.mrc"
+    assert find_data(two / "maps/a.mrc") == two / "maps/a.mrc"
+    (one / "maps/a.mrc").touch()
+    assert find_data("maps/a.mrc") == one / "maps/a.mrc"
+    with pytest.raises(BadInput, match=rf"maps/b\.mrc: no such file; .* \(searched: {one}, {two}\)"):
+        find_data("maps/b.mrc")
+    monkeypatch.delenv("CRYOZOO_DATA")
+    with pytest.raises(BadInput, match="CRYOZOO_DATA is not set"):
+        find_data("maps/a.mrc")

@@ -348,6 +348,30 @@ def test_half_sets_and_envelopes_go_both_ways(data, tmp_path):
     assert np.allclose(particles["rlnCtfBfactor"], b_factor)
 
 
+def test_half_sets_of_tables(tmp_path):
+    """Whole numbers are read and follow their rows; they have to be 1 or 2 where they are used."""
+    columns = {**dict.fromkeys(EULER, np.arange(4.0)), "rlnRandomSubset": np.array([1, 2, 7, 2])}
+    StarFile([StarBlock.from_columns("particles", columns)]).write(tmp_path / "a.star")
+    table = load_table(tmp_path / "a.star")
+    assert table.half_set.tolist() == [1, 2, 7, 2]
+    with pytest.raises(
+        BadInput, match=r"a\.star, data_particles, row 3 .*, rlnRandomSubset: half-set 7; expected 1 or 2"
+    ):
+        table.checked_half_set()
+    assert table.subset(np.array([3, 0])).checked_half_set().tolist() == [2, 1]
+    fields = np.zeros(3, dtype=[("alignments3D/split", "u4")])
+    fields["alignments3D/split"] = [0, 1, 2]
+    write_cs(tmp_path / "a.cs", fields)
+    table = load_table(tmp_path / "a.cs")
+    assert table.half_set.tolist() == [1, 2, 3]
+    with pytest.raises(BadInput, match=r"a\.cs, row 3, alignments3D/split: half-set 2; expected 0 or 1"):
+        table.checked_half_set()
+    columns["rlnRandomSubset"] = ["1", "2", "1.5", "2"]
+    StarFile([StarBlock.from_columns("particles", columns)]).write(tmp_path / "b.star")
+    with pytest.raises(BadInput, match=r"row 3 .*, rlnRandomSubset: 1\.5; expected a whole number"):
+        load_table(tmp_path / "b.star")
+
+
 def test_tables_without_half_sets_get_none(tmp_path):
     PoseTable(ROTATION).save(tmp_path / "a.cs")
     assert "alignments3D/split" not in np.load(tmp_path / "a.cs").dtype.names

@@ -11,7 +11,7 @@ import starfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryozoo.particles import star as star_module
+from cryozoo.particles import star_text
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.star import StarBlock, StarFile
 
@@ -237,7 +237,7 @@ def test_columns_that_cannot_be_written(tmp_path, columns, message):
 
 def test_many_chunks(tmp_path, monkeypatch):
     """Rows cross the edges of the pieces in which the text is read."""
-    monkeypatch.setattr(star_module, "_CHUNK", 1000)
+    monkeypatch.setattr(star_text, "_CHUNK", 1000)
     n = 3000
     rows = [f"{k:06d}@a.mrcs {k / 7:.6f} {k}" + " # comment" * (k % 1000 == 0) for k in range(n)]
     text = "data_\nloop_\n_name\n_x\n_k\n" + "\n".join(rows)
