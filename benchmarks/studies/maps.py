@@ -33,7 +33,7 @@ from ...imaging.reconstruct import combine_halves
 from ...imaging.volumes import Volume
 from ...losses.siamese import SiameseDistance
 from ...particles.poses import PoseTable
-from ...recovery.orientations import recover_orientations
+from ...recovery import recover_orientations
 from ...training.data import FIXED_SEED, FixedSet, load_volume, open_data, open_simulator, simulate, split_rows
 from ...training.recipe import Recipe
 from ...zoo.distances import predicted_distances
