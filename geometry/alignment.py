@@ -15,7 +15,7 @@ from torch import Tensor
 from .distances import geodesic_distance, quaternion_distance
 from .grids import so3_grid
 from .point_groups import closest_mate
-from .rotations import _require, special_procrustes
+from .rotations import require_shape, special_procrustes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FrameAlignment:
 
 def _checked(predicted: Tensor, target: Tensor, *shape: int) -> tuple[Tensor, Tensor]:
     for name, x in (("predicted", predicted), ("target", target)):
-        _require(x, *shape)
+        require_shape(x, *shape)
         if x.ndim != 1 + len(shape) or len(x) == 0 or x.shape != predicted.shape:
             raise ValueError(
                 f"{name} {tuple(x.shape)}, expected (N, {', '.join(map(str, shape))}), N > 0, twice the same"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rotations import _require
+from .rotations import require_shape
 
 
 def geodesic_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -17,8 +17,8 @@ def geodesic_distance(a: Tensor, b: Tensor) -> Tensor:
     ``atan2(sin, cos)`` of the angle, with the sine from the antisymmetric part of ``a^T (b - a)``, equal to that of
     ``a^T b``: small angles keep their relative accuracy, and angles near pi their absolute one.
     """
-    _require(a, 3, 3)
-    _require(b, 3, 3)
+    require_shape(a, 3, 3)
+    require_shape(b, 3, 3)
     a, b = torch.broadcast_tensors(a, b)
     twice_sine = torch.linalg.vector_norm(torch.linalg.cross(a, b - a).sum(-2), dim=-1)
     return torch.atan2(twice_sine, (a * b).sum((-2, -1)) - 1)
@@ -26,8 +26,8 @@ def geodesic_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def quaternion_distance(p: Tensor, q: Tensor) -> Tensor:
     """``2 arccos |<p, q>|`` of unit quaternions in radians, (..., 4) x 2 -> (...), in [0, pi]; signs do not matter."""
-    _require(p, 4)
-    _require(q, 4)
+    require_shape(p, 4)
+    require_shape(q, 4)
     difference = torch.linalg.vector_norm(p - q, dim=-1)
     total = torch.linalg.vector_norm(p + q, dim=-1)
     return 4 * torch.atan2(torch.minimum(difference, total), torch.maximum(difference, total))
@@ -35,6 +35,6 @@ def quaternion_distance(p: Tensor, q: Tensor) -> Tensor:
 
 def chordal_distance(a: Tensor, b: Tensor) -> Tensor:
     """Frobenius norm of ``a - b``, (..., 3, 3) x 2 -> (...); ``2 sqrt(2) sin(angle / 2)`` for rotations."""
-    _require(a, 3, 3)
-    _require(b, 3, 3)
+    require_shape(a, 3, 3)
+    require_shape(b, 3, 3)
     return torch.linalg.vector_norm(a - b, dim=(-2, -1))

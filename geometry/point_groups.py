@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .distances import geodesic_distance
-from .rotations import _require, euler_to_matrix, rotvec_to_matrix
+from .rotations import euler_to_matrix, require_shape, rotvec_to_matrix
 
 _GOLDEN = (1 + 5**0.5) / 2
 
@@ -64,7 +64,7 @@ def point_group(name: str) -> Tensor:
 
 def _overlaps(relative: Tensor, group: Tensor) -> Tensor:
     """tr(g^T M) for every g of the group, (..., 3, 3) x (K, 3, 3) -> (..., K); largest where g is nearest to M."""
-    _require(group, 3, 3)
+    require_shape(group, 3, 3)
     return relative.flatten(-2) @ group.to(relative).flatten(-2).T
 
 
@@ -97,7 +97,7 @@ def restrict(rotation: Tensor, group: Tensor) -> Tensor:
     matrix, sum to the most, so that there too the result does not depend on which mate came in. It jumps when a
     rotation crosses the border.
     """
-    _require(rotation, 3, 3)
+    require_shape(rotation, 3, 3)
     traces = _overlaps(rotation.mT, group)
     weighted = _overlaps(rotation.mT @ _TIE_BREAKER.to(rotation), group)
     tied = traces >= traces.amax(-1, keepdim=True) - torch.finfo(rotation.dtype).eps ** 0.5

@@ -15,7 +15,8 @@ from torch import Tensor
 from .once import refuse_second_derivatives
 
 
-def _require(x: Tensor, *shape: int) -> None:
+def require_shape(x: Tensor, *shape: int) -> None:
+    """Raise ValueError where the trailing shape of x is another one."""
     if tuple(x.shape[-len(shape) :]) != shape:
         raise ValueError(f"shape {tuple(x.shape)}, expected (..., {', '.join(map(str, shape))})")
 
@@ -38,7 +39,7 @@ def euler_to_matrix(euler: Tensor) -> Tensor:
     The matrix is ``Rz(-psi) @ Ry(-tilt) @ Rz(-rot)``; in scipy ``Rotation.from_euler("ZYZ", euler).as_matrix().T``. Its
     last row is the viewing direction in the object's frame.
     """
-    _require(euler, 3)
+    require_shape(euler, 3)
     (ca, cb, cg), (sa, sb, sg) = euler.cos().unbind(-1), euler.sin().unbind(-1)
     return _matrix(
         cg * cb * ca - sg * sa,
@@ -75,7 +76,7 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
 
     The length does not matter; q and -q are the same rotation. The zero quaternion gives the identity, with gradient 0.
     """
-    _require(quaternion, 4)
+    require_shape(quaternion, 4)
     squared = (quaternion * quaternion).sum(-1)
     s = 2 / squared.clamp_min(torch.finfo(quaternion.dtype).tiny)
     w, x, y, z = quaternion.unbind(-1)
@@ -92,7 +93,7 @@ def davenport_matrix(matrix: Tensor) -> Tensor:
     Its largest eigenvector is the rotation nearest to M (Davenport 1968), and the matrix-Fisher density exp(tr(M^T R))
     is the Bingham density exp(q^T K q) (Prentice 1986).
     """
-    _require(matrix, 3, 3)
+    require_shape(matrix, 3, 3)
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
     wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
     rows = [a + e + i, wx, wy, wz, wx, a - e - i, xy, xz, wy, xy, e - a - i, yz, wz, xz, yz, i - a - e]
@@ -112,7 +113,7 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 
 def rotvec_to_matrix(rotvec: Tensor) -> Tensor:
     """Axis times angle in radians, (..., 3) -> (..., 3, 3). Differentiable everywhere, also at 0."""
-    _require(rotvec, 3)
+    require_shape(rotvec, 3)
     squared = (rotvec * rotvec).sum(-1, keepdim=True)
     # Below the threshold the next terms of the series are less than 1e-18; `where` needs a safe argument in both arms.
     small = squared < 1e-6
@@ -138,7 +139,7 @@ def matrix_to_rotvec(matrix: Tensor) -> Tensor:
 
 def matrix_to_sixd(matrix: Tensor) -> Tensor:
     """(..., 3, 3) -> (..., 6): the first column, then the second (Zhou et al. 2019, arXiv:1812.07035)."""
-    _require(matrix, 3, 3)
+    require_shape(matrix, 3, 3)
     return matrix[..., :2].mT.flatten(-2)
 
 
@@ -149,7 +150,7 @@ def gram_schmidt(sixd: Tensor) -> Tensor:
     rotation: a first column of 0 is read as the x axis, and a second one of 0 or parallel to the first as the x axis,
     or the y axis where the first is close to x; what is replaced receives no gradient.
     """
-    _require(sixd, 6)
+    require_shape(sixd, 6)
     info = torch.finfo(sixd.dtype)
     first, second = sixd.unflatten(-1, (2, 3)).unbind(-2)
     axes = torch.eye(3, dtype=sixd.dtype, device=sixd.device)
@@ -230,5 +231,5 @@ def special_procrustes(matrix: Tensor) -> Tensor:
     inverse of the gap s2 + sign(det) s3; below sqrt(eps) of the largest singular value it is capped, and at matrix 0 it
     is 0, so it is always finite. Once differentiable. A matrix that is not finite gives NaN.
     """
-    _require(matrix, 3, 3)
+    require_shape(matrix, 3, 3)
     return _SpecialProcrustes.apply(matrix)

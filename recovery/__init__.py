@@ -6,6 +6,17 @@ knows of images or networks; ``zoo/recover.py`` brings all of them together.
 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
 from .gauge import Gauge, resolve_gauge
-from .orientations import Recovery, recover_orientations
+from .given_distances import FEWEST, DensePairs, Pairs, SparsePairs
+from .orientations import Recovery, recover, recover_orientations
 
-__all__ = ["Gauge", "Recovery", "recover_orientations", "resolve_gauge"]
+__all__ = [
+    "FEWEST",
+    "DensePairs",
+    "Gauge",
+    "Pairs",
+    "Recovery",
+    "SparsePairs",
+    "recover",
+    "recover_orientations",
+    "resolve_gauge",
+]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -125,6 +126,12 @@ def _converge(
     return arrived, sweeps, False
 
 
+def fitted(q: Tensor, sample: Sample, *, link: bool) -> ErrorModel:
+    """The errors of the distances of a sample, were all particles at q, (P, 4)."""
+    i, j, estimates = sample
+    return fit_errors(quaternion_distance(q[i], q[j]), estimates, link=link)
+
+
 def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int, near: bool = False) -> Descent:
     """Move all particles to where they stop.
 
@@ -137,17 +144,14 @@ def descend(pairs: Pairs, q: Tensor, sample: Sample, *, link: bool, sweeps: int,
         rms = float((estimates - quaternion_distance(q[i], q[j])).square().mean().sqrt())
         return ErrorModel(rms, 0.0, -math.inf, None, None)
 
-    def fitted(q: Tensor) -> ErrorModel:
-        return fit_errors(quaternion_distance(q[i], q[j]), estimates, link=link)
-
     first = 0
     if not (link or near):
         q, first, stopped = _converge(pairs, q, plain, sweeps)
-        errors = fitted(q)
+        errors = fitted(q, sample, link=link)
         if errors.plain or not stopped:
             return Descent(q, errors, first, stopped)
-    q, second, stopped = _converge(pairs, q, fitted, sweeps)
-    return Descent(q, fitted(q), first + second, stopped)
+    q, second, stopped = _converge(pairs, q, partial(fitted, sample=sample, link=link), sweeps)
+    return Descent(q, fitted(q, sample, link=link), first + second, stopped)
 
 
 def expected_errors(pairs: Pairs, q: Tensor, errors: ErrorModel) -> Tensor:

@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.distances import geodesic_distance
-from ..geometry.rotations import _require, quaternion_to_matrix
+from ..geometry.rotations import quaternion_to_matrix, require_shape
 from .gauge_search import search_camera, symmetric_residuals
 
 _ROUNDS = 20
@@ -95,7 +95,7 @@ def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor, *, group: Te
     Raises:
         ValueError: shapes or indices do not fit, phi is not of that form, or copies leave more open than the hand.
     """
-    _require(quaternions, 4)
+    require_shape(quaternions, 4)
     if quaternions.ndim != 2 or copies.ndim != 2 or phi.shape != (len(copies), 3, 3) or copies.shape[1] != 2:
         raise ValueError(
             f"quaternions {tuple(quaternions.shape)}, copies {tuple(copies.shape)} and phi {tuple(phi.shape)}, "

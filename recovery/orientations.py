@@ -1,8 +1,8 @@
 """Orientations from pairwise distances (Banjac et al. 2021, arXiv:2104.06237), in seconds instead of hours.
 
 **What is minimised.** L_OR, the mean over the pairs of ``(estimate - d(q_i, q_j))^2``, ``d = 2 arccos |<q_i, q_j>|``:
-the paper's loss, as its figures report it. ``method="spectral"`` starts from eigenvectors (``start.py``) and
-descends by Gauss-Newton steps (``descent.py``); ``method="adam"`` is the paper's own, for comparison.
+the paper's loss, as its figures report it. The start is from eigenvectors (``start.py``), the descent by Gauss-Newton
+steps (``descent.py``).
 
 **What it can reach.** With independent normal errors of deviation s and N distances of a particle to uniform others,
 the information about its orientation is ``N / (3 s^2)`` for each of the three components of a rotation vector, since
@@ -35,15 +35,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..geometry.distances import quaternion_distance
-from .adam import adam
-from .descent import Descent, descend, expected_errors
-from .errors import ErrorModel, explained, fit_errors
+from .descent import Descent, descend, expected_errors, fitted
+from .errors import ErrorModel, explained
 from .given_distances import PLENTY, Pairs, Sample, checked_pairs
 from .moves import mirrored, replaced, thin, unrolled
 from .start import Subspace, kernel, placed, power_method, within_hemisphere
@@ -98,7 +96,7 @@ class Recovery:
         link: (65,) expected estimates at true distances ``linspace(0, pi, 65)``; None where these are the same.
         expected_errors: (P,) radians, the mean angular error to expect of each particle, from the errors of its own
             distances. Compare them with each other: what all particles share (the link, the frame) is not in them.
-        sweeps: passes over all pairs that the last descent made, or batches of ``adam``.
+        sweeps: passes over all pairs that the last descent made.
         converged: whether the particles had come to rest by then; where not, some are far from where they belong.
     """
 
@@ -114,13 +112,7 @@ class Recovery:
     converged: bool
 
 
-def recover_orientations(
-    distances: Tensor,
-    *,
-    pairs: Tensor | None = None,
-    method: Literal["spectral", "adam"] = "spectral",
-    seed: int = 0,
-) -> Recovery:
+def recover_orientations(distances: Tensor, *, pairs: Tensor | None = None, seed: int = 0) -> Recovery:
     """Find orientations with these distances.
 
     Args:
@@ -129,7 +121,6 @@ def recover_orientations(
         pairs: (M, 2) integers, which particles each distance is between; particles are numbered from 0 to the largest
             number here. Pairs should be drawn at random, a hundred or more of each particle; neighbours alone do not
             do.
-        method: ``"spectral"``, or ``"adam"`` as published: Adam at a learning rate of 0.5 on batches of 256 pairs.
         seed: of the random starts and samples; the same input and seed give the same result.
 
     Returns:
@@ -138,34 +129,26 @@ def recover_orientations(
     Raises:
         ValueError: distances that are not finite, negative, above pi, not symmetric, or not 0 on the diagonal; pairs
             that repeat, of a particle with itself, or in several groups without distances between them; fewer than 30
-            particles, 4 pairs of one, or 30 pairs of each on average; an unknown method.
+            particles, 4 pairs of one, or 30 pairs of each on average.
     """
-    if method not in ("spectral", "adam"):
-        raise ValueError(f"method {method!r}, expected 'spectral' or 'adam'")
-    checked = checked_pairs(torch.as_tensor(distances), None if pairs is None else torch.as_tensor(pairs))
-    return recover(checked, method, seed)
+    return recover(checked_pairs(torch.as_tensor(distances), None if pairs is None else torch.as_tensor(pairs)), seed)
 
 
-def recover(pairs: Pairs, method: Literal["spectral", "adam"], seed: int) -> Recovery:
+def recover(pairs: Pairs, seed: int) -> Recovery:
     """:func:`recover_orientations` of pairs as they are, whatever range their distances are in."""
     generator = torch.Generator().manual_seed(seed)
     used, choice, test = pairs.split(generator)
     sample = used.sample(_SAMPLE, generator)
-    if method == "spectral":
-        found = _spectral(used, sample, choice or sample, generator)
-    else:
-        q, batches, settled = adam(used, generator)
-        found = Descent(q, fit_errors(_sampled(q, sample), sample[2], link=False), batches, settled)
+    found = _best_descent(used, sample, choice or sample, generator)
     squares, about_link = _squares(pairs, found.q, found.errors)
     # Residuals are smaller than errors by what the 3 P - 6 numbers sought could fit.
     right = (1 - found.errors.wrong) * used.count
     fitted = math.sqrt(right / max(right - 3 * pairs.particles + 6, 1))
-    test = test or sample
     return Recovery(
         quaternions=found.q,
         loss=float(squares.sum() / (2 * pairs.count)),
         particle_loss=about_link / pairs.degrees,
-        explained=explained(_sampled(found.q, test), test[2]),
+        explained=_explains(found.q, test or sample),
         noise=fitted * found.errors.noise,
         wrong=found.errors.wrong,
         link=found.errors.link,
@@ -175,8 +158,9 @@ def recover(pairs: Pairs, method: Literal["spectral", "adam"], seed: int) -> Rec
     )
 
 
-def _sampled(q: Tensor, sample: Sample) -> Tensor:
-    return quaternion_distance(q[sample[0]], q[sample[1]])
+def _explains(q: Tensor, sample: Sample) -> float:
+    i, j, estimates = sample
+    return explained(quaternion_distance(q[i], q[j]), estimates)
 
 
 def _squares(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, Tensor]:
@@ -192,28 +176,27 @@ def _squares(pairs: Pairs, q: Tensor, errors: ErrorModel) -> tuple[Tensor, Tenso
     return sums[0][:, 0], sums[-1][:, 0]
 
 
-def _spectral(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Generator) -> Descent:
+def _best_descent(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Generator) -> Descent:
     """The best of some descents, by what they explain of ``choice``; one is enough where it arrives."""
     found: list[Descent] = []
     while len(found) < _ATTEMPTS and not (found and found[-1].stopped):
         found.append(_moved(pairs, _attempt(pairs, sample, choice, generator), sample, choice))
-    return max(found, key=lambda descent: explained(_sampled(descent.q, choice), choice[2]))
+    return max(found, key=lambda descent: _explains(descent.q, choice))
 
 
 def _attempt(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Generator) -> Descent:
-    i, j, estimates = (part[:_FEWER] for part in sample)
-    fewer = (i, j, estimates)
-    start = _start(pairs, fewer, choice, generator)
-    found = Descent(start, fit_errors(_sampled(start, fewer), estimates, link=False), 0, False)
+    fewer = (sample[0][:_FEWER], sample[1][:_FEWER], sample[2][:_FEWER])
+    start = q = _start(pairs, fewer, choice, generator)
     # Without a link that is there, particles drift away from the start, in no hurry; without one that is not, some need
     # many sweeps to arrive. So ask early whether the case is clear, and again when they have stopped. Particles that
     # went where a straight line fits them best leave half of what a link is worth, or less.
     for sweeps, clear in ((15, _CLEAR), (100, _LINK_WORTH)):
-        found = descend(pairs, found.q, fewer, link=False, sweeps=sweeps)
+        found = descend(pairs, q, fewer, link=False, sweeps=sweeps)
+        q, straight = found.q, found.errors
         worth = _LINK_WORTH if found.stopped else clear
-        if found.errors.noise > _NO_ERRORS and _bent(found.q, fewer) > found.errors.likelihood + worth / 2:
+        if straight.noise > _NO_ERRORS and fitted(q, fewer, link=True).likelihood > straight.likelihood + worth / 2:
             linked = descend(pairs, start, sample, link=True, sweeps=10)
-            if linked.errors.likelihood > found.errors.likelihood + worth:
+            if linked.errors.likelihood > straight.likelihood + worth:
                 return linked if linked.stopped else descend(pairs, linked.q, sample, link=True, sweeps=100)
         if found.stopped:
             break
@@ -227,11 +210,10 @@ def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Desc
         return descend(pairs, q, sample, link=found.errors.link is not None, sweeps=sweeps, near=True)
 
     def explains(descent: Descent) -> float:
-        return explained(_sampled(descent.q, choice), choice[2])
+        return _explains(descent.q, choice)
 
     def fits(descent: Descent) -> float:
-        link = descent.errors.link is not None
-        return fit_errors(_sampled(descent.q, sample), sample[2], link=link).likelihood
+        return fitted(descent.q, sample, link=descent.errors.link is not None).likelihood
 
     def with_moves(found: Descent, move: Callable[[Pairs, Tensor, ErrorModel], tuple[Tensor, int]]) -> Descent:
         for _ in range(_MOVES):
@@ -256,23 +238,19 @@ def _moved(pairs: Pairs, found: Descent, sample: Sample, choice: Sample) -> Desc
     return found
 
 
-def _bent(q: Tensor, sample: Sample) -> float:
-    return fit_errors(_sampled(q, sample), sample[2], link=True).likelihood
-
-
 def _start(pairs: Pairs, sample: Sample, choice: Sample, generator: torch.Generator) -> Tensor:
     """(P, 4) the best of several starts, by the share of the variance of ``choice`` that they explain."""
     estimates = sample[2]
     if pairs.particles > 1.5 * _CORE and (core := pairs.core(_CORE, generator)) is not None:
         few, some = core
         among = few.sample(_SAMPLE, generator)
-        q = _spectral(few, among, among, generator).q
+        q = _best_descent(few, among, among, generator).q
         return placed(pairs, kernel(estimates), some, q)
     tried = max(_TRIED, _DESCENTS // pairs.particles)
     candidates: list[tuple[float, Tensor]] = []
 
     def consider(q: Tensor) -> None:
-        candidates.append((explained(_sampled(q, choice), choice[2]), q))
+        candidates.append((_explains(q, choice), q))
 
     if float(estimates.quantile(0.99)) < math.pi / 2:
         consider(within_hemisphere(pairs, generator))

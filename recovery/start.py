@@ -82,6 +82,11 @@ def _look_up(table: Tensor, distances: Tensor) -> Tensor:
     return table.index_select(0, cell.flatten()).view_as(distances)
 
 
+def _off_diagonal(pairs: Pairs, table: Tensor, vectors: Tensor) -> Tensor:
+    """The kernel matrix, 0 on its diagonal, times (P, k) vectors."""
+    return pairs.sums(lambda _, d: [_look_up(table, d)], None, [vectors])[0]
+
+
 class Subspace:
     """``Z M Z^T`` nearest to the kernel matrix of the pairs.
 
@@ -96,7 +101,7 @@ class Subspace:
         constant = root[:, 0] / root.norm()
 
         def product(vectors: Tensor) -> Tensor:
-            return pairs.sums(lambda _, d: [_look_up(table, d)], None, [vectors])[0] + table[0] * vectors
+            return _off_diagonal(pairs, table, vectors) + table[0] * vectors
 
         def deflated(vectors: Tensor) -> Tensor:
             image = product(vectors / root) / root
@@ -166,14 +171,10 @@ class Subspace:
             if not left[best]:
                 continue
             left &= ~same[best]
-            if by_squares[best]:
-                whole = _leading(self.basis @ (inverse @ monomials(q[best])))
-                for _ in range(2):
-                    whole = _leading(self.basis @ (self.basis.T @ monomials(whole)))
-            else:
-                whole = _leading(self.weights @ (basis.T @ monomials(q[best])))
-                for _ in range(2):
-                    whole = _leading(self.weights @ (self.basis.T @ monomials(whole)))
+            everywhere, here = (self.basis, inverse) if by_squares[best] else (self.weights, basis.T)
+            whole = _leading(everywhere @ (here @ monomials(q[best])))
+            for _ in range(2):
+                whole = _leading(everywhere @ (self.basis.T @ monomials(whole)))
             yield whole
 
 
@@ -181,7 +182,7 @@ def placed(pairs: Pairs, table: Tensor, some: Tensor, q: Tensor) -> Tensor:
     """(P, 4) one step of the power method from some particles, whose orientations are known, to all."""
     values = torch.zeros(pairs.particles, 10, dtype=q.dtype, device=q.device)
     values[some] = monomials(q)
-    everywhere = _leading(pairs.sums(lambda _, d: [_look_up(table, d)], None, [values])[0])
+    everywhere = _leading(_off_diagonal(pairs, table, values))
     everywhere[some] = q
     return everywhere
 
@@ -189,7 +190,7 @@ def placed(pairs: Pairs, table: Tensor, some: Tensor, q: Tensor) -> Tensor:
 def power_method(pairs: Pairs, table: Tensor, q: Tensor) -> Tensor:
     """Step 2 on the pairs themselves: where these are few, their eigenvectors are too noisy to be left at that."""
     for _ in range(20):
-        following = _leading(pairs.sums(lambda _, d: [_look_up(table, d)], None, [monomials(q)])[0])
+        following = _leading(_off_diagonal(pairs, table, monomials(q)))
         moved = 1 - (following * q).sum(1).square().mean()
         q = following
         if moved < 1e-3:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from ..recovery.gauge import Gauge
+    from ..recovery import Gauge
     from .recover import RecoveredPoses
 
 INK, MUTED, BLUE = "#22313f", "#8795a1", "#2a6f97"

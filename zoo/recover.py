@@ -24,9 +24,7 @@ from ..geometry.rotations import matrix_to_quaternion
 from ..imaging.inplane import transform_d4
 from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
-from ..recovery.gauge import Gauge, resolve_gauge
-from ..recovery.given_distances import FEWEST
-from ..recovery.orientations import Recovery, recover_orientations
+from ..recovery import FEWEST, Gauge, Recovery, recover_orientations, resolve_gauge
 from ._source import Particles, inference, open_particles, pose_table, prepared_batches
 from .distances import predicted_distances
 

@@ -7,10 +7,10 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from cryozoo.benchmarks.studies import recovery
+from cryozoo.benchmarks.studies import recovery, recovery_adam
 from cryozoo.benchmarks.studies.recovery import PAPER, Case, alignment, measure, run, tables
-from cryozoo.geometry import quaternion_to_matrix
-from cryozoo.recovery import adam
+from cryozoo.geometry import quaternion_distance, quaternion_to_matrix, random_quaternions
+from cryozoo.recovery import DensePairs
 
 
 @pytest.mark.parametrize("deviation", [0.1, 0.4, 0.8])
@@ -62,16 +62,28 @@ def test_a_run_is_near_its_bound() -> None:
     assert few.bound() < run(few, 0)["E_OR"] < 1.2 * few.bound()
 
 
+def test_adam_lowers_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = random_quaternions(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = quaternion_distance(q[:, None], q)
+    losses = []
+    for batches in (1, 300):
+        monkeypatch.setattr(recovery_adam, "_MOST", batches)
+        found = recovery_adam.adam(DensePairs(exact), seed=0)
+        assert (found.norm(dim=1) - 1).abs().max() < 1e-12
+        losses.append((exact - quaternion_distance(found[:, None], found)).square().mean().item())
+    assert losses[1] < 0.2 * losses[0]
+
+
 def test_alignment_finds_what_many_starts_find() -> None:
     assert [row[1] for row in alignment(100, 1)] == ["1 of 1"] * 5
 
 
 def test_tables_hold_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adam, "_MOST", 3)
+    monkeypatch.setattr(recovery_adam, "_MOST", 3)
     monkeypatch.setattr(recovery, "PAPER", {s: PAPER[s] for s in (0.0, 0.8)})
     monkeypatch.setattr(recovery, "_ALL_PAIRS", [(0.2, 0.0, None)])
-    monkeypatch.setattr(recovery, "_FEW_PAIRS", [(0.2, 0.1, None)])
-    monkeypatch.setattr(recovery, "_UNEVEN", [(0.2, None)])
+    monkeypatch.setattr(recovery, "FEW_PAIRS", [(0.2, 0.1, None)])
+    monkeypatch.setattr(recovery, "UNEVEN", [(0.2, None)])
     monkeypatch.setattr(recovery, "alignment", lambda particles: [["0.0", "1 of 1", "1.0"]])
     text = tables(measure(200, 1))
     assert text.count("\n| spectral | 200 |") == text.count("\n| adam | 200 |") == 2

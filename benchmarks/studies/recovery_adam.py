@@ -12,9 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..geometry.distances import quaternion_distance
-from ..geometry.rotations import euler_to_matrix, matrix_to_quaternion
-from .given_distances import Pairs
+from ...geometry import euler_to_matrix, matrix_to_quaternion, quaternion_distance
+from ...recovery import Pairs
 
 _BATCH = 256
 _RATE = 0.5
@@ -22,18 +21,19 @@ _MOST = 30_000
 _SETTLED = 1e-7
 
 
-def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int, bool]:
-    """(P, 4) unit quaternions, the number of batches, and whether the loss had settled by then.
+def adam(pairs: Pairs, seed: int) -> Tensor:
+    """(P, 4) unit quaternions.
 
     Ends when the mean loss of a thousand batches differs from that of the thousand before by less than 1e-7, or after
     30,000 batches.
     """
+    generator = torch.Generator().manual_seed(seed)
+    pairs.sample(2**15, generator)  # not used, but drawn first when results/recovery.md was made
     span = torch.tensor([2 * math.pi, math.pi, 2 * math.pi], dtype=torch.float64)
     euler = span * torch.rand(pairs.particles, 3, generator=generator, dtype=torch.float64)
-    q = matrix_to_quaternion(euler_to_matrix(euler)).to(pairs.degrees.device).requires_grad_()
+    q = matrix_to_quaternion(euler_to_matrix(euler)).requires_grad_()
     optimizer = torch.optim.SparseAdam([q], lr=_RATE)
     losses: list[float] = []
-    settled = False
     for done in range(1, _MOST + 1):
         i, j, estimates = pairs.sample(_BATCH, generator)
         both = torch.nn.functional.embedding(torch.stack([i, j]), q, sparse=True)
@@ -45,6 +45,6 @@ def adam(pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, int, bool]:
         losses.append(loss.item())
         if done % 1000 == 0 and done > 1000:
             before, last = (sum(part) / 1000 for part in (losses[-2000:-1000], losses[-1000:]))
-            if settled := abs(before - last) < _SETTLED:
+            if abs(before - last) < _SETTLED:
                 break
-    return torch.nn.functional.normalize(q.detach(), dim=1), len(losses), settled
+    return torch.nn.functional.normalize(q.detach(), dim=1)
