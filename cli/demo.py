@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def demo(out: Path, count: int, name: str | None, device: str | None, threads: i
 
     path = make_folder(out) / "demo.png"
     where = choose_device(device, threads)
-    names = [name] if name else [n for n in list_encoders(pretrained=True) if get_entry(n)["source"] == "embedded"]
+    names = [name] if name else [n for n in list_encoders(pretrained=True) if get_entry(n).source == "embedded"]
     if not names:
         raise BadInput("demo", "no encoder is embedded in this cryozoo", hint="--encoder names one")
     rows: list[tuple[str, ...]] = [
@@ -143,7 +142,8 @@ def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float |
     """The simulator of an encoder's recipe, its symmetry and its noise."""
     from ..training.data import open_simulator
 
-    spec: Mapping[str, Any] = ((encoder.entry or {}).get("trained_with") or {}).get("data", {})
+    assert encoder.entry is not None
+    spec = encoder.entry.data
     volume = spec.get("volume", "")
     if not volume.startswith("phantom:"):
         raise BadInput(

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from .entry import Entry, Molecule
+
 _LABELS = {
     "median_deg": "median angular error (degrees)",
     "mean_deg": "mean angular error (degrees)",
@@ -39,63 +41,65 @@ _PROVENANCE = {
 }
 
 
-def model_card(config: Mapping[str, Any]) -> str:
-    """YAML front matter and Markdown; every number is one of ``config``'s (a checked ``config.json``)."""
-    title = config["name"] + (f".{config['tag']}" if config.get("tag") else "")
-    metrics = config.get("metrics") or {}
-    front = yaml.safe_dump(_front_matter(title, config, metrics), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{front}---", f"# {title}", _frame(config.get("molecule")), _use(config)]
-    if measured := _table({**_LABELS, **_BASELINES}, metrics):
+def model_card(entry: Entry) -> str:
+    """YAML front matter and Markdown; every number is one of the entry's."""
+    front = yaml.safe_dump(_front_matter(entry), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{front}---", f"# {entry.full_name}", _frame(entry.molecule), _use(entry)]
+    if measured := _table({**_LABELS, **_BASELINES}, entry.metrics):
         parts.append(f"## Accuracy on the test set\n\n{measured}")
-    if made := _table(_PROVENANCE, metrics):
+    if made := _table(_PROVENANCE, entry.metrics):
         parts.append(f"## Where the numbers come from\n\n{made}")
-    if config.get("trained_with"):
+    if entry.trained_with:
         parts.append("The training recipe is `trained_with` in `config.json`.")
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(title: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _front_matter(entry: Entry) -> dict[str, Any]:
+    metrics = entry.metrics
     front: dict[str, Any] = {
         "library_name": "cryozoo",
         "license": "bsd-3-clause",
-        "tags": ["cryozoo", "cryo-em", "pose-estimation", *config["name"].split("-")],
+        "tags": ["cryozoo", "cryo-em", "pose-estimation", *entry.name.split("-")],
     }
     results = [{"type": k, "name": _LABELS[k], "value": metrics[k]} for k in _LABELS if metrics.get(k) is not None]
     if results:
-        molecule = (config.get("molecule") or {}).get("name", "not recorded")
         result = {
             "task": {"type": "pose-estimation", "name": "pose estimation"},
-            "dataset": {"type": "cryo-em-particles", "name": molecule},
+            "dataset": {"type": "cryo-em-particles", "name": _trained_on(entry)},
             "metrics": results,
         }
-        front["model-index"] = [{"name": title, "results": [result]}]
+        front["model-index"] = [{"name": entry.full_name, "results": [result]}]
     return front
 
 
-def _frame(molecule: Mapping[str, str] | None) -> str:
+def _trained_on(entry: Entry) -> str:
+    return entry.molecule.name if entry.molecule else "not recorded"
+
+
+def _frame(molecule: Molecule | None) -> str:
     if molecule is None:
         return (
             "A pose encoder for single-particle cryo-EM images. **The molecule it was trained on is not recorded**: in "
             "which frame its poses are given is not known, and poses of other molecules mean nothing."
         )
     return (
-        f"A pose encoder for single-particle cryo-EM images of **{_plain(molecule['name'])}** "
-        f"({_plain(molecule['source'])}, symmetry {_plain(molecule['symmetry'])}).\n\n"
+        f"A pose encoder for single-particle cryo-EM images of **{_plain(molecule.name)}** "
+        f"({_plain(molecule.source)}, symmetry {_plain(molecule.symmetry)}).\n\n"
         "Poses are given in the frame of that molecule's map. **For images of another molecule they mean nothing**, "
         "however confident they look."
     )
 
 
-def _use(config: Mapping[str, Any]) -> str:
-    size, pixel_size = config["image_size"], config["pixel_size"]
+def _use(entry: Entry) -> str:
+    size = entry.image_size
     return (
         "```python\n"
         "import cryozoo\n\n"
         'encoder = cryozoo.load_pretrained("local-dir:PATH_OF_THIS_FOLDER")\n'
         'encoder.predict("particles.star").save("poses.star")\n'
         "```\n\n"
-        f"Images are resampled to {size} x {size} pixels of {pixel_size:g} Angstrom; particles are bright. "
-        f"{config['parameters']:,} parameters."
+        f"Images are resampled to {size} x {size} pixels of {entry.pixel_size:g} Angstrom; particles are bright. "
+        f"{entry.parameters:,} parameters."
     )
 
 

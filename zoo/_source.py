@@ -100,8 +100,8 @@ def _warn_of_other_images(source: ParticleStack | Images, encoder: PoseEncoder) 
     if source.pixel_size > 1.02 * trained.pixel_size:
         message = f"pixels of {source.pixel_size:.4g} A are coarser than the {trained.pixel_size:.4g} A of the training"
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
-    data = ((encoder.entry or {}).get("trained_with") or {}).get("data") or {}
-    if isinstance(source, ParticleStack) and source.ctf is not None and "volume" in data and not data.get("defocus"):
+    has_ctf = isinstance(source, ParticleStack) and source.ctf is not None
+    if has_ctf and encoder.entry is not None and encoder.entry.trained_without_ctf:
         message = "the images have a CTF, and those of the training had none (data defocus): poses will be worse"
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..particles.errors import BadInput
 from ..particles.files import looks_like, open_regular
 from ..particles.strict_json import short, strict_json
+from .entry import FileFacts
 
 LARGEST_HEADER = 2**20
 """Bytes; room for ten thousand tensors."""
@@ -28,22 +29,22 @@ class Damaged(BadInput):
     """A file is not the one its manifest describes; a new download may help."""
 
 
-def read_tensors(path: Path, label: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_tensors(path: Path, label: str, facts: FileFacts) -> dict[str, Tensor]:
     """Read a safetensors file that is exactly the one of its manifest.
 
     Args:
         path: the file.
         label: its name in messages, with its repository.
-        manifest: its ``size`` in bytes and its ``sha256``.
+        facts: what its manifest says.
 
     Raises:
         Damaged: size or sha256 differ.
         BadInput: not a strictly valid safetensors file, or a number that is not finite.
     """
-    data = _read(path, label, manifest["size"])
+    data = _read(path, label, facts.size)
     digest = hashlib.sha256(data).hexdigest()
-    if digest != manifest["sha256"]:
-        raise Damaged(label, f"sha256 {digest[:12]}...", expected=f"{manifest['sha256'][:12]}...", hint="get it again")
+    if digest != facts.sha256:
+        raise Damaged(label, f"sha256 {digest[:12]}...", expected=f"{facts.sha256[:12]}...", hint="get it again")
     check_header(data, label)
     try:
         tensors = safetensors.torch.load(data)

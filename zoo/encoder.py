@@ -14,6 +14,7 @@ from ..heads.base import Head
 from ..imaging.preprocessing import Preprocessing
 from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
+from .entry import Entry
 from .registry import get_part, split_name
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class PoseEncoder(Meaning):
         group: name of the group to which poses are equivariant, or None.
         config: the arguments of :func:`create_encoder` that rebuild it.
         preprocessing: what :meth:`predict` does to images first.
-        entry: the registry entry of its pretrained weights, or None.
+        entry: what is known of its pretrained weights, an :class:`~cryozoo.zoo.entry.Entry`, or None.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class PoseEncoder(Meaning):
         self.head = head
         self.preprocessing = preprocessing
         self.config = config
-        self.entry: dict[str, Any] | None = None
+        self.entry: Entry | None = None
 
     def features(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, in_chans, L, L) -> feature vectors (B, num_features)."""
