@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..zoo.registry import Part
 
 _KINDS: tuple[Literal["backbone", "head", "loss"], ...] = ("backbone", "head", "loss")
-_PROVENANCE = ("seed", "cryozoo", "commit", "torch", "hardware", "threads")
 
 
 @verb("list", short_help="What there is: parts and encoders.")
@@ -133,13 +132,15 @@ def _symmetry(group: str | None) -> str:
 
 
 def _show_entry(entry: Entry) -> None:
+    from ..zoo.columns import columns
+
     molecule, metrics = entry.molecule, entry.metrics
     rows = [
         ("source", entry.source),
         ("molecule", f"{molecule.name} ({molecule.source}, {molecule.symmetry})" if molecule else "unknown"),
         ("images", f"{entry.image_size} x {entry.image_size} pixels of {entry.pixel_size:g} A"),
         ("parameters", f"{entry.parameters:,}"),
-        *((key, str(metrics[key])) for key in _PROVENANCE if metrics.get(key) is not None),
+        *((c.line, str(metrics[c.key])) for c in columns("provenance") if metrics.get(c.key) is not None),
     ]
     click.echo(f"{entry.full_name}\n{format_table(rows, indent='  ')}")
     if shown := metrics_table(metrics, indent="  "):
