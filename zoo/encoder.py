@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,12 @@ from ..heads.base import Head
 from ..imaging.preprocessing import Preprocessing
 from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
+from ..particles.poses import PoseTable
+from ._source import Particles
 from .entry import Entry
+from .predict import predict
+from .recover import RecoveredPoses, recover_poses
 from .registry import get_part, split_name
-
-if TYPE_CHECKING:
-    from ..particles.poses import PoseTable
-    from ._source import Particles
-    from .recover import RecoveredPoses
 
 
 class PoseEncoder(Meaning):
@@ -97,8 +96,6 @@ class PoseEncoder(Meaning):
         **open_args: Any,
     ) -> PoseTable:
         """Poses of particle images; see :func:`cryozoo.zoo.predict.predict`."""
-        from .predict import predict
-
         return predict(
             self,
             particles,
@@ -122,8 +119,6 @@ class PoseEncoder(Meaning):
         **open_args: Any,
     ) -> RecoveredPoses:
         """Poses of many images together, from the distances between them; see :func:`cryozoo.zoo.recover`."""
-        from .recover import recover_poses
-
         return recover_poses(
             self,
             particles,

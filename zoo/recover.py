@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +29,7 @@ from ..recovery.given_distances import FEWEST
 from ..recovery.orientations import Recovery, recover_orientations
 from ._source import Particles, inference, open_particles, pose_table, prepared_batches
 from .distances import predicted_distances
-
-if TYPE_CHECKING:
-    from .encoder import PoseEncoder
+from .encoder_protocol import Encoder
 
 _D4 = PlaneGroup("D4").phi
 _DENSE = 8192
@@ -64,7 +62,7 @@ class RecoveredPoses:
 
 
 def recover_poses(
-    encoder: PoseEncoder,
+    encoder: Encoder,
     particles: Particles,
     *,
     copies: int = 64,
@@ -153,7 +151,7 @@ def _checked(pose: Pose, path: str | Path, rows: range) -> Pose:
     return pose
 
 
-def _group(encoder: PoseEncoder) -> str:
+def _group(encoder: Encoder) -> str:
     """The point group that the training knew of, whose distances can be served."""
     entry = encoder.entry
     if entry is None:
