@@ -30,7 +30,7 @@ def list_encoders(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def get_entry(name: str) -> Entry:
-    """Everything known about a pretrained encoder: what builds it, molecule, metrics, recipe, files, ``source``.
+    """Everything known about a pretrained encoder, by field: see :class:`~cryozoo.zoo.entry.Entry`.
 
     Raises:
         BadInput: the entry is damaged.
