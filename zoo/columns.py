@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Better = Literal["lower", "higher"] | None
+Better = Literal["lower", "higher"]
 Kind = Literal["accuracy", "baseline", "effort", "size", "provenance"]
 
 
@@ -29,7 +29,7 @@ class Column(NamedTuple):
     shown: str
     heading: str
     digits: int = 2
-    better: Better = None
+    better: Better | None = None
     kind: Kind = "accuracy"
     scale: float = 1.0
 

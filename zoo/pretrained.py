@@ -15,7 +15,6 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +32,7 @@ from ._model_card import model_card
 from ._stores import Folder, HubError, HubRepository, Store
 from ._weights_file import LARGEST_HEADER, Damaged, parse_tensors, read_tensors
 from .encoder import PoseEncoder, create_encoder
-from .entry import CARD, CONFIG, GOLDEN, MODEL, Entry, FileFacts, Molecule, read_entry
+from .entry import CARD, CONFIG, GOLDEN, MODEL, Entry, Molecule, read_entry
 from .registry import UnknownName
 
 __all__ = ["HubError", "load_pretrained", "save_pretrained"]
@@ -101,11 +100,11 @@ def save_pretrained(
     rebuilt = _build(entry, label, len(state))
     _load_state(rebuilt, state, label)
     files = {MODEL: _serialise(state, str(folder / MODEL)), GOLDEN: _serialise(_golden(rebuilt), str(folder / GOLDEN))}
-    facts = {name: FileFacts(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
-    entry = replace(entry, files=facts)
+    facts = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    config = {**entry.to_config(), "files": facts}
     files = {
-        CONFIG: (json.dumps(entry.to_config(), indent=2, ensure_ascii=False) + "\n").encode(),
-        CARD: model_card(entry).encode(),
+        CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+        CARD: model_card(Entry.from_config({**config, "source": entry.source}, label)).encode(),
         **files,
     }
     _write(folder, files, overwrite)

@@ -148,6 +148,10 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path):
         save_pretrained(changed, tmp_path / "changed")
     with pytest.raises(BadInput, match="field tag"):
         save_pretrained(make(), tmp_path / "tag", tag="Toy 64")
+    with pytest.raises(BadInput, match="field auto_map: names code"):
+        save_pretrained(make(), tmp_path / "code", metrics={"auto_map": "a.b"})
+    with pytest.raises(BadInput, match=r"field molecule\.symmetry"):
+        save_pretrained(make(), tmp_path / "molecule", molecule={"name": "a", "source": "b"})
     assert not any(tmp_path.iterdir())
 
 
