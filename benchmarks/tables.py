@@ -7,6 +7,7 @@ from typing import Any
 
 from ..training.data import Simulated
 from ..training.recipe import Recipe
+from ..zoo.columns import COLUMNS
 from ..zoo.cost import multiply_accumulates
 from ..zoo.encoder import create_encoder
 from .runs import Result, bound_median_deg, load_results, markdown_table, spread
@@ -31,10 +32,6 @@ def training_table(suite: str) -> str:
             bounds[task] = bound_median_deg(first)
         metrics = [record.metrics for record in records]
 
-        def column(name: str, digits: int = 2, scale: float = 1.0, metrics: list[dict[str, Any]] = metrics) -> str:
-            values = [m[name] * scale for m in metrics if m.get(name) is not None]
-            return spread(values, digits) if values else ""
-
         rows.append(
             {
                 "encoder": encoder,
@@ -44,19 +41,13 @@ def training_table(suite: str) -> str:
                 "SNR": f"{snr:g}",
                 "training images": training_images(records[0].data),
                 "augmentation": augment,
-                "median deg": column("median_deg"),
-                "mean deg": column("mean_deg"),
-                **{f"% <= {d}": column(f"acc_{d}", 1, 100) for d in (5, 10, 15)},
+                **_over_seeds(metrics, "median_deg", "mean_deg", "acc_5", "acc_10", "acc_15"),
                 "bound": f"{bounds[task]:.2f}",
-                "chance": column("chance_median_deg", 0),
-                "shift A": column("shift_rmse_A"),
-                "Spearman": column("spearman"),
-                "AUROC 5": column("auroc_5deg", metrics=[m for m in metrics if _tells_at_5_degrees(m)]),
-                "mean of surest 75 %": column("mean_deg_kept_75"),
-                "NLL": column("nll"),
-                "ECE": column("ece", 3),
+                **_over_seeds(metrics, "chance_median_deg", "shift_rmse_A", "spearman"),
+                **_over_seeds([m for m in metrics if _tells_at_5_degrees(m)], "auroc_5deg"),
+                **_over_seeds(metrics, "mean_deg_kept_75", "nll", "ece"),
                 **{f"CPU s to {d} deg": _seconds_to(records, d) for d in (15, 10)},
-                "CPU s": column("cpu_s", 0),
+                **_over_seeds(metrics, "cpu_s"),
                 "steps": str(steps),
                 "seeds": ", ".join(str(m["seed"]) for m in metrics),
             }
@@ -66,6 +57,12 @@ def training_table(suite: str) -> str:
     table = markdown_table(header, [[row[name] for name in header] for row in rows])
     common = "; ".join(f"{name} {rows[0][name]}" for name in rows[0] if name in same and rows[0][name])
     return f"{table}\n{_footer(load_results(suite))}" + (f"The same in all rows: {common}.\n" if common else "")
+
+
+def _over_seeds(metrics: list[dict[str, Any]], *keys: str) -> dict[str, str]:
+    """Cells by heading; empty where no seed has the number."""
+    values = {key: [m[key] * COLUMNS[key].scale for m in metrics if m.get(key) is not None] for key in keys}
+    return {COLUMNS[key].heading: spread(v, COLUMNS[key].digits) if v else "" for key, v in values.items()}
 
 
 _SETTINGS = ("M parameters", "GMACs", "loss", "SNR", "training images", "augmentation", "bound", "chance", "steps")

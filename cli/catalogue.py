@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,10 +12,10 @@ import click
 from .common import format_table, load_encoder, metrics_table, verb
 
 if TYPE_CHECKING:
+    from ..zoo.entry import Entry
     from ..zoo.registry import Part
 
 _KINDS: tuple[Literal["backbone", "head", "loss"], ...] = ("backbone", "head", "loss")
-_PROVENANCE = ("seed", "cryozoo", "commit", "torch", "hardware", "threads")
 
 
 @verb("list", short_help="What there is: parts and encoders.")
@@ -57,7 +56,9 @@ def info(name: str) -> None:
     from ..zoo.registry import split_name
 
     if name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir():
-        _show_entry(load_encoder(name).entry or {})
+        entry = load_encoder(name).entry
+        assert entry is not None
+        _show_entry(entry)
     elif "-" not in name:
         _show_part(name)
     elif split_name(name)[2] is None:
@@ -66,11 +67,10 @@ def info(name: str) -> None:
         _show_entry(get_entry(name))
 
 
-def _headline(entry: Mapping[str, Any]) -> str:
-    molecule = (entry.get("molecule") or {}).get("name", "unknown molecule")
-    median = (entry.get("metrics") or {}).get("median_deg")
-    error = "" if median is None else f", median error {median:.1f} deg"
-    return f"{molecule}, {entry['image_size']} px of {entry['pixel_size']:g} A{error}"
+def _headline(entry: Entry) -> str:
+    molecule = entry.molecule.name if entry.molecule else "unknown molecule"
+    error = "" if entry.median_deg is None else f", median error {entry.median_deg:.1f} deg"
+    return f"{molecule}, {entry.image_size} px of {entry.pixel_size:g} A{error}"
 
 
 def _show_part(name: str) -> None:
@@ -131,16 +131,17 @@ def _symmetry(group: str | None) -> str:
     return f"{group}, exactly" if PlaneGroup(group).exact else f"{group}, as far as the grid of pixels allows"
 
 
-def _show_entry(entry: Mapping[str, Any]) -> None:
-    molecule, metrics = entry.get("molecule") or {}, entry.get("metrics") or {}
+def _show_entry(entry: Entry) -> None:
+    from ..zoo.columns import columns
+
+    molecule, metrics = entry.molecule, entry.metrics
     rows = [
-        ("source", str(entry.get("source"))),
-        ("molecule", "{name} ({source}, {symmetry})".format_map(molecule) if molecule else "unknown"),
-        ("images", f"{entry['image_size']} x {entry['image_size']} pixels of {entry['pixel_size']:g} A"),
-        ("parameters", f"{entry['parameters']:,}"),
-        *((key, str(metrics[key])) for key in _PROVENANCE if metrics.get(key) is not None),
+        ("source", entry.source),
+        ("molecule", f"{molecule.name} ({molecule.source}, {molecule.symmetry})" if molecule else "unknown"),
+        ("images", f"{entry.image_size} x {entry.image_size} pixels of {entry.pixel_size:g} A"),
+        ("parameters", f"{entry.parameters:,}"),
+        *((c.line, str(metrics[c.key])) for c in columns("provenance") if metrics.get(c.key) is not None),
     ]
-    tag = f".{entry['tag']}" if entry.get("tag") else ""
-    click.echo(f"{entry['name']}{tag}\n{format_table(rows, indent='  ')}")
+    click.echo(f"{entry.full_name}\n{format_table(rows, indent='  ')}")
     if shown := metrics_table(metrics, indent="  "):
         click.echo(f"\non its test set\n{shown}")

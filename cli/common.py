@@ -281,36 +281,12 @@ def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
     return "\n".join(indent + line.rstrip() for line in cells)
 
 
-METRICS = {
-    "n": ("particles", "{}"),
-    "median_deg": ("median error", "{:.2f} deg"),
-    "mean_deg": ("mean error", "{:.2f} deg"),
-    "acc_5": ("within 5 deg", "{:.1%}"),
-    "acc_10": ("within 10 deg", "{:.1%}"),
-    "acc_15": ("within 15 deg", "{:.1%}"),
-    "acc_30": ("within 30 deg", "{:.1%}"),
-    "chance_median_deg": ("median of a random guess", "{:.1f} deg"),
-    "chance_mean_deg": ("mean of a random guess", "{:.1f} deg"),
-    "shift_rmse_A": ("shift error (RMS per axis)", "{:.2f} A"),
-    "shift_rmse_of_zero_A": ("shift error of predicting none", "{:.2f} A"),
-    "spearman": ("confidence and error, Spearman", "{:.3f}"),
-    "auroc_5deg": ("confidence finds 5 deg, AUROC", "{:.3f}"),
-    "mean_deg_kept_75": ("mean error of the surest 75 %", "{:.2f} deg"),
-    "median_deg_kept_75": ("median error of the surest 75 %", "{:.2f} deg"),
-    "median_deg_kept_50": ("median error of the surest 50 %", "{:.2f} deg"),
-    "steps": ("steps", "{}"),
-    "distance_mae_deg": ("mean error of distances", "{:.2f} deg"),
-    "chance_distance_mae_deg": ("of always the median distance", "{:.2f} deg"),
-    "cpu_s": ("CPU time", "{:.0f} s"),
-    "parameters": ("parameters", "{:,}"),
-}
-"""How the numbers of :func:`cryozoo.zoo.evaluate.pose_metrics` are shown: name and format."""
-
-
 def metrics_table(metrics: Mapping[str, Any], *, indent: str = "") -> str:
-    """The metrics that are known by :data:`METRICS`, one per line; empty when there are none."""
-    known = [(METRICS[key][0], METRICS[key][1].format(metrics[key])) for key in METRICS if _is_known(metrics.get(key))]
-    return format_table(known, indent=indent) if known else ""
+    """The metrics that are known by ``zoo/columns.py``, one per line; empty when there are none."""
+    from ..zoo.columns import columns
+
+    shown = [c for c in columns("accuracy", "baseline", "effort", "size") if _is_known(metrics.get(c.key))]
+    return format_table([(c.line, c.shown.format(metrics[c.key])) for c in shown], indent=indent) if shown else ""
 
 
 def _is_known(value: Any) -> bool:

@@ -43,7 +43,7 @@ def demo(out: Path, count: int, name: str | None, device: str | None, threads: i
 
     path = make_folder(out) / "demo.png"
     where = choose_device(device, threads)
-    names = [name] if name else [n for n in list_encoders(pretrained=True) if get_entry(n)["source"] == "embedded"]
+    names = [name] if name else [n for n in list_encoders(pretrained=True) if get_entry(n).source == "embedded"]
     if not names:
         raise BadInput("demo", "no encoder is embedded in this cryozoo", hint="--encoder names one")
     rows: list[tuple[str, ...]] = [
@@ -144,7 +144,7 @@ def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float |
     from ..training.migrations import migrated
     from ..training.recipe import Recipe
 
-    trained = (encoder.entry or {}).get("trained_with")
+    trained = encoder.entry.trained_with if encoder.entry else None
     data = Recipe.from_dict(migrated(trained)[0]).data if trained else None
     if not isinstance(data, Simulated) or not data.volume.startswith("phantom:"):
         hint = "cryozoo simulate and cryozoo predict take any volume"

@@ -130,8 +130,9 @@ def _describe(path: Path) -> Iterator[str]:
     if path.is_dir():
         from ..zoo.pretrained import load_pretrained
 
-        entry = load_pretrained(f"local-dir:{path}").entry or {}
-        yield f"a saved encoder, {entry['name']}, {entry['parameters']:,} parameters, whole"
+        entry = load_pretrained(f"local-dir:{path}").entry
+        assert entry is not None
+        yield f"a saved encoder, {entry.name}, {entry.parameters:,} parameters, whole"
     elif suffix in (".star", ".cs"):
         yield from _describe_table(path)
     elif suffix in (".pkl", ".npz"):

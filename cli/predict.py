@@ -74,10 +74,10 @@ def predict(
 
 
 def _frame(encoder: PoseEncoder) -> str:
-    entry = encoder.entry or {}
-    if (entry.get("trained_with") or {}).get("loss") == "siamese_distance":
+    entry = encoder.entry
+    assert entry is not None
+    if entry.learnt_distances:
         side = "" if has_flips(encoder) else ", and so is the camera's side, which `cryozoo recover` finds"
         return f"the encoder learnt distances only: the frame is anybody's, the hand too{side}"
-    molecule = (entry.get("molecule") or {}).get("name")
-    of = molecule or "the molecule that the encoder was trained on"
+    of = entry.molecule.name if entry.molecule else "the molecule that the encoder was trained on"
     return f"poses are in the frame of {of}; for another molecule they mean nothing"

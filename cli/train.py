@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..particles.errors import BadInput
+from ..particles.yaml_files import parse_yaml
 from .common import INPUT, Run, metrics_table, run_options, verb
 
 
@@ -53,8 +53,6 @@ def train(
 
 def _parse(changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
     """``lr=1e-3`` and ``data.snr=0.1`` as fields and fields of fields; values are YAML."""
-    import yaml
-
     fields: dict[str, Any] = {}
     nested: dict[tuple[str, str], Any] = {}
     for change in changes:
@@ -63,12 +61,9 @@ def _parse(changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[tuple[str, st
         if not (equals and field) or (dot and not key):
             raise click.BadParameter(f"{change!r}; expected KEY=VALUE", param_hint="--set")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"{change!r}: the value is not YAML", param_hint="--set") from None
-        if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text
-            with suppress(ValueError):
-                value = float(value)
+            value = parse_yaml(text, change)
+        except BadInput as error:
+            raise click.BadParameter(str(error), param_hint="--set") from None
         if dot:
             nested[field, key] = value
         else:

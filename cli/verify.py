@@ -15,7 +15,7 @@ def verify(names: tuple[str, ...]) -> None:
     NAME is a pretrained encoder, a folder that `train` or save_pretrained wrote, or hf-hub:owner/repo@<commit>.
     """
     for name in names:
-        encoder = load_encoder(name)
-        entry = encoder.entry or {}
-        files = ", ".join(f"{file} {facts['sha256'][:12]}" for file, facts in entry["files"].items())
-        click.echo(f"{name}: whole, and it repeats its stored outputs ({files}, {entry['parameters']:,} parameters)")
+        entry = load_encoder(name).entry
+        assert entry is not None
+        files = ", ".join(f"{file} {facts.sha256[:12]}" for file, facts in entry.files.items())
+        click.echo(f"{name}: whole, and it repeats its stored outputs ({files}, {entry.parameters:,} parameters)")

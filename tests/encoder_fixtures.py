@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cryozoo.imaging.volumes import Volume
 from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
+from cryozoo.zoo.entry import Entry
 from cryozoo.zoo.pretrained import save_pretrained
 from cryozoo.zoo.registry import list_combinations, list_parts
 
@@ -23,6 +25,18 @@ SIZE, PIXEL_SIZE, COUNT = 32, 5.0, 23
 
 FAMILIES = [f"timm_test_byobnet-{head}" for head in list_parts("head")]
 """A small member of each family of backbones, which the registry cannot list."""
+
+
+def make_entry(**fields: Any) -> Entry:
+    """What might be known of some encoder."""
+    shape: dict[str, Any] = {
+        "name": "test_vgg_gem-sixd_svd",
+        "image_size": SIZE,
+        "in_chans": 1,
+        "pixel_size": PIXEL_SIZE,
+    }
+    rest: dict[str, Any] = {"backbone_args": {}, "head_args": {}, "shift": True, "parameters": 1, "source": "embedded"}
+    return Entry(**{**shape, **rest, **fields})
 
 
 @pytest.fixture(

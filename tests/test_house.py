@@ -1,6 +1,7 @@
 """The house: which folder may import which, what ships, what an import costs, what never gets into a commit."""
 
 import ast
+import graphlib
 import importlib.util
 import re
 import subprocess
@@ -102,6 +103,87 @@ def test_arrows_go_down(path):
 )
 def test_an_arrow_upwards_is_seen(path, source, wrong):
     assert wrong_arrows(path, source) == wrong
+
+
+# Being mended: what is mended is taken off these lists.
+OPEN_CIRCLES: set[tuple[str, str]] = set()
+OPEN_UNDERSCORES = {("recovery/gauge.py", "cryozoo.geometry.rotations._require")}
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules by name of which each imports the one before, the first being the last too; empty where there are none.
+
+    It does not matter when or what for something is imported.
+    """
+    names = {".".join(["cryozoo", *PurePosixPath(path).with_suffix("").parts]): path for path in sources}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+    def module(name: str) -> str | None:
+        while name and name not in names:
+            name = name.rpartition(".")[0]
+        return names.get(name)
+
+    imported = {
+        path: {module(name) for name, _ in imports(path, source) if name != "cryozoo.__version__"} - {None}
+        for path, source in sources.items()
+    }
+    graph = {path: {to for to in found if (path, to) not in OPEN_CIRCLES} for path, found in imported.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other():
+    assert circle({path: (ROOT / path).read_text() for path in modules()}) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "members"),
+    [
+        ({"zoo/a.py": "from . import b", "zoo/b.py": "from .c import x", "zoo/c.py": "import torch"}, set()),
+        ({"zoo/a.py": "from . import b", "zoo/b.py": "from .a import x"}, {"zoo/a.py", "zoo/b.py"}),
+        (
+            {
+                "zoo/a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .b import x",
+                "zoo/b.py": "def f():\n    from ..heads.c import x",
+                "heads/c.py": "import cryozoo.zoo.a",
+            },
+            {"zoo/a.py", "zoo/b.py", "heads/c.py"},
+        ),
+        ({"zoo/a.py": "from .. import zoo", "zoo/__init__.py": "from .a import x"}, {"zoo/a.py", "zoo/__init__.py"}),
+        ({"__init__.py": "from .zoo.a import x", "zoo/a.py": "from .. import __version__"}, set()),
+    ],
+)
+def test_a_circle_is_seen(sources, members):
+    assert set(circle(sources)) == members
+
+
+def underscored(path: str, source: str) -> list[str]:
+    """Imports of what another folder of ours keeps to itself."""
+    ours = [name.split(".") for name, _ in imports(path, source) if name.startswith("cryozoo.")]
+    private = [name for name in ours if any(re.match(r"_(?!_)", part) for part in name)]
+    return [".".join(name) for name in private if name[1] != path.split("/")[0]]
+
+
+@pytest.mark.parametrize("path", modules())
+def test_nothing_underscored_is_imported_across_folders(path):
+    found = {(path, name) for name in underscored(path, (ROOT / path).read_text())}
+    assert found - OPEN_UNDERSCORES == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "found"),
+    [
+        ("zoo/a.py", "from ..heads.base import _f", ["cryozoo.heads.base._f"]),
+        ("zoo/a.py", "def f():\n    from ..heads._base import Head", ["cryozoo.heads._base.Head"]),
+        ("__main__.py", "from .cli._x import main", ["cryozoo.cli._x.main"]),
+        ("zoo/deep/a.py", "from .._b import _c\nfrom ... import __version__\nfrom torch._x import y", []),
+    ],
+)
+def test_an_underscored_import_is_seen(path, source, found):
+    assert underscored(path, source) == found
 
 
 def distributions(requirements: list[str]) -> set[str]:

@@ -5,106 +5,81 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-_LABELS = {
-    "median_deg": "median angular error (degrees)",
-    "mean_deg": "mean angular error (degrees)",
-    "acc_5": "share within 5 degrees",
-    "acc_10": "share within 10 degrees",
-    "acc_15": "share within 15 degrees",
-    "acc_30": "share within 30 degrees",
-    "shift_rmse_A": "shift error per axis (RMSE, Angstrom)",
-    "spearman": "rank correlation of confidence and error (-1 is perfect)",
-    "auroc_5deg": "AUROC of the confidence for errors up to 5 degrees",
-    "mean_deg_kept_75": "mean angular error of the 75 % most confident (degrees)",
-    "median_deg_kept_75": "median angular error of the 75 % most confident (degrees)",
-    "median_deg_kept_50": "median angular error of the 50 % most confident (degrees)",
-}
-_BASELINES = {
-    "chance_median_deg": "median of random guesses (degrees)",
-    "chance_mean_deg": "mean of random guesses (degrees)",
-    "shift_rmse_of_zero_A": "shift error of predicting none (RMSE, Angstrom)",
-}
-_PROVENANCE = {
-    "n": "test images",
-    "steps": "training steps",
-    "cpu_s": "training time (CPU seconds)",
-    "seed": "seed",
-    "cryozoo": "cryozoo",
-    "commit": "commit",
-    "torch": "torch",
-    "hardware": "hardware",
-    "threads": "threads",
-}
+from .columns import Column, columns
+from .entry import Entry, Molecule
 
 
-def model_card(config: Mapping[str, Any]) -> str:
-    """YAML front matter and Markdown; every number is one of ``config``'s (a checked ``config.json``)."""
-    title = config["name"] + (f".{config['tag']}" if config.get("tag") else "")
-    metrics = config.get("metrics") or {}
-    front = yaml.safe_dump(_front_matter(title, config, metrics), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{front}---", f"# {title}", _frame(config.get("molecule")), _use(config)]
-    if measured := _table({**_LABELS, **_BASELINES}, metrics):
+def model_card(entry: Entry) -> str:
+    """YAML front matter and Markdown; every number is one of the entry's."""
+    parts = [f"---\n{_front_matter(entry)}\n---", f"# {entry.full_name}", _frame(entry.molecule), _use(entry)]
+    if measured := _table(columns("accuracy") + columns("baseline"), entry.metrics):
         parts.append(f"## Accuracy on the test set\n\n{measured}")
-    if made := _table(_PROVENANCE, metrics):
+    if made := _table(columns("effort", "provenance"), entry.metrics):
         parts.append(f"## Where the numbers come from\n\n{made}")
-    if config.get("trained_with"):
+    if entry.trained_with:
         parts.append("The training recipe is `trained_with` in `config.json`.")
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(title: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    front: dict[str, Any] = {
-        "library_name": "cryozoo",
-        "license": "bsd-3-clause",
-        "tags": ["cryozoo", "cryo-em", "pose-estimation", *config["name"].split("-")],
-    }
-    results = [{"type": k, "name": _LABELS[k], "value": metrics[k]} for k in _LABELS if metrics.get(k) is not None]
-    if results:
-        molecule = (config.get("molecule") or {}).get("name", "not recorded")
-        result = {
-            "task": {"type": "pose-estimation", "name": "pose estimation"},
-            "dataset": {"type": "cryo-em-particles", "name": molecule},
-            "metrics": results,
-        }
-        front["model-index"] = [{"name": title, "results": [result]}]
-    return front
+def _front_matter(entry: Entry) -> str:
+    from huggingface_hub.repocard_data import EvalResult, ModelCardData
+
+    molecule = entry.molecule.name if entry.molecule else "not recorded"
+    results = [
+        EvalResult(
+            task_type="pose-estimation",
+            task_name="pose estimation",
+            dataset_type="cryo-em-particles",
+            dataset_name=molecule,
+            metric_type=column.key,
+            metric_name=column.label,
+            metric_value=entry.metrics[column.key],
+        )
+        for column in columns("accuracy")
+        if entry.metrics.get(column.key) is not None
+    ]
+    return ModelCardData(
+        library_name="cryozoo",
+        license="bsd-3-clause",
+        tags=["cryozoo", "cryo-em", "pose-estimation", *entry.name.split("-")],
+        model_name=entry.full_name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
 
 
-def _frame(molecule: Mapping[str, str] | None) -> str:
+def _frame(molecule: Molecule | None) -> str:
     if molecule is None:
         return (
             "A pose encoder for single-particle cryo-EM images. **The molecule it was trained on is not recorded**: in "
             "which frame its poses are given is not known, and poses of other molecules mean nothing."
         )
     return (
-        f"A pose encoder for single-particle cryo-EM images of **{_plain(molecule['name'])}** "
-        f"({_plain(molecule['source'])}, symmetry {_plain(molecule['symmetry'])}).\n\n"
+        f"A pose encoder for single-particle cryo-EM images of **{_plain(molecule.name)}** "
+        f"({_plain(molecule.source)}, symmetry {_plain(molecule.symmetry)}).\n\n"
         "Poses are given in the frame of that molecule's map. **For images of another molecule they mean nothing**, "
         "however confident they look."
     )
 
 
-def _use(config: Mapping[str, Any]) -> str:
-    size, pixel_size = config["image_size"], config["pixel_size"]
+def _use(entry: Entry) -> str:
+    size = entry.image_size
     return (
         "```python\n"
         "import cryozoo\n\n"
         'encoder = cryozoo.load_pretrained("local-dir:PATH_OF_THIS_FOLDER")\n'
         'encoder.predict("particles.star").save("poses.star")\n'
         "```\n\n"
-        f"Images are resampled to {size} x {size} pixels of {pixel_size:g} Angstrom; particles are bright. "
-        f"{config['parameters']:,} parameters."
+        f"Images are resampled to {size} x {size} pixels of {entry.pixel_size:g} Angstrom; particles are bright. "
+        f"{entry.parameters:,} parameters."
     )
 
 
-def _table(labels: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    rows = [(label, values[key]) for key, label in labels.items() if values.get(key) is not None]
+def _table(shown: list[Column], values: Mapping[str, Any]) -> str:
+    rows = [(column.label, values[column.key]) for column in shown if values.get(column.key) is not None]
     if not rows:
         return ""
-    shown = (f"| {label} | {_plain(f'{v:.4g}' if isinstance(v, float) else v)} |" for label, v in rows)
-    return "\n".join(["| | |", "|---|---|", *shown])
+    lines = (f"| {label} | {_plain(f'{v:.4g}' if isinstance(v, float) else v)} |" for label, v in rows)
+    return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def _plain(value: Any) -> str:

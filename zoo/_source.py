@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from tqdm import tqdm
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
-
-if TYPE_CHECKING:
-    from .encoder import PoseEncoder
+from .encoder_protocol import Encoder
 
 _PIECE = 2**22
 """Pixels prepared at once: 16 MiB of them, and some 100 MiB of Fourier transforms."""
@@ -62,7 +60,7 @@ class Images:
 
 
 def open_particles(
-    encoder: PoseEncoder, particles: Particles, pixel_size: float | None, open_args: Mapping[str, Any]
+    encoder: Encoder, particles: Particles, pixel_size: float | None, open_args: Mapping[str, Any]
 ) -> ParticleStack | Images:
     """What :func:`cryozoo.zoo.predict.predict` takes, opened; warns of images unlike those of the training.
 
@@ -84,7 +82,7 @@ def open_particles(
     return source
 
 
-def _warn_of_other_images(source: ParticleStack | Images, encoder: PoseEncoder) -> None:
+def _warn_of_other_images(source: ParticleStack | Images, encoder: Encoder) -> None:
     trained = encoder.preprocessing
     if not 1 / _SCALES < source.pixel_size / trained.pixel_size < _SCALES:
         raise BadInput(
@@ -100,14 +98,14 @@ def _warn_of_other_images(source: ParticleStack | Images, encoder: PoseEncoder) 
     if source.pixel_size > 1.02 * trained.pixel_size:
         message = f"pixels of {source.pixel_size:.4g} A are coarser than the {trained.pixel_size:.4g} A of the training"
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
-    data = ((encoder.entry or {}).get("trained_with") or {}).get("data") or {}
-    if isinstance(source, ParticleStack) and source.ctf is not None and "volume" in data and not data.get("defocus"):
+    has_ctf = isinstance(source, ParticleStack) and source.ctf is not None
+    if has_ctf and encoder.entry is not None and encoder.entry.trained_without_ctf:
         message = "the images have a CTF, and those of the training had none (data defocus): poses will be worse"
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
 
 
 def prepared_batches(
-    encoder: PoseEncoder, source: ParticleStack | Images, batch_size: int, *, progress: bool, desc: str
+    encoder: Encoder, source: ParticleStack | Images, batch_size: int, *, progress: bool, desc: str
 ) -> Iterator[tuple[range, Tensor]]:
     """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile."""
     if batch_size < 1:
@@ -135,7 +133,7 @@ def prepared_batches(
 
 
 @contextmanager
-def inference(encoder: PoseEncoder) -> Iterator[None]:
+def inference(encoder: Encoder) -> Iterator[None]:
     """Evaluation mode without gradients; the mode is restored afterwards."""
     training = encoder.training
     encoder.eval()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..particles.errors import BadInput
-from ._encoder_config import CONFIG, MODEL
+from .entry import CONFIG, MODEL
 
 _TIMEOUT = 5.0
 """Seconds to wait for a server's answer."""

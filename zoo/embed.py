@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write
-from ._encoder_config import CARD, CONFIG, GOLDEN, MODEL
 from .entries import WEIGHTS
+from .entry import CARD, CONFIG, GOLDEN, MODEL
 from .pretrained import load_pretrained, save_pretrained
 
 LARGEST = 2_000_000
@@ -25,18 +26,13 @@ def embed(folder: str | Path, tag: str) -> str:
         BadInput: the encoder is damaged, too large, or the name is taken (a tag is immutable: choose a new one).
     """
     encoder = load_pretrained(f"local-dir:{folder}")
-    entry = encoder.entry or {}
+    entry = encoder.entry
+    assert entry is not None
     name = f"{encoder.name}.{tag}"
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "model"
-        save_pretrained(
-            encoder,
-            saved,
-            metrics=entry["metrics"],
-            recipe=entry.get("trained_with"),
-            tag=tag,
-            molecule=entry.get("molecule"),
-        )
+        molecule = None if entry.molecule is None else asdict(entry.molecule)
+        save_pretrained(encoder, saved, metrics=entry.metrics, recipe=entry.trained_with, tag=tag, molecule=molecule)
         if (size := (saved / MODEL).stat().st_size) > LARGEST:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
         config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,12 @@ from ..imaging.preprocessing import Preprocessing
 from ..models.base import Backbone
 from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
+from ..particles.poses import PoseTable
+from ._source import Particles
+from .entry import Entry
+from .predict import predict
+from .recover import RecoveredPoses, recover_poses
 from .registry import get_part, split_name
-
-if TYPE_CHECKING:
-    from ..particles.poses import PoseTable
-    from ._source import Particles
-    from .recover import RecoveredPoses
 
 
 class PoseEncoder(Meaning):
@@ -38,7 +38,7 @@ class PoseEncoder(Meaning):
         shift_scale: Angstrom per unit of the raw shift.
         raw_dim: numbers of the last layer.
         preprocessing: what :meth:`predict` does to images first.
-        entry: the registry entry of its pretrained weights, or None.
+        entry: what is known of its pretrained weights, an :class:`~cryozoo.zoo.entry.Entry`, or None.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PoseEncoder(Meaning):
         self.head = head
         self.preprocessing = preprocessing
         self.config = config
-        self.entry: dict[str, Any] | None = None
+        self.entry: Entry | None = None
 
     def features(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, in_chans, L, L) -> feature vectors (B, num_features)."""
@@ -94,10 +94,11 @@ class PoseEncoder(Meaning):
         """Weights of C4 and D2, or of 6D by another route, have the same shapes."""
         return f"{self.name} (group {self.backbone.group})"
 
-    def with_head(self, name: str, **head_args: Any) -> PoseEncoder:
-        """The same backbone (shared weights) with a fresh last layer and another head, shifts as before."""
+    def with_head(self, name: str, *, shift: bool | None = None, **head_args: Any) -> PoseEncoder:
+        """The same backbone (shared weights) with a fresh last layer and another head; by default shifts as before."""
         backbone_name, _, _ = split_name(self.name)
         config = {**self.config, "name": f"{backbone_name}-{name}", "head_args": head_args}
+        config["shift"] = self.has_shift if shift is None else shift
         head = _create_head(name, head_args, self.backbone.group is not None)
         other = PoseEncoder(config["name"], self.backbone, head, self.preprocessing, config)
         return other.to(next(self.projection.parameters())).train(self.training)
@@ -113,8 +114,6 @@ class PoseEncoder(Meaning):
         **open_args: Any,
     ) -> PoseTable:
         """Poses of particle images; see :func:`cryozoo.zoo.predict.predict`."""
-        from .predict import predict
-
         return predict(
             self,
             particles,
@@ -138,8 +137,6 @@ class PoseEncoder(Meaning):
         **open_args: Any,
     ) -> RecoveredPoses:
         """Poses of many images together, from the distances between them; see :func:`cryozoo.zoo.recover`."""
-        from .recover import recover_poses
-
         return recover_poses(
             self,
             particles,

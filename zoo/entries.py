@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
-from typing import Any
 
 from ..particles.errors import BadInput
-from ..particles.strict_json import strict_json
+from .entry import Entry, read_entry
 from .registry import UnknownName, get_part, list_combinations, nearest, split_name
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -30,10 +29,11 @@ def list_encoders(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob("*.json")), pattern))
 
 
-def get_entry(name: str) -> dict[str, Any]:
-    """Everything known about a pretrained encoder: configuration, molecule, metrics, recipe, files, ``source``.
+def get_entry(name: str) -> Entry:
+    """Everything known about a pretrained encoder, by field: see :class:`~cryozoo.zoo.entry.Entry`.
 
     Raises:
+        BadInput: the entry is damaged.
         UnknownName: no such entry, with the nearest ones; or a name without its tag, with the tags there are.
     """
     backbone, head, tag = split_name(name)
@@ -47,7 +47,7 @@ def get_entry(name: str) -> dict[str, Any]:
     if name not in known:
         raise UnknownName(f"no pretrained encoder {name!r}{nearest(name, known)}")
     path = WEIGHTS / f"{name}.json"
-    entry = strict_json(path.read_bytes(), path)
-    if (stated := f"{entry.get('name')}.{entry.get('tag')}") != name:
-        raise BadInput(path, f"is the entry of {stated!r}", expected=name)
+    entry = read_entry(path, str(path))
+    if entry.full_name != name:
+        raise BadInput(path, f"is the entry of {entry.full_name!r}", expected=name)
     return entry

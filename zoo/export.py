@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -145,12 +146,12 @@ def _format(path: Path, format: str | None) -> Format:
 
 
 def _facts(encoder: PoseEncoder, images: Tensor, outputs: dict[str, Tensor]) -> dict[str, Any]:
-    entry = encoder.entry or {}
+    entry = encoder.entry
     return {
         "cryozoo": __version__,
         "encoder": encoder.name,
-        "tag": entry.get("tag"),
-        "molecule": entry.get("molecule"),
+        "tag": None if entry is None else entry.tag,
+        "molecule": None if entry is None or entry.molecule is None else asdict(entry.molecule),
         "inputs": {"images": ["batch", *images.shape[1:]]},
         "outputs": {name: ["batch", *value.shape[1:]] for name, value in outputs.items()},
         "meaning": {name: _MEANING[name] for name in outputs},

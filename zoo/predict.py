@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..geometry.pose import Pose
 from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import Images, Particles, inference, open_particles, pose_table, prepared_batches
-
-if TYPE_CHECKING:
-    from ..geometry.pose import Pose
-    from .encoder import PoseEncoder
+from .encoder_protocol import Encoder
 
 
 class PredictionStopped(KeyboardInterrupt):
@@ -32,7 +30,7 @@ class PredictionStopped(KeyboardInterrupt):
 
 
 def predict(
-    encoder: PoseEncoder,
+    encoder: Encoder,
     particles: Particles,
     *,
     batch_size: int = 256,

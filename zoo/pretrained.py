@@ -1,6 +1,6 @@
 """Saving encoders and loading pretrained ones.
 
-A saved encoder is a folder: ``config.json`` (see :mod:`._encoder_config`), ``model.safetensors`` (the state dict,
+A saved encoder is a folder: ``config.json`` (see :class:`.entry.Entry`), ``model.safetensors`` (the state dict,
 float32), ``golden.safetensors`` (a few images and what the encoder made of them, repeated at every load) and
 ``README.md``. The first states size and sha256 of the next two.
 """
@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..particles.errors import BadInput
+from ..particles.fields import from_plain
 from ..particles.files import atomic_write, make_folder, plain_json
 from ..particles.strict_json import short
 from . import entries
-from ._encoder_config import CARD, CONFIG, FORMAT, GOLDEN, MODEL, check_config, read_config
 from ._model_card import model_card
 from ._stores import Folder, HubError, HubRepository, Store
-from ._weights_file import LARGEST_HEADER, Damaged, check_finite, check_header, read_tensors
+from ._weights_file import LARGEST_HEADER, Damaged, parse_tensors, read_tensors
 from .encoder import PoseEncoder, create_encoder
+from .entry import CARD, CONFIG, GOLDEN, MODEL, Entry, Molecule, read_entry
 from .registry import UnknownName
 
 __all__ = ["HubError", "load_pretrained", "save_pretrained"]
@@ -81,27 +82,27 @@ def save_pretrained(
     trained_with = None
     if recipe is not None:
         trained_with = _without_folders(dict(recipe) if isinstance(recipe, Mapping) else recipe.to_dict())
+        molecule = molecule or _molecule(trained_with["data"])
+    plain = plain_json(
+        {
+            **encoder.config,
+            "tag": tag,
+            "parameters": sum(p.numel() for p in encoder.parameters()),
+            "metrics": dict(metrics or {}),
+            "trained_with": trained_with,
+        }
+    )
+    frame = None if molecule is None else from_plain(Molecule, molecule, label, "molecule.")
+    entry = from_plain(Entry, {**plain, "molecule": frame, "source": f"local-dir:{folder}"}, label)
     state = _train_mode_state(encoder)
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        **encoder.config,
-        "tag": tag,
-        "molecule": molecule or (None if trained_with is None else _molecule(trained_with["data"])),
-        "parameters": sum(p.numel() for p in encoder.parameters()),
-        "metrics": dict(metrics or {}),
-        "trained_with": trained_with,
-    }
-    config = plain_json(config)
-    rebuilt = _build(config, label, len(state))
+    rebuilt = _build(entry, label, len(state))
     _load_state(rebuilt, state, label)
     files = {MODEL: _serialise(state, str(folder / MODEL)), GOLDEN: _serialise(_golden(rebuilt), str(folder / GOLDEN))}
-    config["files"] = {
-        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
-    }
-    check_config(config, label)
+    facts = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    config = {**entry.to_config(), "files": facts}
     files = {
         CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
-        CARD: model_card(config).encode(),
+        CARD: model_card(Entry.from_config({**config, "source": entry.source}, label)).encode(),
         **files,
     }
     _write(folder, files, overwrite)
@@ -131,22 +132,22 @@ def load_pretrained(
         BadInput: a file that is damaged, hostile, or made by a newer version; the message names file and field.
         HubError: a repository that cannot be reached.
     """
-    store, config = _open(name, revision, local_files_only)
+    store, entry = _open(name, revision, local_files_only)
     label = store.label(CONFIG)
-    tensors = _read(store, MODEL, config)
-    if config["parameters"] > (held := sum(t.numel() for t in tensors.values())):
-        stated = f"{config['parameters']}"
+    tensors = _read(store, MODEL, entry)
+    if entry.parameters > (held := sum(t.numel() for t in tensors.values())):
+        stated = f"{entry.parameters}"
         raise BadInput(label, stated, where="field parameters", expected=f"at most {held}, as in {MODEL}")
-    encoder = _build(config, label, len(tensors))
+    encoder = _build(entry, label, len(tensors))
     _load_state(encoder, tensors, store.label(MODEL))
     encoder.eval()
-    _self_test(encoder, store, config)
-    encoder.entry = {**config, "source": store.source}
+    _self_test(encoder, store, entry)
+    encoder.entry = entry
     return encoder.to(device or "cpu")
 
 
-def _open(name: str, revision: str | None, local_files_only: bool) -> tuple[Store, dict[str, Any]]:
-    """Where the files are, and the checked configuration."""
+def _open(name: str, revision: str | None, local_files_only: bool) -> tuple[Store, Entry]:
+    """Where the files are, and what is known of them."""
     if name.startswith("hf-hub:"):
         store: Store = _repository(name, revision, local_files_only)
     elif revision is not None:
@@ -155,7 +156,7 @@ def _open(name: str, revision: str | None, local_files_only: bool) -> tuple[Stor
         store = Folder(name, Path(name.removeprefix("local-dir:")).expanduser())
     else:
         return _registered(name, local_files_only)
-    return store, read_config(store.get(CONFIG), store.label(CONFIG))
+    return store, read_entry(store.get(CONFIG), store.label(CONFIG), store.source)
 
 
 def _repository(name: str, revision: str | None, local_files_only: bool) -> HubRepository:
@@ -170,7 +171,7 @@ def _repository(name: str, revision: str | None, local_files_only: bool) -> HubR
     return HubRepository(repository, commit or str(revision), local_files_only=local_files_only)
 
 
-def _registered(name: str, local_files_only: bool) -> tuple[Store, dict[str, Any]]:
+def _registered(name: str, local_files_only: bool) -> tuple[Store, Entry]:
     try:
         entry = entries.get_entry(name)
     except UnknownName as error:
@@ -178,43 +179,46 @@ def _registered(name: str, local_files_only: bool) -> tuple[Store, dict[str, Any
             raise
         paths = f"local-dir:{name} is a folder, hf-hub:{name}@<commit> a repository"
         raise UnknownName(f"{error}; it looks like a path: {paths}") from None
-    path = str(entries.WEIGHTS / f"{name}.json")
-    check_config(entry, path)
-    source = entry.pop("source", None)
-    if source == "embedded":
+    if entry.source == "embedded":
         names = {CONFIG: f"{name}.json", MODEL: f"{name}.safetensors", GOLDEN: f"{name}.golden.safetensors"}
         return Folder("embedded", entries.WEIGHTS, names), entry
-    if not isinstance(source, str) or not source.startswith("hf-hub:"):
-        raise BadInput(path, short(source), where="field source", expected="embedded, or hf-hub:owner/repo@<commit>")
-    return _repository(source, None, local_files_only), entry
+    if not entry.source.startswith("hf-hub:"):
+        path, expected = entries.WEIGHTS / f"{name}.json", "embedded, or hf-hub:owner/repo@<commit>"
+        raise BadInput(path, short(entry.source), where="field source", expected=expected)
+    return _repository(entry.source, None, local_files_only), entry
 
 
-def _read(store: Store, name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read(store: Store, name: str, entry: Entry) -> dict[str, Tensor]:
     """The tensors of a file; one that is not what the manifest says is fetched once more where that can help."""
-    manifest = config["files"][name]
+    facts = entry.files[name]
     try:
-        return read_tensors(store.get(name), store.label(name), manifest)
+        return read_tensors(store.get(name), store.label(name), facts)
     except Damaged:
         if not store.renewable:
             raise
-    return read_tensors(store.get(name, again=True), store.label(name), manifest)
+    return read_tensors(store.get(name, again=True), store.label(name), facts)
 
 
-def _build(config: Mapping[str, Any], label: str, tensors: int) -> PoseEncoder:
+def _build(entry: Entry, label: str, tensors: int) -> PoseEncoder:
     """``create_encoder`` on the CPU in float32, leaving torch's random numbers alone, no larger than is stated."""
-    names = ("name", "image_size", "in_chans", "pixel_size", "backbone_args")
-    head_args = dict(config["head_args"])
-    shift = bool(head_args.pop("shift", config.get("shift", False)))
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _at_most(config["parameters"], tensors, label):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _at_most(entry.parameters, tensors, label):
         try:
-            encoder = create_encoder(**{name: config[name] for name in names}, head_args=head_args, shift=shift).float()
+            encoder = create_encoder(
+                entry.name,
+                image_size=entry.image_size,
+                in_chans=entry.in_chans,
+                pixel_size=entry.pixel_size,
+                backbone_args=entry.backbone_args,
+                head_args=entry.head_args,
+                shift=entry.shift,
+            ).float()
         except (BadInput, ImportError):  # an ImportError says which extra to install
             raise
         except Exception as error:
             raise BadInput(label, f"builds no encoder: {error}", where=_ARGUMENTS) from error
     built = sum(p.numel() for p in encoder.parameters())
-    if built != config["parameters"]:
-        stated = f"{config['parameters']}"
+    if built != entry.parameters:
+        stated = f"{entry.parameters}"
         raise BadInput(label, stated, where="field parameters", expected=f"{built}, as its other fields build")
     return encoder
 
@@ -292,19 +296,19 @@ def _golden(encoder: PoseEncoder) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) -> None:
+def _self_test(encoder: PoseEncoder, store: Store, entry: Entry) -> None:
     """Repeat the golden outputs: the network's raw vectors, and the head's rotations of the stored raw vectors.
 
     The head is asked separately because rotations of ambiguous raw vectors magnify rounding errors without limit.
     """
     label, size = store.label(GOLDEN), encoder.preprocessing.image_size
-    shapes: dict[str, tuple[int, ...]] = {"images": (config["in_chans"], size, size), "raw": (encoder.raw_dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"images": (entry.in_chans, size, size), "raw": (encoder.raw_dim,)}
     if encoder.head.has_rotation:
         shapes["rotation"] = (3, 3)
-    stated, largest = config["files"][GOLDEN]["size"], 64 * sum(map(math.prod, shapes.values())) + LARGEST_HEADER
+    stated, largest = entry.files[GOLDEN].size, 64 * sum(map(math.prod, shapes.values())) + LARGEST_HEADER
     if stated > largest:
         raise BadInput(label, f"{stated} bytes", expected=f"at most {largest}, 16 images")
-    golden = _read(store, GOLDEN, config)
+    golden = _read(store, GOLDEN, entry)
     n = len(golden["images"]) if "images" in golden and golden["images"].ndim else 0
     found = {name: _kind(tensor) for name, tensor in sorted(golden.items())}
     expected = {name: f"float32 {[max(n, 1), *shape]}" for name, shape in sorted(shapes.items())}
@@ -329,9 +333,8 @@ def _self_test(encoder: PoseEncoder, store: Store, config: Mapping[str, Any]) ->
 
 
 def _serialise(tensors: dict[str, Tensor], label: str) -> bytes:
-    check_finite(tensors, label)
     data = safetensors.torch.save(tensors)
-    check_header(data, label)  # it has types of its own that are not read back
+    parse_tensors(data, label)  # it has types of its own that are not read back
     return data
 
 
@@ -357,6 +360,10 @@ def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "data": {key: name_of(value) for key, value in recipe["data"].items()}}
 
 
-def _molecule(data: Mapping[str, Any]) -> dict[str, str]:
-    source = str(data.get("volume") or data.get("particles"))
-    return {"name": Path(source).stem, "source": source, "symmetry": data.get("symmetry", "C1")}
+def _molecule(data: Mapping[str, Any]) -> dict[str, str] | None:
+    source = data.get("volume") or data.get("particles")
+    return (
+        None
+        if source is None
+        else {"name": Path(source).stem, "source": source, "symmetry": data.get("symmetry", "C1")}
+    )

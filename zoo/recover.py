@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,7 @@ from ..particles.poses import PoseTable
 from ..recovery import FEWEST, Gauge, Recovery, recover_orientations, resolve_gauge
 from ._source import Particles, inference, open_particles, pose_table, prepared_batches
 from .distances import predicted_distances
-
-if TYPE_CHECKING:
-    from .encoder import PoseEncoder
+from .encoder_protocol import Encoder
 
 _D4 = PlaneGroup("D4").phi
 _DENSE = 8192
@@ -62,7 +60,7 @@ class RecoveredPoses:
 
 
 def recover_poses(
-    encoder: PoseEncoder,
+    encoder: Encoder,
     particles: Particles,
     *,
     copies: int = 64,
@@ -151,21 +149,21 @@ def _checked(pose: Pose, path: str | Path, rows: range) -> Pose:
     return pose
 
 
-def _group(encoder: PoseEncoder) -> str:
+def _group(encoder: Encoder) -> str:
     """The point group that the training knew of, whose distances can be served."""
-    trained = (encoder.entry or {}).get("trained_with") or {}
-    args, data = trained.get("loss_args") or {}, trained.get("data") or {}
-    symmetry = str(args.get("symmetry") or data.get("symmetry") or "C1")
+    entry = encoder.entry
+    if entry is None:
+        return "C1"
     if encoder.head.has_rotation:
-        return symmetry
-    if args.get("metric") == "euclidean":
+        return entry.symmetry
+    if entry.loss_args.get("metric") == "euclidean":
         raise BadInput(
             encoder.name, "learnt Euclidean distances, which are no angles", hint="train it with metric cosine"
         )
-    if len(point_group(symmetry)) > 1 and not args.get("restricted"):
+    if len(point_group(entry.symmetry)) > 1 and not entry.loss_args.get("restricted"):
         raise BadInput(
             encoder.name,
-            f"learnt distances that are the least over {symmetry}, from which orientations cannot be recovered",
+            f"learnt distances that are the least over {entry.symmetry}, from which orientations cannot be recovered",
             hint="train it with restricted: true, or with a head that has rotations",
         )
-    return symmetry
+    return entry.symmetry

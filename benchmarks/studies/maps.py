@@ -247,7 +247,8 @@ def write(run: Path, picture: Path) -> dict[str, Any]:
         metrics[f"resolution_{name}_A"] = resolution_at(fsc, 0.5, test.pixel_size, size=test.truth.size)
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(_figure(found, blind.angles, test, laid, f"{encoder.name}, {run.name}"), picture)
-    return {**metrics, **{key: (encoder.entry or {})["metrics"][key] for key in _TRAINED}, **provenance()}
+    assert encoder.entry is not None
+    return {**metrics, **{key: encoder.entry.metrics[key] for key in _TRAINED}, **provenance()}
 
 
 # E_OR in radians and resolution in Angstrom at FSC 0.5, by molecule and condition, as published.

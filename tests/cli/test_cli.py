@@ -18,12 +18,11 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from cryozoo import __version__
-from cryozoo.cli import VERBS, common
+from cryozoo.cli import VERBS
 from cryozoo.cli import main as cli
 from cryozoo.particles.errors import BadInputWarning
 from cryozoo.particles.mrc import write_volume
 from cryozoo.particles.poses import PoseTable
-from cryozoo.zoo.evaluate import pose_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -424,16 +423,6 @@ class TestEvaluate:
         words = ["evaluate", tmp_path / "other.npz", stack, "--align", "--json", "--symmetry"]
         assert json.loads(run(*words, "C2").out)["mean_deg"] < 1e-3
         assert json.loads(run(*words, "C1").out)["mean_deg"] > 10
-
-    def test_every_metric_is_shown(self):
-        """A metric that evaluation learns to make must get its line."""
-        import torch
-
-        from cryozoo.geometry.pose import Pose
-
-        a, b = (torch.from_numpy(Rotation.random(9, rng=np.random.default_rng(k)).as_matrix()) for k in (0, 1))
-        made = pose_metrics(Pose(a, torch.zeros(9, 2), torch.arange(9.0)), Pose(b, torch.ones(9, 2)))
-        assert made.keys() <= common.METRICS.keys()
 
 
 class TestCatalogue:

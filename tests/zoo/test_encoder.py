@@ -23,7 +23,7 @@ from cryozoo.zoo.predict import predict
 def test_every_combination_runs_forward_and_backward(combination: tuple[str, dict[str, float]]) -> None:
     torch.manual_seed(0)
     name, args = combination
-    encoder = create_encoder(name, image_size=32, pixel_size=4.0, backbone_args=args, head_args={"shift": True})
+    encoder = create_encoder(name, image_size=32, pixel_size=4.0, backbone_args=args, shift=True)
     pose = encoder(torch.randn(3, 1, 32, 32))
     assert pose.shift is not None
     assert pose.raw is not None
@@ -36,15 +36,15 @@ def test_every_combination_runs_forward_and_backward(combination: tuple[str, dic
 
 
 def test_with_head_shares_the_backbone_and_keeps_mode_and_shift() -> None:
-    encoder = create_encoder("test_vgg_gem-quaternion", image_size=32, head_args={"shift": True}).eval()
+    encoder = create_encoder("test_vgg_gem-quaternion", image_size=32, shift=True).eval()
     other = encoder.with_head("nined_svd")
     assert other.name == "test_vgg_gem-nined_svd"
     assert other.backbone is encoder.backbone
-    assert other.head.has_shift
+    assert other.has_shift
     assert not other.training
     images = torch.randn(2, 1, 32, 32)
     assert torch.equal(other.features(images), encoder.features(images))
-    assert not encoder.with_head("nined_svd", shift=False).head.has_shift
+    assert not encoder.with_head("nined_svd", shift=False).has_shift
 
 
 def test_another_head_has_the_precision_of_the_first() -> None:

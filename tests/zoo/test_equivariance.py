@@ -23,7 +23,7 @@ EQUIVARIANT_HEADS = [name for name, head in HEADS.items() if head(**head.equivar
 
 def build(name: str, size: int, **args: object) -> PoseEncoder:
     torch.manual_seed(0)
-    encoder = create_encoder(name, image_size=size, pixel_size=3.0, backbone_args=args, head_args={"shift": True})
+    encoder = create_encoder(name, image_size=size, pixel_size=3.0, backbone_args=args, shift=True)
     # Statistics of batch normalisation that are not those of an untrained network.
     encoder.train()(torch.randn(8, 1, size, size))
     return encoder

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoder_fixtures import make_entry
 from torch import Tensor
 
 from cryozoo.heads.base import Head
@@ -17,6 +18,7 @@ from cryozoo.models.stems import LowPassStem
 from cryozoo.particles.errors import BadInput
 from cryozoo.zoo import _onnx_operators as operators
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
+from cryozoo.zoo.entry import Molecule
 from cryozoo.zoo.export import ExportError, _without_fourier, export
 from cryozoo.zoo.registry import list_parts
 
@@ -161,7 +163,8 @@ def exported(request, tmp_path_factory):
     if request.param == "onnx":
         pytest.importorskip("onnxruntime")
     encoder = make("test_siamese_cnn-sixd_gs").train()
-    encoder.entry = {"tag": "toy", "molecule": {"name": "ribosome", "source": "EMD-1", "symmetry": "C1"}}
+    molecule = Molecule("ribosome", "EMD-1", "C1")
+    encoder.entry = make_entry(name=encoder.name, tag="toy", molecule=molecule)
     path = tmp_path_factory.mktemp("export") / f"encoder.{request.param}"
     return encoder, path, export(encoder, path)
 
@@ -243,7 +246,7 @@ class TestRefusals:
                 return rotation(raw)[:, :3, None].expand(-1, 3, 3), None
 
         encoder = make("test_siamese_cnn-sixd_gs")
-        encoder.head = Stubborn(shift=True)
+        encoder.head = Stubborn()
         with pytest.raises(ExportError, match=f"(?s){encoder.name} cannot be exported to {kind}: .*{reason}"):
             export(encoder, tmp_path / f"encoder.{kind}")
         assert list(tmp_path.iterdir()) == []

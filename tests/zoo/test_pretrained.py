@@ -20,6 +20,7 @@ from cryozoo.training.recipe import Recipe
 from cryozoo.zoo import entries
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.entries import get_entry, list_encoders
+from cryozoo.zoo.entry import migrate
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
 from cryozoo.zoo.registry import UnknownName
 
@@ -61,15 +62,16 @@ def assert_same(found, expected):
 def test_round_trip(combination, tmp_path):
     """Every head on every backbone."""
     name, args = combination
-    encoder = make(name, pixel_size=3.5, backbone_args=args, head_args={"shift": True})
+    encoder = make(name, pixel_size=3.5, backbone_args=args, shift=True)
     save_pretrained(encoder, tmp_path / "encoder", tag="toy")
     loaded = load(tmp_path / "encoder")
     assert_same(loaded, encoder)
     assert not any(module.training for module in loaded.modules())
     assert {path.name for path in (tmp_path / "encoder").iterdir()} == FILES
     assert (loaded.name, loaded.preprocessing) == (name, encoder.preprocessing)
-    assert loaded.entry == {**config_of(tmp_path / "encoder"), "source": f"local-dir:{tmp_path / 'encoder'}"}
-    assert loaded.entry["tag"] == "toy"
+    assert loaded.entry.to_config() == config_of(tmp_path / "encoder")
+    assert loaded.entry.source == f"local-dir:{tmp_path / 'encoder'}"
+    assert (loaded.entry.tag, loaded.entry.shift) == ("toy", True)
 
 
 def test_round_trip_with_arguments(tmp_path):
@@ -146,6 +148,10 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path):
         save_pretrained(changed, tmp_path / "changed")
     with pytest.raises(BadInput, match="field tag"):
         save_pretrained(make(), tmp_path / "tag", tag="Toy 64")
+    with pytest.raises(BadInput, match="field auto_map: names code"):
+        save_pretrained(make(), tmp_path / "code", metrics={"auto_map": "a.b"})
+    with pytest.raises(BadInput, match=r"field molecule\.symmetry"):
+        save_pretrained(make(), tmp_path / "molecule", molecule={"name": "a", "source": "b"})
     assert not any(tmp_path.iterdir())
 
 
@@ -172,13 +178,41 @@ def test_the_molecule_is_the_recipes(tmp_path, data, molecule):
     assert config["molecule"] == molecule
     assert "somebody" not in "".join(path.read_text() for path in (tmp_path / "config.json", tmp_path / "README.md"))
     assert {**config["trained_with"], "data": None} == {**recipe.to_dict(), "data": None}
-    assert load(tmp_path).entry["trained_with"] == config["trained_with"]
+    assert load(tmp_path).entry.trained_with == config["trained_with"]
 
 
 def test_unknown_fields_are_kept(tmp_path):
     save_pretrained(make(), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config_of(tmp_path), "doi": {"a": ["10.1", None]}}))
-    assert load(tmp_path).entry["doi"] == {"a": ["10.1", None]}
+    entry = load(tmp_path).entry
+    assert entry.more == {"doi": {"a": ["10.1", None]}}
+    assert entry.to_config() == config_of(tmp_path)
+
+
+def test_the_first_format_still_loads(tmp_path):
+    """Whose head was told of the shift; what is saved from it is of the format of today."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    encoder = make(head_args={"confidence": "max"}, shift=True)
+    save_pretrained(encoder, old, tag="toy")
+    today = config_of(old)
+    first = {**today, "format": "cryozoo-encoder-1", "head_args": {"confidence": "max", "shift": True}}
+    del first["shift"]
+    (old / "config.json").write_text(json.dumps(first))
+    assert_same(load(old), encoder)
+    save_pretrained(load(old), new, tag="toy")
+    assert config_of(new) == today
+    assert today["format"] == "cryozoo-encoder-2"
+    assert (today["shift"], today["head_args"]) == (True, {"confidence": "max"})
+
+
+def test_a_migration_says_what_it_changed():
+    first = {"format": "cryozoo-encoder-1", "head_args": {"shift": True, "dim": 3}}
+    second = {"format": "cryozoo-encoder-2", "head_args": {"dim": 3}, "shift": True}
+    assert migrate(first, "config.json") == (second, ["head_args.shift is shift now"])
+    assert first["head_args"] == {"shift": True, "dim": 3}
+    assert migrate(second, "config.json") == (second, [])
+    unshifted = {"format": "cryozoo-encoder-1", "head_args": {}}
+    assert migrate(unshifted, "config.json")[0] == {"format": "cryozoo-encoder-2", "head_args": {}, "shift": False}
 
 
 METRICS = {
@@ -369,7 +403,7 @@ def test_embedded_weights(weights):
     loaded = load_pretrained(name)
     assert_same(loaded, encoder)
     assert loaded.entry == get_entry(name)
-    assert loaded.entry["source"] == "embedded"
+    assert loaded.entry.source == "embedded"
     assert list_encoders(pretrained=True) == ["test_siamese_cnn-sixd_svd.toy_32", name]
     assert list_encoders("*siamese*", pretrained=True) == ["test_siamese_cnn-sixd_svd.toy_32"]
 
@@ -464,9 +498,9 @@ SHIPPED = sorted(path.stem for path in entries.WEIGHTS.glob("*.json"))
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_entry(name):
     entry = get_entry(name)
-    assert entry["molecule"] is not None
+    assert entry.molecule is not None
     assert (entries.WEIGHTS / f"{name}.md").exists()
-    if entry["source"] == "embedded":
+    if entry.source == "embedded":
         assert load_pretrained(name).entry == entry
 
 

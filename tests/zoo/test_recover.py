@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import starfile
 import torch
+from encoder_fixtures import make_entry
 from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Reader(PoseEncoder):
     ) -> None:
         nn.Module.__init__(self)
         self.name = "reader"
-        self.entry = {"trained_with": {"data": {"symmetry": symmetry}, "loss_args": {}}}
+        self.entry = make_entry(trained_with={"data": {"symmetry": symmetry}, "loss_args": {}})
         self.head = Quaternion() if rotations else Embedding(dim=16)
         self.transposed = transposed
         self.generator = torch.Generator().manual_seed(0)
@@ -136,8 +137,7 @@ def test_an_embedding_whose_distances_are_bent(seed: int) -> None:
 def test_an_embedding_of_a_symmetric_object_that_was_restricted() -> None:
     """Orientations that are not uniform, and bent distances: together they are told apart less well."""
     true, encoder = truth(300), Reader(rotations=False, symmetry="D2")
-    assert encoder.entry is not None
-    encoder.entry["trained_with"]["loss_args"]["restricted"] = True
+    encoder.entry = make_entry(trained_with={"data": {"symmetry": "D2"}, "loss_args": {"restricted": True}})
     found = recover_poses(encoder, drawings(true), copies=40)
     unit = restrict(true, point_group("D2"))
     ours, theirs = (matrix_to_quaternion(r) for r in (torch.from_numpy(found.poses.rotation), unit))
@@ -232,6 +232,6 @@ def test_distances_that_are_no_angles_between_orientations_are_refused() -> None
     encoder = Reader(rotations=False, symmetry="D2")
     with pytest.raises(ValueError, match=r"least over D2, .* train it with restricted"):
         recover_poses(encoder, drawings(truth(40)))
-    encoder.entry = {"trained_with": {"data": None, "loss_args": {"metric": "euclidean"}}}
+    encoder.entry = make_entry(trained_with={"data": None, "loss_args": {"metric": "euclidean"}})
     with pytest.raises(ValueError, match="Euclidean"):
         recover_poses(encoder, drawings(truth(40)))

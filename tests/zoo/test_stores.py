@@ -15,6 +15,7 @@ from cryozoo.particles.errors import BadInput
 from cryozoo.zoo import entries
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.entries import get_entry
+from cryozoo.zoo.entry import Entry
 from cryozoo.zoo.pretrained import HubError, load_pretrained, save_pretrained
 
 NAME = "test_siamese_cnn-sixd_svd"
@@ -120,7 +121,7 @@ def cached(tmp_path, name):
 
 def test_a_commit_is_downloaded_once(hub, files):
     loaded = load_pretrained(SOURCE)
-    assert loaded.entry == {**json.loads(files["config.json"]), "source": SOURCE}
+    assert loaded.entry == Entry.from_config({**json.loads(files["config.json"]), "source": SOURCE}, "config.json")
     assert hub.taken() == NEEDED
     load_pretrained(SOURCE)
     load_pretrained(SOURCE, local_files_only=True)
@@ -128,7 +129,7 @@ def test_a_commit_is_downloaded_once(hub, files):
 
 
 def test_a_branch_is_resolved_to_its_commit(hub):
-    assert load_pretrained("hf-hub:owner/repo", revision="main").entry["source"] == SOURCE
+    assert load_pretrained("hf-hub:owner/repo", revision="main").entry.source == SOURCE
     assert hub.taken() == NEEDED
     load_pretrained(SOURCE)
     assert hub.asked == []
@@ -139,7 +140,8 @@ def test_an_entry_of_the_package_can_live_in_a_repository(hub, files, tmp_path, 
     monkeypatch.setattr(entries, "WEIGHTS", tmp_path)
     entry = {**json.loads(files["config.json"]), "source": SOURCE}
     (tmp_path / f"{NAME}.toy.json").write_text(json.dumps(entry))
-    assert load_pretrained(f"{NAME}.toy").entry == get_entry(f"{NAME}.toy") == entry
+    found = load_pretrained(f"{NAME}.toy").entry
+    assert found == get_entry(f"{NAME}.toy") == Entry.from_config(entry, "config.json")
     assert hub.taken() == NEEDED[1:]
 
 
@@ -201,7 +203,7 @@ def test_109_no_server_but_a_copy(hub):
     load_pretrained("hf-hub:owner/repo", revision="main")
     hub.stop()
     assert load_pretrained(SOURCE).name == NAME
-    assert load_pretrained("hf-hub:owner/repo", revision="main", local_files_only=True).entry["source"] == SOURCE
+    assert load_pretrained("hf-hub:owner/repo", revision="main", local_files_only=True).entry.source == SOURCE
 
 
 def test_offline_by_the_environment(hub, monkeypatch):
