@@ -106,14 +106,14 @@ def _facts(part: Part, made: Any) -> list[tuple[str, str]]:
 
 
 def _show_combination(name: str) -> None:
+    from ..zoo.cost import describe_cost
     from ..zoo.encoder import create_encoder
     from ..zoo.entries import list_encoders
 
     encoder = create_encoder(name, image_size=64)
-    count = sum(p.numel() for p in encoder.parameters())
     tags = list_encoders(f"{name}.*", pretrained=True)
     rows = [
-        ("parameters", f"{count:,} for images of 64 pixels"),
+        ("cost", describe_cost(encoder)),
         ("features", f"{encoder.backbone.num_features}"),
         ("numbers before the head", f"{encoder.head.raw_dim}"),
         ("confidence", "yes" if encoder.head.has_confidence else "no"),

@@ -8,8 +8,19 @@ from typing import Any
 import click
 
 from ..particles.errors import BadInput
-from ..particles.yaml_files import parse_yaml
+from ..particles.yaml_files import parse_yaml, read_yaml
 from .common import INPUT, Run, metrics_table, run_options, verb
+
+
+def _print_fields(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if not asked or ctx.resilient_parsing:
+        return
+    from ..training.recipe import recipe_fields
+
+    for name, expected, default, meaning in recipe_fields():
+        given = "" if default is None else f"; by default {default or 'empty'}"
+        click.echo(f"{name}: {meaning}\n    {expected}{given}")
+    ctx.exit()
 
 
 @verb("train", short_help="Train an encoder by a recipe.")
@@ -18,6 +29,14 @@ from .common import INPUT, Run, metrics_table, run_options, verb
     "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for all that is made."
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a field, as in data.snr=0.1.")
+@click.option(
+    "--fields",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_fields,
+    help="Print every field of a recipe, and stop.",
+)
 @click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint.")
 @run_options
 def train(
@@ -31,18 +50,13 @@ def train(
     from ..training.recipe import Recipe
     from ..training.trainer import train as train_by
 
-    fields, nested = _parse(changes)
-    what = Recipe.load(recipe, **fields)
-    if nested:
-        values = what.to_dict()
-        for (field, key), value in nested.items():
-            if not isinstance(values.get(field), dict):
-                raise click.BadParameter(f"{field} has no fields of its own", param_hint="--set")
-            values[field][key] = value
-        what = Recipe.from_dict(values, source=recipe)
+    values = read_yaml(recipe, "a training recipe")
+    for change in changes:
+        _set(values, change)
+    what = Recipe.from_dict(values, source=recipe)
     device = run.device()
     try:
-        result = train_by(what, out, device=device, progress=run.progress, restart=restart)
+        result = train_by(what, out, device=device, progress=run.progress, restart=restart, report=click.echo)
     except BadInput:
         raise
     except ValueError as error:  # an argument of a part, of the imaging or of the data that cannot be
@@ -51,21 +65,20 @@ def train(
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
 
 
-def _parse(changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
-    """``lr=1e-3`` and ``data.snr=0.1`` as fields and fields of fields; values are YAML."""
-    fields: dict[str, Any] = {}
-    nested: dict[tuple[str, str], Any] = {}
-    for change in changes:
-        name, equals, text = change.partition("=")
-        field, dot, key = name.partition(".")
-        if not (equals and field) or (dot and not key):
-            raise click.BadParameter(f"{change!r}; expected KEY=VALUE", param_hint="--set")
-        try:
-            value = parse_yaml(text, change)
-        except BadInput as error:
-            raise click.BadParameter(str(error), param_hint="--set") from None
-        if dot:
-            nested[field, key] = value
-        else:
-            fields[field] = value
-    return fields, nested
+def _set(values: dict[str, Any], change: str) -> None:
+    """Put ``lr=1e-3`` or ``data.snr=0.1`` into the plain data of a recipe; the value is YAML."""
+    name, equals, text = change.partition("=")
+    field, dot, key = name.partition(".")
+    if not (equals and field) or (dot and not key):
+        raise click.BadParameter(f"{change!r}; expected KEY=VALUE", param_hint="--set")
+    try:
+        value = parse_yaml(text, "--set")
+    except BadInput:
+        raise click.BadParameter(f"{change!r}: the value is not YAML", param_hint="--set") from None
+    if not dot:
+        values[field] = value
+        return
+    inner = values.setdefault(field, {}) if field.endswith("_args") else values.get(field)
+    if not isinstance(inner, dict):
+        raise click.BadParameter(f"{field} has no fields of its own", param_hint="--set")
+    inner[key] = value

@@ -104,9 +104,9 @@ class Recipe:
                 )
 
     @classmethod
-    def load(cls, path: str | Path) -> Recipe:
-        """Read a YAML or JSON file."""
-        return cls.from_dict(read_yaml(path, "a training recipe"), source=path)
+    def load(cls, path: str | Path, **changes: Any) -> Recipe:
+        """Read a YAML or JSON file; ``changes`` replace its fields."""
+        return cls.from_dict({**read_yaml(path, "a training recipe"), **changes}, source=path)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str | Path = "recipe") -> Recipe:

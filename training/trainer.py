@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write, check_folder, make_folder, write_json
-from ..zoo.cost import multiply_accumulates
+from ..zoo.cost import describe_cost, multiply_accumulates
 from ..zoo.encoder import PoseEncoder, create_encoder
 from ..zoo.pretrained import save_pretrained
 from ..zoo.provenance import provenance
@@ -65,6 +65,7 @@ def train(
     progress: bool = False,
     restart: bool = False,
     objective: Callable[[Recipe, PoseEncoder], Objective] = make_objective,
+    report: Callable[[str], object] | None = None,
 ) -> TrainingResult:
     """Train an encoder.
 
@@ -76,12 +77,16 @@ def train(
         progress: show a bar with the time left, the loss and the last validation error.
         restart: begin anew although ``out`` has a checkpoint.
         objective: makes what to train for, of the recipe and the encoder; by default what the recipe's loss says.
+        report: told before the first step what the encoder costs.
 
     Raises:
         BadInput: a recipe, data file or checkpoint that cannot be used.
         Interrupted: stopped by Ctrl-C, SIGTERM or SIGUSR1, after writing a checkpoint; a second Ctrl-C stops at once.
     """
-    return _Trainer(recipe, out, device, progress, restart, objective).run()
+    trainer = _Trainer(recipe, out, device, progress, restart, objective)
+    if report is not None:
+        report(f"{recipe.encoder}: {describe_cost(trainer.encoder)}")
+    return trainer.run()
 
 
 class _Trainer:

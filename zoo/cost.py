@@ -9,6 +9,13 @@ from ..models.steerable import fold
 from .encoder import PoseEncoder
 
 
+def describe_cost(encoder: PoseEncoder) -> str:
+    """Parameters, and multiply-accumulates for one image, in words."""
+    parameters = sum(p.numel() for p in encoder.parameters())
+    size, giga = encoder.preprocessing.image_size, multiply_accumulates(encoder) / 1e9
+    return f"{parameters:,} parameters, {giga:.3f} GMACs for an image of {size} pixels"
+
+
 @torch.no_grad()
 def multiply_accumulates(encoder: PoseEncoder) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image, equivariant layers as plain ones."""

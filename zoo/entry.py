@@ -102,7 +102,11 @@ class Entry:
     head_args: Mapping[str, Any] = setting(mapping(), "arguments of the head")
     shift: bool = setting(BOOLEAN, "whether it predicts shifts")
     tag: str | None = setting(optional(text("a name"), "no tag"), "of the weights", None)
-    molecule: Molecule | None = None
+    molecule: Molecule | None = setting(  # noqa: RUF009 (makes a field, as everywhere here)
+        optional(Rule(lambda x: isinstance(x, Molecule), "name, source and symmetry"), "not recorded"),
+        "its frame",
+        None,
+    )
     parameters: int = setting(whole(1, 10**10), "how many numbers were learnt")
     metrics: Mapping[str, Any] = setting(mapping(), "what it was measured to do", {})
     trained_with: Mapping[str, Any] | None = setting(optional(mapping(), "not recorded"), "the recipe", None)

@@ -333,10 +333,10 @@ main(sys.argv[1:])
             ("nosuch=1", 3, "nosuch"),
             ("image_size=16", 3, "24 pixels"),
             ("image_size=abc", 3, "whole number from 8 to 4,096"),
-            ("data=5", 3, "a mapping"),
+            ("data=5", 3, "field data: 5; expected names and values"),
             ("data.volume=5", 3, "a map, an atomic model"),
-            ("data.held_out=0", 3, "data held_out: 0; expected at least 2"),
-            ("data.split=0.5", 3, "data split: 0.5"),
+            ("data.held_out=0", 3, "field data.held_out: 0; expected a whole number from 2"),
+            ("data.split=0.5", 3, "field data.split: 0.5"),
             ("backbone_args.foo=5", 3, "foo"),
             ("loss_args.foo=5", 3, "foo"),
         ],
@@ -351,7 +351,7 @@ main(sys.argv[1:])
     def test_a_folder_that_cannot_be(self, run, recipe, tmp_path, monkeypatch, out):
         (tmp_path / "file").touch()
         monkeypatch.setattr(
-            "cryozoo.training.trainer.open_data", lambda *a, **k: pytest.fail("worked before it looked")
+            "cryozoo.training.data.Simulated.open", lambda *a, **k: pytest.fail("worked before it looked")
         )
         done = run("train", recipe, "--out", tmp_path / out)
         assert done.code == 3
@@ -447,7 +447,7 @@ class TestCatalogue:
 
         out = run("info", "test_vgg_gem-sixd_svd").out
         count = sum(p.numel() for p in create_encoder("test_vgg_gem-sixd_svd", image_size=64).parameters())
-        assert f"{count:,} for images of 64 pixels" in out
+        assert re.search(rf"cost +{count:,} parameters, 0\.\d+ GMACs for an image of 64 pixels", out)
         assert re.search(r"numbers before the head +6", out)
 
     def test_info_of_trained_weights(self, run, tiny, tiny_folder):

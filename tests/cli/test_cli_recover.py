@@ -13,6 +13,7 @@ from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.poses import PoseTable
+from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.pretrained import save_pretrained
@@ -68,7 +69,7 @@ def test_a_search_that_did_not_come_to_rest_is_said(converged):
 def test_encoders_that_learnt_distances_claim_no_more(run, name, tmp_path):
     """That an equivariant encoder agrees with itself says nothing; nor has any of them the frame of a molecule."""
     encoder = create_encoder(name, image_size=32, pixel_size=5.0)
-    recipe = Recipe(name, 32, {"volume": "phantom:0"}, 1, loss="siamese_distance")
+    recipe = Recipe(name, 32, Simulated("phantom:0"), 1, loss="siamese_distance")
     save_pretrained(encoder, tmp_path / "model", metrics={}, recipe=recipe)
     write_simulated_stack(tmp_path / "few.mrcs", Simulator(Volume.phantom(size=32), Imaging(snr=0.1)), 60)
     words = [tmp_path / "few.star", "--encoder", f"local-dir:{tmp_path / 'model'}", "-o"]

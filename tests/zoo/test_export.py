@@ -57,8 +57,10 @@ def combinations():
 def make(name: str, size: int = SIZE, **backbone_args: object) -> PoseEncoder:
     """An encoder with random weights that has seen images, in evaluation mode."""
     torch.manual_seed(0)
-    head_args = {"shift": True, **SMALL.get(name.split("-")[1], {})}
-    encoder = create_encoder(name, image_size=size, pixel_size=3.0, backbone_args=backbone_args, head_args=head_args)
+    head_args = SMALL.get(name.split("-")[1], {})
+    encoder = create_encoder(
+        name, image_size=size, pixel_size=3.0, backbone_args=backbone_args, head_args=head_args, shift=True
+    )
     with torch.no_grad():
         encoder.train()(torch.randn(16, 1, size, size))
     return encoder.eval()

@@ -9,9 +9,11 @@ import starfile
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryozoo.imaging.simulate import Imaging
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
+from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.predict import PredictionStopped, predict
@@ -182,8 +184,8 @@ def test_29_images_of_another_scale_are_resampled_and_reported(tiny, size, pixel
 
 
 def test_a_ctf_that_the_training_lacked_is_reported(tiny, stack, tmp_path):
-    for name, imaging in (("without", {}), ("with", {"defocus": [8000.0, 20000.0]})):
-        recipe = Recipe(tiny.name, 32, {"volume": "phantom:0", **imaging}, 1)
+    for name, imaging in (("without", Imaging()), ("with", Imaging(defocus=(8000.0, 20000.0)))):
+        recipe = Recipe(tiny.name, 32, Simulated("phantom:0", imaging), 1)
         save_pretrained(tiny, tmp_path / name, recipe=recipe, metrics={})
     with pytest.warns(BadInputWarning, match="have a CTF, and those of the training had none"):
         load_pretrained(f"local-dir:{tmp_path / 'without'}").predict(stack)

@@ -172,7 +172,7 @@ RECIPE = {"encoder": NAME, "image_size": 32, "steps": 10}
     ],
 )
 def test_the_molecule_is_the_recipes(tmp_path, data, molecule):
-    recipe = Recipe(**RECIPE, data=data)
+    recipe = Recipe.from_dict({**RECIPE, "data": data})
     save_pretrained(make(), tmp_path, recipe=recipe)
     config = config_of(tmp_path)
     assert config["molecule"] == molecule
