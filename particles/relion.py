@@ -32,7 +32,7 @@ _UNMODELLED = {
     **{"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
 }
 _NUMBERS = (
-    *(*_EULER, *_ORIGIN_ANGSTROM, *_ORIGIN_PIXELS, _CONFIDENCE),
+    *(*_EULER, *_ORIGIN_ANGSTROM, *_ORIGIN_PIXELS, _CONFIDENCE, _HALF_SET),
     *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"),
     *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"),
     *("rlnImagePixelSize", "rlnImageSize", "rlnDetectorPixelSize", "rlnMagnification"),
@@ -64,7 +64,7 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
         ctf=columns.ctf(),
         unmodelled=in_use({label: (columns.get(label), idle) for label, idle in _UNMODELLED.items()}),
         confidence=columns.get(_CONFIDENCE),
-        half_set=star[name].integers(_HALF_SET) if _HALF_SET in star[name] else None,
+        half_set=columns.half_set(),
     )
     if "rlnImageName" in star[name]:
         table = replace(table, **_image_names(star[name], star.source))
@@ -255,6 +255,10 @@ class _Columns:
         v, angle = given("rlnDefocusV", u), given("rlnDefocusAngle", zero)
         phase, b_factor = given("rlnPhaseShift", zero), given("rlnCtfBfactor", zero)
         return CTF(*map(torch.from_numpy, (u, v, angle, voltage, aberration, contrast, phase, b_factor)))
+
+    def half_set(self) -> NDArray[np.int64] | None:
+        values = self._numbers.get(_HALF_SET)
+        return None if values is None else self._block.whole(values, _HALF_SET)
 
     def shift(self) -> dict[str, Any]:
         for labels in (_ORIGIN_ANGSTROM, _ORIGIN_PIXELS):

@@ -105,7 +105,10 @@ class StarBlock:
         Raises:
             BadInput: there is no such column, or a value is not a whole number.
         """
-        values = self.numbers(label)[:, 0]
+        return self.whole(self.numbers(label)[:, 0], label)
+
+    def whole(self, values: NDArray[np.float64], label: str) -> NDArray[np.int64]:
+        """Return the numbers of a column, read before, as whole ones; BadInput as of :meth:`integers`."""
         wrong = np.flatnonzero((values != np.round(values)) | (np.abs(values) > 2**53))
         if len(wrong):
             where = self.where(int(wrong[0]), label)
