@@ -46,8 +46,8 @@ def test_another_name_is_an_attribute_error():
 
 
 def test_create_loss():
-    loss = cryozoo.create_loss("geodesic", symmetry="D2", shift_weight=0.5)
-    assert type(loss).__name__ == "Geodesic"
-    assert (loss.symmetry, loss.shift_weight) == ("D2", 0.5)
+    loss = cryozoo.create_loss("chordal", symmetry="D2", norm="l1")
+    assert type(loss).__name__ == "Chordal"
+    assert (loss.symmetry, loss.norm) == ("D2", "l1")
     with pytest.raises(KeyError, match="unknown loss 'geodesik'; did you mean geodesic"):
         cryozoo.create_loss("geodesik")

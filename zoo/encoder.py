@@ -48,7 +48,7 @@ class PoseEncoder(Meaning):
         self.name = name
         # Convolutions are faster with the channels last, on CPU and GPU alike.
         self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.has_shift = bool(config["shift"])
+        self.has_shift = bool(config.get("shift", False))
         # One unit of the raw shift is a twentieth of the box, about the size of real shifts.
         self.shift_scale = preprocessing.image_size * preprocessing.pixel_size / 20
         self.raw_dim = head.raw_dim + 2 * self.has_shift

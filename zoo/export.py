@@ -27,7 +27,7 @@ _MEANING = {
     "rotation": "object to camera coordinates, x_cam = R @ x_obj",
     "shift": "(x, y) in Angstrom, where the content of the image has moved",
     "confidence": "larger is surer; comparable within one encoder only",
-    "raw": "the numbers that the head makes a pose of, those of the shift last; of an embedding head the embedding",
+    "raw": "the numbers that the head makes rotation and confidence of; of an embedding head the embedding",
 }
 _PREPARATION = (
     "particle bright, origin at pixel image_size // 2; resampled in Fourier space to pixel_size (Angstrom), "
