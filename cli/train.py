@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ..particles.errors import BadInput
 from .common import INPUT, Run, metrics_table, run_options, verb
 
 
@@ -40,13 +39,7 @@ def train(
                 raise click.BadParameter(f"{field} has no fields of its own", param_hint="--set")
             values[field][key] = value
         what = Recipe.from_dict(values, source=recipe)
-    device = run.device()
-    try:
-        result = train_by(what, out, device=device, progress=run.progress, restart=restart)
-    except BadInput:
-        raise
-    except ValueError as error:  # an argument of a part, of the imaging or of the data that cannot be
-        raise BadInput(recipe, str(error)) from error
+    result = train_by(what, out, device=run.device(), progress=run.progress, restart=restart)
     click.echo(metrics_table(result.metrics))
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import open_regular
 from ..particles.strict_json import short, strict_json
-from .registry import UnknownName, get_part, split_name
+from .registry import Kind, UnknownName, get_part, split_name
 
 FORMAT = "cryozoo-encoder-1"
 CONFIG, MODEL, GOLDEN, CARD = "config.json", "model.safetensors", "golden.safetensors", "README.md"
@@ -22,6 +23,8 @@ _LONGEST_LIST = 64
 _LARGEST_NUMBER = 65536
 _CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "_target_", "class_path", "py/object", "__reduce__"}
 """Keys by which other libraries name code to import and run."""
+_IN_A_COMMAND = r"[A-Za-z0-9][A-Za-z0-9_.!+-]{0,99}"
+"""Of a name or version that a message tells the reader to type."""
 
 
 def read_config(path: Path, label: str) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def check_config(config: Mapping[str, Any], label: str) -> None:
     check = _Check(config, label)
     check.format()
     check.no_code()
+    check.parts()
     check.name()
     check.integer("image_size", 8, 4096)
     check.integer("in_chans", 1, 64)
@@ -85,8 +89,8 @@ class _Check:
             self.refuse("name", name, "<backbone>-<head>")
         try:
             backbone, head, tag_in_name = split_name(name)
-            get_part("backbone", backbone)
-            get_part("head", head)
+            self.part("backbone", backbone)
+            self.part("head", head)
         except UnknownName as error:
             raise BadInput(self.label, str(error), where="field name", hint="or update cryozoo") from None
         if tag_in_name is not None:
@@ -96,6 +100,36 @@ class _Check:
                 split_name(f"{name}.{tag}")
             except UnknownName:
                 self.refuse("tag", tag, "lower-case letters, digits and underscores, starting with a letter")
+
+    def part(self, kind: Kind, name: str) -> None:
+        """That it is here, and from the package that it was saved with."""
+        stated = self.config.get("parts", {}).get(kind, {})
+        package, version = stated.get("distribution"), stated.get("version")
+        pinned = f"{package}=={version}" if version else package
+        try:
+            part = get_part(kind, name)
+        except UnknownName as error:
+            if package in (None, "cryozoo"):
+                raise
+            came = f"{error}; the file says that it came with {pinned}"
+            hint = f"if you trust that package: pip install {pinned}"
+            raise BadInput(self.label, came, where="field name", hint=hint) from None
+        if package is None or (part.distribution and _normalised(part.distribution.name) == _normalised(package)):
+            return
+        # It is not refused: packages are renamed, and weights and golden images show whether it is another part.
+        message = f"{kind} {name} came with {pinned}, and here it is from {part.distribution or 'no package'}"
+        warnings.warn(BadInputWarning(f"{self.label}, field parts: {message}"), stacklevel=2)
+
+    def parts(self) -> None:
+        """Where the backbone and head came from; encoders of earlier versions do not say."""
+        if "parts" not in self.config:
+            return
+        for kind, stated in self.mapping("parts").items():
+            if not isinstance(stated, dict):
+                self.refuse(f"parts.{kind}", stated, "name, distribution and version")
+            for field, value in stated.items():
+                if not (value is None or isinstance(value, str) and re.fullmatch(_IN_A_COMMAND, value)):
+                    self.refuse(f"parts.{kind}.{field}", value, "a name or version")
 
     def integer(self, field: str, least: int, most: int) -> None:
         value = self.config.get(field)
@@ -142,6 +176,11 @@ class _Check:
         for part, text in molecule.items():
             if not isinstance(text, str) or not 0 < len(text) <= 200:
                 self.refuse(f"molecule.{part}", text, "a text of at most 200 characters")
+
+
+def _normalised(distribution: str) -> str:
+    """Package indexes take these names for one."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _is_plain(value: Any) -> bool:

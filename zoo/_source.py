@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
+from .parts import blaming, parts_of
 
 if TYPE_CHECKING:
     from .encoder import PoseEncoder
@@ -136,11 +137,11 @@ def prepared_batches(
 
 @contextmanager
 def inference(encoder: PoseEncoder) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is restored afterwards."""
+    """Evaluation mode without gradients; the mode is restored afterwards. What a part raises is a PartError."""
     training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), blaming(*parts_of(encoder)):
             yield
     finally:
         encoder.train(training)

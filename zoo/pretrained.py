@@ -32,7 +32,7 @@ from ._model_card import model_card
 from ._stores import Folder, HubError, HubRepository, Store
 from ._weights_file import LARGEST_HEADER, Damaged, check_finite, check_header, read_tensors
 from .encoder import PoseEncoder, create_encoder
-from .registry import UnknownName
+from .registry import Kind, UnknownName, get_part, split_name
 
 __all__ = ["HubError", "load_pretrained", "save_pretrained"]
 
@@ -88,6 +88,7 @@ def save_pretrained(
         "tag": tag,
         "molecule": molecule or (None if trained_with is None else _molecule(trained_with["data"])),
         "parameters": sum(p.numel() for p in encoder.parameters()),
+        "parts": _origins(encoder.config["name"]),
         "metrics": dict(metrics or {}),
         "trained_with": trained_with,
     }
@@ -130,6 +131,9 @@ def load_pretrained(
         UnknownName: no such entry, a name without its tag, or a path without its prefix; the message says what to type.
         BadInput: a file that is damaged, hostile, or made by a newer version; the message names file and field.
         HubError: a repository that cannot be reached.
+
+    Warns:
+        BadInputWarning: a part of its has the name, but not the package, of the one that it was saved with.
     """
     store, config = _open(name, revision, local_files_only)
     label = store.label(CONFIG)
@@ -346,6 +350,17 @@ def _write(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
             os.fsync(file.fileno())
         # Nothing is left that is likely to fail. The stack ends in reverse order.
         (folder / next(iter(files))).unlink(missing_ok=True)
+
+
+def _origins(name: str) -> dict[str, dict[str, str | None]]:
+    """Which backbone and head an encoder has, and the packages that brought them."""
+    backbone, head, _ = split_name(name)
+    return {"backbone": _origin("backbone", backbone), "head": _origin("head", head)}
+
+
+def _origin(kind: Kind, name: str) -> dict[str, str | None]:
+    distribution, version = get_part(kind, name).distribution or (None, None)
+    return {"name": name, "distribution": distribution, "version": version}
 
 
 def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
