@@ -80,7 +80,8 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
         code = _exit_code(error)
         text = str(error)
         if code == 1 and not isinstance(error, ImportError):  # which says what to install
-            text = f"{type(error).__name__}: {text} (--debug shows where)"
+            whose = "" if _is(error, "zoo.parts", "PartError") else f"{type(error).__name__}: "
+            text = f"{whose}{text} (--debug shows where)"
         _explain(settings, text, error)
         return code
 
@@ -89,12 +90,15 @@ def _exit_code(error: Exception) -> int:
     """3 for a file, 2 for a name and 4 for a repository that cannot be used, else 1."""
     if isinstance(error, BadInput):
         return 3
-    for module, name, code in (("zoo.registry", "UnknownName", 2), ("zoo._stores", "HubError", 4)):
-        # What was never imported was never raised.
-        loaded = sys.modules.get(f"cryozoo.{module}")
-        if loaded is not None and isinstance(error, getattr(loaded, name)):
-            return code
-    return 1
+    if _is(error, "zoo.registry", "UnknownName"):
+        return 2
+    return 4 if _is(error, "zoo._stores", "HubError") else 1
+
+
+def _is(error: Exception, module: str, name: str) -> bool:
+    """Whether it is of a class whose module is imported only where it is needed: never imported, never raised."""
+    loaded = sys.modules.get(f"cryozoo.{module}")
+    return loaded is not None and isinstance(error, getattr(loaded, name))
 
 
 def _explain(settings: Settings, message: str, error: BaseException) -> None:

@@ -54,13 +54,7 @@ def train(
     for change in changes:
         _set(values, change)
     what = Recipe.from_dict(values, source=recipe)
-    device = run.device()
-    try:
-        result = train_by(what, out, device=device, progress=run.progress, restart=restart, report=click.echo)
-    except BadInput:
-        raise
-    except ValueError as error:  # an argument of a part, of the imaging or of the data that cannot be
-        raise BadInput(recipe, str(error)) from error
+    result = train_by(what, out, device=run.device(), progress=run.progress, restart=restart, report=click.echo)
     click.echo(metrics_table(result.metrics))
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
 

@@ -13,6 +13,10 @@ from ..geometry.point_groups import closest_mate, point_group
 from ..geometry.pose import Pose
 
 
+class Mismatch(ValueError):
+    """A prediction or a truth without what the loss needs: another head, or other data, would have it."""
+
+
 @dataclass(frozen=True, eq=False)
 class LossOutput:
     """What a loss is made of, before anything is averaged, so that images can be weighted, chosen or left out.
@@ -72,8 +76,8 @@ class Loss(nn.Module):
             progress: how much of the training is done, 0 to 1; only losses with a schedule look at it.
 
         Raises:
-            ValueError: a field that this loss needs is missing or has another shape, the batch is empty, or progress is
-                outside [0, 1].
+            Mismatch: a field that this loss needs is missing or has another shape.
+            ValueError: the batch is empty, or progress is outside [0, 1].
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"{self._name}: progress {progress}, expected 0 to 1")
@@ -96,15 +100,15 @@ class Loss(nn.Module):
         return target if len(self.group) == 1 else closest_mate(rotation, target, self.group)
 
     def predicted_rotation(self, pose: Pose) -> Tensor:
-        """``pose.rotation``, or a ValueError that names this loss."""
+        """``pose.rotation``, or a Mismatch that names this loss."""
         return self._required(pose.rotation, "prediction", "rotation")
 
     def raw_vector(self, pose: Pose, expected: str, fits: Callable[[int], bool]) -> Tensor:
-        """``pose.raw`` of a length that fits, or a ValueError that names this loss and what it expected."""
+        """``pose.raw`` of a length that fits, or a Mismatch that names this loss and what it expected."""
         raw = pose.raw
         if raw is None or not fits(raw.shape[1]):
             found = "no raw vector" if raw is None else f"a raw vector of {raw.shape[1]} numbers"
-            raise ValueError(f"{self._name}: needs {expected}, the prediction has {found}")
+            raise Mismatch(f"{self._name}: needs {expected}, the prediction has {found}")
         return raw
 
     @property
@@ -113,13 +117,13 @@ class Loss(nn.Module):
 
     def _required(self, value: Tensor | None, whose: str, what: str) -> Tensor:
         if value is None:
-            raise ValueError(f"{self._name}: the {whose} has no {what}, and this loss needs one")
+            raise Mismatch(f"{self._name}: the {whose} has no {what}, and this loss needs one")
         return value
 
     def _check_shape(self, what: str, value: Tensor, shape: tuple[int, ...]) -> None:
         if value.ndim != len(shape) or any(n not in (m, -1) for n, m in zip(shape, value.shape, strict=True)):
             expected = ", ".join("any" if n == -1 else str(n) for n in shape)
-            raise ValueError(f"{self._name}: {what} {tuple(value.shape)}, expected ({expected})")
+            raise Mismatch(f"{self._name}: {what} {tuple(value.shape)}, expected ({expected})")
 
 
 def _full(value: Tensor | None) -> Tensor | None:

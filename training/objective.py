@@ -6,19 +6,18 @@ An objective may have parameters of its own, which the trainer optimises, too. A
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..imaging.batch import Batch
-from ..losses.base import Loss, LossOutput
+from ..losses.base import Loss, LossOutput, Mismatch
 from ..losses.siamese import SiameseDistance
 from ..particles.errors import BadInput
 from ..zoo.encoder import PoseEncoder
 from ..zoo.evaluate import distance_metrics, evaluate, pose_metrics, predict_batches
-from ..zoo.registry import get_part
+from ..zoo.loss import create_loss
 from .recipe import Recipe
 
 
@@ -72,7 +71,7 @@ class Supervised(Objective):
         if not self.shift_weight:
             return output
         if pose.shift is None or batch.pose.shift is None:
-            raise ValueError("the encoder, or the data, has no shift to compare; shift_weight 0 does without")
+            raise Mismatch("the encoder, or the data, has no shift to compare; shift_weight 0 does without")
         shift = (pose.shift - batch.pose.shift).abs().mean(1)
         # Rounded in this order, so that a run of the first stage goes on as if nothing had happened.
         weight = float(torch.tensor(self.shift_weight) / self.shift_scale)
@@ -102,12 +101,13 @@ def make_objective(recipe: Recipe, encoder: PoseEncoder) -> Objective:
 
     Raises:
         BadInput: the encoder gives no rotation for a loss that needs one.
+        BadArguments: the loss does not take ``loss_args``.
+        PartError: the loss itself fails.
     """
-    make: Callable[..., Loss] = get_part("loss", recipe.loss).load()
     args = dict(recipe.loss_args)
     if recipe.data.symmetry != "C1":
         args.setdefault("symmetry", recipe.data.symmetry)
-    loss = make(**args)
+    loss = create_loss(recipe.loss, **args)
     if not (loss.frame_is_open or encoder.head.has_rotation):
         hint = "loss siamese_distance learns distances"
         raise BadInput(recipe.source, f"{recipe.encoder} gives no rotation", where="field loss", hint=hint)

@@ -16,15 +16,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..losses.base import Mismatch
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write, check_folder, make_folder, write_json
 from ..zoo.cost import describe_cost, multiply_accumulates
 from ..zoo.encoder import PoseEncoder, create_encoder
+from ..zoo.parts import BadArguments, blaming, load_part, parts_of
 from ..zoo.pretrained import save_pretrained
 from ..zoo.provenance import provenance
+from ..zoo.registry import UnknownName, split_name
 from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .migrations import migrated
-from .objective import Objective, make_objective
+from .objective import Objective, Supervised, make_objective
 from .optimisation import average, learning_rate, make_optimizer
 from .recipe import Recipe
 from .signals import postponed_signals
@@ -81,12 +84,35 @@ def train(
 
     Raises:
         BadInput: a recipe, data file or checkpoint that cannot be used.
+        PartError: a backbone, head or loss itself fails.
         Interrupted: stopped by Ctrl-C, SIGTERM or SIGUSR1, after writing a checkpoint; a second Ctrl-C stops at once.
     """
     trainer = _Trainer(recipe, out, device, progress, restart, objective)
     if report is not None:
         report(f"{recipe.encoder}: {describe_cost(trainer.encoder)}")
-    return trainer.run()
+    parts = parts_of(trainer.encoder)
+    if isinstance(trainer.objective, Supervised):
+        parts.append(("loss", recipe.loss, trainer.objective.loss))
+    try:
+        with blaming(*parts):
+            return trainer.run()
+    except Mismatch as error:
+        raise BadInput(recipe.source, str(error), where="fields encoder and loss") from error
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Refuse parts that do not exist, before anything is read or simulated."""
+    try:
+        where = "field encoder"
+        backbone, head, tag = split_name(recipe.encoder)
+        if tag is not None:
+            raise UnknownName(f"{recipe.encoder!r} names pretrained weights; leave .{tag} away")
+        load_part("backbone", backbone)
+        load_part("head", head)
+        where = "field loss"
+        load_part("loss", recipe.loss)
+    except UnknownName as error:
+        raise BadInput(recipe.source, str(error), where=where) from None
 
 
 class _Trainer:
@@ -104,6 +130,7 @@ class _Trainer:
         self.out = None if out is None else Path(out)
         if self.out is not None:
             check_folder(self.out)
+        _check_names(recipe)
         self.progress = progress
         self.data = recipe.data.open(recipe.image_size, recipe.pixel_size, self.device, recipe.seed)
         torch.manual_seed(recipe.seed)
@@ -120,9 +147,8 @@ class _Trainer:
                 shift=recipe.shift,
             ).to(self.device)
             self.objective = objective(recipe, self.encoder).to(self.device)
-        except TypeError as error:  # an argument that the part does not know, or of another kind
-            where = "backbone_args, head_args, loss or loss_args"
-            raise BadInput(recipe.source, str(error), where=where) from error
+        except BadArguments as error:
+            raise BadInput(recipe.source, str(error), where=f"field {error.field}") from error
         self.learnt = [*self.encoder.parameters(), *self.objective.parameters()]
         self.optimizer = make_optimizer(recipe, self.learnt)
         self.averaged = self._state() if recipe.ema else None

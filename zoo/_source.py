@@ -19,6 +19,7 @@ from ..particles.errors import BadInput, BadInputWarning
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from .encoder_protocol import Encoder
+from .parts import blaming, parts_of
 
 _PIECE = 2**22
 """Pixels prepared at once: 16 MiB of them, and some 100 MiB of Fourier transforms."""
@@ -134,11 +135,11 @@ def prepared_batches(
 
 @contextmanager
 def inference(encoder: Encoder) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is restored afterwards."""
+    """Evaluation mode without gradients; the mode is restored afterwards. What a part raises is a PartError."""
     training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), blaming(*parts_of(encoder)):
             yield
     finally:
         encoder.train(training)

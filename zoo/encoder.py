@@ -18,9 +18,10 @@ from ..models.steerable import EquivariantLinear
 from ..particles.poses import PoseTable
 from ._source import Particles
 from .entry import Entry
+from .parts import blaming, load_part, make_part
 from .predict import predict
 from .recover import RecoveredPoses, recover_poses
-from .registry import get_part, split_name
+from .registry import split_name
 
 
 class PoseEncoder(Meaning):
@@ -173,7 +174,9 @@ def create_encoder(
 
     Raises:
         UnknownName: no such backbone or head; the message lists the nearest names.
-        ValueError: a name with a tag (that is for :func:`load_pretrained`) or an argument out of range.
+        ValueError: a name with a tag (that is for :func:`load_pretrained`), or an argument that a part does not know or
+            that is out of range.
+        PartError: the backbone or head itself fails.
     """
     backbone_name, head_name, tag = split_name(name)
     if tag is not None:
@@ -190,13 +193,14 @@ def create_encoder(
         "shift": shift,
     }
     preprocessing = Preprocessing(image_size, pixel_size)
-    backbone = get_part("backbone", backbone_name).load()(image_size, in_chans, **backbone_args)
+    backbone = make_part("backbone", backbone_name, image_size, in_chans, **backbone_args)
     if not (isinstance(backbone, nn.Module) and isinstance(backbone, Backbone)):
         raise ValueError(
             f"backbone {backbone_name} states no num_features or no group: models/base.py says what one must"
         )
     head = _create_head(head_name, head_args, backbone.group is not None)
-    return PoseEncoder(name, backbone, head, preprocessing, config)
+    with blaming(("backbone", backbone_name, backbone), ("head", head_name, head)):
+        return PoseEncoder(name, backbone, head, preprocessing, config)
 
 
 def _create_head(name: str, args: Mapping[str, Any], equivariant: bool) -> Head:
@@ -204,9 +208,8 @@ def _create_head(name: str, args: Mapping[str, Any], equivariant: bool) -> Head:
         raise ValueError(
             f"head_args {min(shift)}: the shift is the encoder's; create_encoder(..., shift=True) asks for it"
         )
-    make = get_part("head", name).load()
-    defaults = getattr(make, "equivariant_args", {}) if equivariant else {}
-    return make(**{**defaults, **args})
+    defaults = getattr(load_part("head", name), "equivariant_args", {}) if equivariant else {}
+    return make_part("head", name, **{**defaults, **args})
 
 
 def _make_projection(backbone: Backbone, head: Head, shift: bool) -> nn.Linear | EquivariantLinear:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..geometry.pose import Pose
 from ..heads.base import Head
 from ..imaging.preprocessing import Preprocessing
+from ..models.base import Backbone
 from .entry import Entry
 
 
@@ -18,6 +19,7 @@ class Encoder(Protocol):
 
     Attributes:
         name: in messages.
+        backbone: makes features of images.
         head: says whether there are rotations.
         has_shift: whether there are shifts.
         preprocessing: what is done to images first.
@@ -26,6 +28,7 @@ class Encoder(Protocol):
     """
 
     name: str
+    backbone: Backbone
     head: Head
     has_shift: bool
     preprocessing: Preprocessing

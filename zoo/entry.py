@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 from ..particles.fields import (
     BOOLEAN,
     Rule,
@@ -25,7 +26,7 @@ from ..particles.fields import (
 )
 from ..particles.files import open_regular
 from ..particles.strict_json import short, strict_json
-from .registry import UnknownName, get_part, split_name
+from .registry import Kind, UnknownName, get_part, split_name
 
 FORMAT = "cryozoo-encoder-2"
 CONFIG, MODEL, GOLDEN, CARD = "config.json", "model.safetensors", "golden.safetensors", "README.md"
@@ -70,6 +71,22 @@ class FileFacts:
     )
 
 
+_IN_A_COMMAND = Rule(
+    lambda x: x is None or (isinstance(x, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.!+-]{0,99}", x) is not None),
+    "a name or version",
+)
+"""What a message tells the reader to type."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a part came from: its name, and the installed package that brought it, as far as that is known."""
+
+    name: str | None = setting(_IN_A_COMMAND, "of the part", None)
+    distribution: str | None = setting(_IN_A_COMMAND, "the package that brought it", None)
+    version: str | None = setting(_IN_A_COMMAND, "of that package", None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """Everything known of a saved encoder.
@@ -85,6 +102,7 @@ class Entry:
         tag: of the weights, or None.
         molecule: in whose frame it answers; None where it is not recorded.
         parameters: how many numbers were learnt.
+        parts: which packages brought backbone and head; empty where it is not recorded.
         metrics: what it was measured to do, and where (``zoo/columns.py`` says what each number means).
         trained_with: plain data of the recipe; None where it is not recorded.
         files: size and sha256 by the name of a file.
@@ -108,6 +126,7 @@ class Entry:
         None,
     )
     parameters: int = setting(whole(1, 10**10), "how many numbers were learnt")
+    parts: Mapping[str, Origin] = setting(mapping(), "which packages brought backbone and head", {})
     metrics: Mapping[str, Any] = setting(mapping(), "what it was measured to do", {})
     trained_with: Mapping[str, Any] | None = setting(optional(mapping(), "not recorded"), "the recipe", None)
     files: Mapping[str, FileFacts] = setting(mapping(), "what is known of its files", {})
@@ -116,7 +135,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         check_fields(self, "entry")
-        _check_name(self.name, self.tag)
+        _check_name(self.name, self.tag, self.parts)
         for field in ("backbone_args", "head_args"):
             _check_arguments(field, getattr(self, field))
 
@@ -135,9 +154,15 @@ class Entry:
         values = {key: value for key, value in config.items() if key in known}
         if values.get("molecule") is not None:
             values["molecule"] = _part(Molecule, values["molecule"], label, "molecule")
+        parts = values.get("parts", {})
+        if not isinstance(parts, dict):
+            _refuse(label, "parts", parts, "the backbone and the head")
+        values["parts"] = {kind: _part(Origin, stated, label, f"parts.{kind}") for kind, stated in parts.items()}
         values["files"] = _files(values.get("files"), label)
         values["more"] = {key: value for key, value in config.items() if key not in known | {"format"}}
-        return from_plain(cls, values, label)
+        entry = from_plain(cls, values, label)
+        _warn_of_namesakes(entry, label)
+        return entry
 
     def to_config(self) -> dict[str, Any]:
         """What stands in ``config.json``, which does not say where it is itself."""
@@ -250,13 +275,20 @@ def _files(files: Any, label: str) -> dict[str, FileFacts]:
     return {name: _part(FileFacts, files.get(name), label, f"files, {name}") for name in names}
 
 
-def _check_name(name: str, tag: str | None) -> None:
+def _check_name(name: str, tag: str | None, parts: Mapping[str, Origin]) -> None:
     try:
         backbone, head, tag_in_name = split_name(name)
-        get_part("backbone", backbone)
-        get_part("head", head)
     except UnknownName as error:
-        raise BadInput("entry", str(error), where="field name", hint="or update cryozoo") from None
+        raise BadInput("entry", str(error), where="field name") from None
+    for kind, part in _named(backbone, head):
+        try:
+            get_part(kind, part)
+        except UnknownName as error:
+            found, hint = str(error), "or update cryozoo"
+            if (package := _package(parts.get(kind, Origin()))) is not None:
+                found += f"; the file says that it came with {package}"
+                hint = f"if you trust that package: pip install {package}"
+            raise BadInput("entry", found, where="field name", hint=hint) from None
     if tag_in_name is not None:
         _refuse("entry", "name", name, "<backbone>-<head>; the tag is a field of its own")
     if tag is not None:
@@ -264,6 +296,34 @@ def _check_name(name: str, tag: str | None) -> None:
             split_name(f"{name}.{tag}")
         except UnknownName:
             _refuse("entry", "tag", tag, "lower-case letters, digits and underscores, starting with a letter")
+
+
+def _named(backbone: str, head: str) -> tuple[tuple[Kind, str], tuple[Kind, str]]:
+    return ("backbone", backbone), ("head", head)
+
+
+def _package(origin: Origin) -> str | None:
+    """What to install for a part of somebody else's; None where it is not known, or our own."""
+    if origin.distribution in (None, "cryozoo"):
+        return None
+    return f"{origin.distribution}=={origin.version}" if origin.version else origin.distribution
+
+
+def _warn_of_namesakes(entry: Entry, label: str) -> None:
+    """A part that another package brought is not refused: packages are renamed, and the golden images are repeated."""
+    backbone, head, _ = split_name(entry.name)
+    for kind, name in _named(backbone, head):
+        stated, here = entry.parts.get(kind, Origin()), get_part(kind, name).distribution
+        if stated.distribution is None or (here and _normalised(here.name) == _normalised(stated.distribution)):
+            continue
+        came = _package(stated) or stated.distribution
+        message = f"{kind} {name} came with {came}, and here it is from {here or 'no package'}"
+        warnings.warn(BadInputWarning(f"{label}, field parts: {message}"), stacklevel=3)
+
+
+def _normalised(distribution: str) -> str:
+    """Package indexes take these names for one."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _check_arguments(field: str, args: Mapping[str, Any]) -> None:

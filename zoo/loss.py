@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..losses.base import Loss
-from .registry import get_part
+from .parts import make_part
 
 
 def create_loss(name: str, **args: Any) -> Loss:
@@ -13,5 +13,7 @@ def create_loss(name: str, **args: Any) -> Loss:
 
     Raises:
         UnknownName: no such loss; the message lists the nearest names.
+        ValueError: arguments that it does not take.
+        PartError: the loss itself fails.
     """
-    return get_part("loss", name).load()(**args)
+    return make_part("loss", name, **args)

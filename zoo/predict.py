@@ -57,6 +57,7 @@ def predict(
     Raises:
         BadInput: the encoder predicts no rotation; or the particles cannot be used, with file and row: NaN, infinite
             and constant images, and pixels of quite another size than those of the training.
+        PartError: the backbone or head itself fails.
         PredictionStopped: Ctrl-C, with what was finished.
 
     Warns:

@@ -32,8 +32,8 @@ from ._model_card import model_card
 from ._stores import Folder, HubError, HubRepository, Store
 from ._weights_file import LARGEST_HEADER, Damaged, parse_tensors, read_tensors
 from .encoder import PoseEncoder, create_encoder
-from .entry import CARD, CONFIG, GOLDEN, MODEL, Entry, Molecule, read_entry
-from .registry import UnknownName
+from .entry import CARD, CONFIG, GOLDEN, MODEL, Entry, Molecule, Origin, read_entry
+from .registry import Kind, UnknownName, get_part, split_name
 
 __all__ = ["HubError", "load_pretrained", "save_pretrained"]
 
@@ -93,7 +93,8 @@ def save_pretrained(
         }
     )
     frame = None if molecule is None else from_plain(Molecule, molecule, label, "molecule.")
-    entry = from_plain(Entry, {**plain, "molecule": frame, "source": f"local-dir:{folder}"}, label)
+    made = {"molecule": frame, "parts": _origins(encoder.config["name"]), "source": f"local-dir:{folder}"}
+    entry = from_plain(Entry, {**plain, **made}, label)
     state = _train_mode_state(encoder)
     rebuilt = _build(entry, label, len(state))
     _load_state(rebuilt, state, label)
@@ -131,6 +132,9 @@ def load_pretrained(
         UnknownName: no such entry, a name without its tag, or a path without its prefix; the message says what to type.
         BadInput: a file that is damaged, hostile, or made by a newer version; the message names file and field.
         HubError: a repository that cannot be reached.
+
+    Warns:
+        BadInputWarning: a part of its has the name, but not the package, of the one that it was saved with.
     """
     store, entry = _open(name, revision, local_files_only)
     label = store.label(CONFIG)
@@ -349,6 +353,16 @@ def _write(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
             os.fsync(file.fileno())
         # Nothing is left that is likely to fail. The stack ends in reverse order.
         (folder / next(iter(files))).unlink(missing_ok=True)
+
+
+def _origins(name: str) -> dict[str, Origin]:
+    """Which backbone and head an encoder has, and the packages that brought them."""
+    backbone, head, _ = split_name(name)
+    return {"backbone": _origin("backbone", backbone), "head": _origin("head", head)}
+
+
+def _origin(kind: Kind, name: str) -> Origin:
+    return Origin(name, *(get_part(kind, name).distribution or (None, None)))
 
 
 def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:

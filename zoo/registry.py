@@ -13,9 +13,11 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from importlib.metadata import entry_points
-from typing import Any, Literal, TypeVar
+from functools import cache, cached_property, partial
+from importlib.metadata import entry_points, packages_distributions, version
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from .. import __version__
 
 Kind = Literal["backbone", "head", "loss"]
 T = TypeVar("T", bound=Callable[..., Any])
@@ -31,6 +33,16 @@ class UnknownName(KeyError):
         return str(self.args[0])
 
 
+class Distribution(NamedTuple):
+    """An installed package, by the name that installs it."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
 @dataclass(frozen=True)
 class Part:
     """One entry of the table.
@@ -40,12 +52,27 @@ class Part:
         summary: one line of facts.
         defaults: arguments that make this a variant of its target.
         member: for a family of parts, which of its target's ``names()``; the target's first argument.
+        declared_by: the package whose entry point it is.
     """
 
     target: str | Callable[..., Any]
     summary: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     member: str | None = None
+    declared_by: Distribution | None = None
+
+    @cached_property
+    def distribution(self) -> Distribution | None:
+        """The package that it came with; None of code that no package brought, as in a script."""
+        if self.declared_by is not None:
+            return self.declared_by
+        module = self.target.partition(":")[0] if isinstance(self.target, str) else self.target.__module__
+        top = module.partition(".")[0]
+        if top == "cryozoo":
+            return Distribution(top, __version__)
+        # Looks through all that is installed, so not before somebody asks.
+        names = packages_distributions().get(top)
+        return Distribution(names[0], version(names[0])) if names else None
 
     def load(self) -> Callable[..., Any]:
         """Import the part; its defaults are bound. A family that has no such member raises UnknownName."""
@@ -189,7 +216,9 @@ _FAMILIES: dict[Kind, dict[str, Part]] = {
 def _load_entry_points() -> None:
     for kind in _PARTS:
         for point in entry_points(group=f"cryozoo.{'losses' if kind == 'loss' else kind + 's'}"):
-            _register(kind, point.name, Part(point.value, f"from {point.dist.name if point.dist else 'a plug-in'}"))
+            package = Distribution(point.dist.name, point.dist.version) if point.dist else None
+            summary = f"from {package.name if package else 'a plug-in'}"
+            _register(kind, point.name, Part(point.value, summary, declared_by=package))
 
 
 def _register(kind: Kind, name: str, part: Part) -> None:

@@ -9,13 +9,17 @@ import torch
 
 from cryozoo.geometry.point_groups import point_group
 from cryozoo.geometry.pose import Pose
+from cryozoo.heads.embedding import Embedding, Metric
 from cryozoo.heads.qcqp_bingham import QCQPBingham
+from cryozoo.heads.so3_harmonic import SO3Harmonic
 from cryozoo.losses import Loss
 from cryozoo.losses.bingham import BinghamNLL
 from cryozoo.losses.chordal import Chordal
 from cryozoo.losses.forum import Forum
 from cryozoo.losses.geodesic import Geodesic
 from cryozoo.losses.siamese import SiameseDistance
+from cryozoo.testing import check_loss
+from cryozoo.zoo.registry import get_part, list_parts
 
 MakeBatch = Callable[..., Any]  # Pose, Pose with every field there
 MakeLoss = Callable[..., Loss]
@@ -34,22 +38,33 @@ ALL_LOSSES: dict[str, MakeLoss] = {
 all_losses = pytest.mark.parametrize("make", ALL_LOSSES.values(), ids=ALL_LOSSES.keys())
 
 
+@pytest.mark.parametrize("symmetry", ["C1", "C3", "D2", "O"])
+@all_losses
+def test_what_every_loss_promises(make: MakeLoss, symmetry: str) -> None:
+    check_loss(make(symmetry=symmetry))
+
+
+@pytest.mark.parametrize("name", list_parts("loss"))
+def test_what_every_registered_loss_promises(name: str) -> None:
+    check_loss(get_part("loss", name).load()(), head=SO3Harmonic(lmax=2, order=1) if name == "so3_nll" else None)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_what_distances_of_embeddings_promise(metric: Metric) -> None:
+    check_loss(SiameseDistance(metric=metric), head=Embedding(dim=16))
+
+
 def total(loss: Loss, pose: Pose, target: Pose, progress: float = 0.5) -> torch.Tensor:
     torch.manual_seed(0)  # the pairs
     return loss(pose, target, progress).total
 
 
 @all_losses
-def test_total_is_a_differentiable_scalar(make: MakeLoss, batch: MakeBatch) -> None:
+def test_every_image_has_a_gradient(make: MakeLoss, batch: MakeBatch) -> None:
     pose, target = batch()
     leaf = pose.raw.clone().requires_grad_()
-    pose = QCQPBingham()(leaf)
-    output = make()(pose, target, 0.5)
-    assert output.total.shape == ()
-    assert all(part.shape == () for part in output.parts.values())
-    output.total.backward()
+    total(make(), QCQPBingham()(leaf), target).backward()
     assert leaf.grad is not None
-    assert leaf.grad.isfinite().all()
     assert (leaf.grad != 0).any(1).all()
 
 
@@ -70,32 +85,6 @@ def test_total_falls_when_it_is_minimised(make: MakeLoss, batch: MakeBatch) -> N
 
 
 @all_losses
-def test_terms_have_one_value_for_each_image_or_pair(make: MakeLoss, batch: MakeBatch) -> None:
-    """And their weighted means add up to what is minimised."""
-    pose, target = batch()
-    loss = make()
-    torch.manual_seed(0)
-    output = loss(pose, target, 0.5)
-    counts = {len(values) for values in output.terms.values()}
-    assert all(values.ndim == 1 for values in output.terms.values())
-    assert counts == {7} or isinstance(loss, SiameseDistance)
-    parts = {name: sum(values.tolist()) / len(values) for name, values in output.terms.items()}
-    assert {name: part.item() for name, part in output.parts.items()} == pytest.approx(parts, rel=1e-12)
-    expected = sum(output.weights.get(name, 1) * part for name, part in parts.items())
-    assert output.total.item() == pytest.approx(expected, rel=1e-12)
-
-
-@all_losses
-def test_autocast_changes_nothing(make: MakeLoss, batch: MakeBatch) -> None:
-    pose, target = batch(dtype=torch.float32)
-    outside = total(make(), pose, target)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = total(make(), pose, target)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, outside)
-
-
-@all_losses
 def test_dtype_of_the_prediction_decides(make: MakeLoss, batch: MakeBatch) -> None:
     double, target = batch()
     single, _ = batch(dtype=torch.float32)
@@ -107,15 +96,11 @@ def test_dtype_of_the_prediction_decides(make: MakeLoss, batch: MakeBatch) -> No
 
 @all_losses
 @pytest.mark.parametrize("symmetry", ["C3", "D2", "O"])
-def test_a_mate_of_the_truth_is_as_good_as_the_truth(make: MakeLoss, symmetry: str, batch: MakeBatch) -> None:
+def test_without_the_symmetry_a_mate_is_not_as_good(make: MakeLoss, symmetry: str, batch: MakeBatch) -> None:
     pose, target = batch()
     pose = QCQPBingham()(pose.raw)
     group = point_group(symmetry)
     mates = torch.stack([r @ group[i % len(group)] for i, r in enumerate(target.rotation)])
-    loss = make(symmetry=symmetry)
-    with_truth, with_mates = total(loss, pose, target), total(loss, pose, Pose(rotation=mates))
-    assert with_mates.item() == pytest.approx(with_truth.item(), abs=1e-9)
-    # and without the symmetry it is not
     assert abs(total(make(), pose, Pose(rotation=mates)) - total(make(), pose, target)) > 1e-3
 
 
@@ -125,12 +110,6 @@ def test_symmetry_makes_a_loss_smaller(make: MakeLoss, batch: MakeBatch) -> None
     pose, target = batch(12)
     pose = QCQPBingham()(pose.raw)
     assert total(make(symmetry="C2"), pose, target, 1.0) < total(make(), pose, target, 1.0)
-
-
-@all_losses
-def test_nothing_is_saved_with_the_weights(make: MakeLoss) -> None:
-    assert not make(symmetry="D2").state_dict()
-    assert not list(make().parameters())
 
 
 @all_losses
@@ -154,23 +133,18 @@ def test_what_is_missing_or_misshapen_is_named(
         loss(pose._replace(**change_pose), target._replace(**change_target))
 
 
-@all_losses
-def test_empty_batches_and_wrong_progress_are_refused(make: MakeLoss, batch: MakeBatch) -> None:
+def test_empty_batches_and_wrong_progress_are_named(batch: MakeBatch) -> None:
     pose, target = batch()
     empty = Pose(rotation=torch.zeros(0, 3, 3))
-    with pytest.raises(ValueError, match="the batch is empty"):
-        make()(empty, empty)
+    with pytest.raises(ValueError, match="Chordal: the batch is empty"):
+        Chordal()(empty, empty)
     for progress in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match=re.escape(f"progress {progress}, expected 0 to 1")):
-            make()(pose, target, progress)
+        with pytest.raises(ValueError, match=re.escape(f"Chordal: progress {progress}, expected 0 to 1")):
+            Chordal()(pose, target, progress)
 
 
 @all_losses
-def test_wrong_arguments_are_refused(make: MakeLoss) -> None:
-    with pytest.raises(ValueError, match="shift_weight -1"):
-        make(shift_weight=-1.0)
-    with pytest.raises(ValueError, match="shift_scale 0"):
-        make(shift_scale=0.0)
+def test_an_unknown_symmetry_is_refused(make: MakeLoss) -> None:
     with pytest.raises(ValueError, match="X7"):
         make(symmetry="X7")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cryozoo.models.timm_backbone import TimmBackbone
 from cryozoo.particles.errors import BadInput
 from cryozoo.zoo.encoder import create_encoder
+from cryozoo.zoo.parts import PartError
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
 from cryozoo.zoo.registry import UnknownName, get_part
 
@@ -140,7 +141,7 @@ def test_saved_encoders_do_not_ask_for_imagenet_weights_again(
         torch.testing.assert_close(loaded(images).raw, raw, rtol=0, atol=0)
 
     # A control: to build it as it was first built would ask.
-    with pytest.raises(AssertionError, match="sought"):
+    with pytest.raises(PartError, match="sought"):
         create_encoder(NAME, image_size=48, backbone_args={"pretrained": True})
 
 

@@ -11,6 +11,7 @@ from cryozoo.imaging.inplane import transform_d4, transform_pose
 from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.volumes import Volume
 from cryozoo.losses.bingham import BinghamNLL
+from cryozoo.testing import assert_equivariant
 from cryozoo.zoo.cost import multiply_accumulates
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
 from cryozoo.zoo.registry import get_part, list_parts
@@ -59,10 +60,9 @@ def test_poses_are_equivariant(backbone: str, head: str, size: int, training: bo
     encoder = build(f"{backbone}-{head}", size).train(training)
     assert encoder.group in ELEMENTS
     images = torch.randn(5, 1, size, size)
+    assert_equivariant(encoder, tolerance=1e-10, images=images)
     with torch.no_grad():
-        exact = errors(encoder.double(), images.double(), ELEMENTS[encoder.group])
-        single = errors(encoder.float(), images, ELEMENTS[encoder.group])
-    assert max(exact.values()) < 1e-10, exact
+        single = errors(encoder, images, ELEMENTS[encoder.group])
     # Projections to rotations magnify rounding of the raw vector where two rotations are about equally near.
     assert max(single["raw"], single["shift"]) < 1e-5, single
 
@@ -70,10 +70,9 @@ def test_poses_are_equivariant(backbone: str, head: str, size: int, training: bo
 @pytest.mark.parametrize("stem", ["lowpass", "gaussian", "none"])
 @pytest.mark.parametrize("backbone", ["c4_vgg_gem", "d4_vgg_gem", "c4_cnn", "d4_cnn"])
 def test_every_stem_keeps_it(backbone: str, stem: str) -> None:
-    encoder = build(f"{backbone}-nined_svd", 40, width=0.1, stem=stem).eval().double()
-    with torch.no_grad():
-        found = errors(encoder, torch.randn(2, 1, 40, 40, dtype=torch.float64), ELEMENTS[backbone[:2].upper()])
-    assert max(found.values()) < 1e-10, found
+    encoder = build(f"{backbone}-nined_svd", 40, width=0.1, stem=stem).eval()
+    assert encoder.group == backbone[:2].upper()
+    assert_equivariant(encoder, tolerance=1e-10)
 
 
 @pytest.mark.parametrize("backbone", ["c4_vgg_gem", "d4_vgg_gem", "c4_cnn", "d4_cnn"])
@@ -163,13 +162,12 @@ def test_training_keeps_it_and_agrees_with_the_simulator(size: int) -> None:
         loss(type(pose)(pose.rotation, None, None, pose.raw), type(pose)(rotation)).total.backward()
         optimizer.step()
     encoder.eval().double()
+    assert_equivariant(encoder, tolerance=1e-10, images=images)
     with torch.no_grad():
-        exact = errors(encoder, images.double(), ELEMENTS["D4"])
         found = encoder(images.double()).rotation
         views = [
             encoder(projector(phi @ rotation)[:, None].double() / 30).rotation for phi in PlaneGroup("D4").phi.float()
         ]
-    assert max(exact.values()) < 1e-10, exact
     for phi, view in zip(PlaneGroup("D4").phi, views, strict=True):
         angles = torch.acos(((view * (phi @ found)).sum((-2, -1)) - 1).div(2).clamp(-1, 1))
         assert float(angles.median()) < 0.02
