@@ -11,16 +11,29 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from .geometry.pose import Pose as Pose
+    from .imaging.batch import Batch as Batch
+    from .imaging.projector import Projector as Projector
     from .imaging.reconstruct import reconstruct as reconstruct
+    from .imaging.simulate import Imaging as Imaging
+    from .imaging.simulate import Simulator as Simulator
+    from .imaging.volumes import Volume as Volume
+    from .losses.base import LossOutput as LossOutput
+    from .particles.ctf import CTF as CTF
     from .particles.poses import PoseTable as PoseTable
+    from .particles.stack import ParticleStack as ParticleStack
     from .recovery.orientations import recover_orientations as recover_orientations
+    from .training.data import Recorded as Recorded
+    from .training.data import Simulated as Simulated
+    from .training.objective import Objective as Objective
     from .training.recipe import Recipe as Recipe
     from .training.trainer import train as train
     from .zoo.encoder import PoseEncoder as PoseEncoder
     from .zoo.encoder import create_encoder as create_encoder
     from .zoo.entries import get_entry as get_entry
     from .zoo.entries import list_encoders as list_encoders
+    from .zoo.entry import Entry as Entry
     from .zoo.evaluate import evaluate as evaluate
+    from .zoo.evaluate import pose_metrics as pose_metrics
     from .zoo.export import export as export
     from .zoo.loss import create_loss as create_loss
     from .zoo.pretrained import load_pretrained as load_pretrained
@@ -35,10 +48,22 @@ __version__ = "0.1.0"
 # Imported when they are first asked for, so that listing and --help need no torch. The imports above say the same to
 # editors and type checkers.
 _HOMES = {
+    "Batch": "imaging.batch",
+    "CTF": "particles.ctf",
+    "Entry": "zoo.entry",
+    "Imaging": "imaging.simulate",
+    "LossOutput": "losses.base",
+    "Objective": "training.objective",
+    "ParticleStack": "particles.stack",
     "Pose": "geometry.pose",
     "PoseEncoder": "zoo.encoder",
     "PoseTable": "particles.poses",
+    "Projector": "imaging.projector",
     "Recipe": "training.recipe",
+    "Recorded": "training.data",
+    "Simulated": "training.data",
+    "Simulator": "imaging.simulate",
+    "Volume": "imaging.volumes",
     "create_encoder": "zoo.encoder",
     "create_loss": "zoo.loss",
     "evaluate": "zoo.evaluate",
@@ -47,6 +72,7 @@ _HOMES = {
     "list_encoders": "zoo.entries",
     "list_parts": "zoo.registry",
     "load_pretrained": "zoo.pretrained",
+    "pose_metrics": "zoo.evaluate",
     "reconstruct": "imaging.reconstruct",
     "recover_orientations": "recovery.orientations",
     "register_backbone": "zoo.registry",

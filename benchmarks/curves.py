@@ -65,7 +65,7 @@ def write(suite: str, picture: Path) -> None:
         )
         label = f"{network}, {head}" if len(heads) > 1 else network
         few = "o" if x_is == _IMAGES else ""
-        axes.plot(x, middle, style, marker=few, color=colour, lw=2, label=label.replace("_", " "))
+        axes.plot(x, middle, style, marker=few, color=colour, lw=2, label=label)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     axes.set(xscale="log", yscale="log", xlabel=x_is)
     _ticks(axes.xaxis, sorted({x for curve in found.values() for x, _ in curve}) if x_is == _IMAGES else _STEPS)

@@ -8,7 +8,7 @@ import pytest
 import cryozoo
 
 
-@pytest.mark.parametrize(("folder", "steps"), [("geometry", 15), ("recovery", 4)])
+@pytest.mark.parametrize(("folder", "steps"), [("geometry", 15), ("recovery", 4), ("training", 9)])
 def test_tour(folder, steps):
     readme = Path(cryozoo.__file__).parent / folder / "README.md"
     outcome = doctest.testfile(str(readme), module_relative=False)

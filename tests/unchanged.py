@@ -44,8 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fixed set, rotated": {
         **_COMMON,
         **_NETWORK,
-        "data": {**_PHANTOM, "images": 400, "symmetry": "C2"},
-        "augment": "rotate",
+        "data": {**_PHANTOM, "images": 400, "symmetry": "C2", "augment": "rotate"},
         "loss": "forum",
         "loss_args": {"pairs": "random"},
         "shift": False,
@@ -56,10 +55,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         **_COMMON,
         "encoder": "d4_vgg_gem-embedding",
         **_NETWORK_D4,
-        "data": {**_PHANTOM, "shift_sigma": 8.0, "images": 400},
-        "augment": "d4",
+        "data": {**_PHANTOM, "shift_sigma": 8.0, "images": 400, "augment": "d4"},
         "loss": "siamese_distance",
-        "loss_args": {"pairs": "stratified", "num_pairs": 100, "shift_weight": 0.3, "shift_scale": 10.0},
+        "loss_args": {"pairs": "stratified", "num_pairs": 100},
+        "shift_scale": 10.0,
     },
     "density on D4": {
         **_COMMON,

@@ -13,7 +13,6 @@ from ..particles.errors import BadInput
 from .encoder_protocol import Encoder
 from .registry import Distribution, Kind, UnknownName, get_part
 
-
 NamedPart = tuple[Kind, str, object]
 """A kind, a name, and what was made."""
 

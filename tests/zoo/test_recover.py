@@ -59,7 +59,7 @@ class Reader(PoseEncoder):
         nn.Module.__init__(self)
         self.name = "reader"
         self.entry = make_entry(trained_with={"data": {"symmetry": symmetry}, "loss_args": {}})
-        self.backbone = nn.Identity()
+        self.backbone = nn.Identity()  # type: ignore[assignment]
         self.head = Quaternion() if rotations else Embedding(dim=16)
         self.transposed = transposed
         self.generator = torch.Generator().manual_seed(0)
