@@ -14,8 +14,8 @@ from torch import Tensor
 class Pose(NamedTuple):
     """Poses of B images; as the truth that a prediction is compared with, without ``confidence`` and ``raw``.
 
-    A named tuple, so that torch takes it apart and puts it together: ``DataParallel`` gathers it, ``torch.func`` maps
-    over it. Its length is therefore four; :meth:`rows` chooses images.
+    A named tuple, so that torch takes it apart and puts it together: ``DataParallel`` gathers it, and it is a
+    pytree. Its length is therefore four; :meth:`rows` chooses images.
 
     Attributes:
         rotation: (B, 3, 3), object to camera coordinates, ``x_cam = R @ x_obj``.

@@ -44,9 +44,3 @@ def test_torch_takes_it_apart_and_puts_it_together():
     if torch.cuda.is_available():
         parts = [Pose(*(None if v is None else v.cuda() for v in pose.rows(rows))) for rows in (slice(2), slice(2, 4))]
         assert same(gather(parts, "cpu"), pose)
-
-
-def test_a_network_may_be_vmapped_over():
-    pose = poses(5)
-    turned = torch.func.vmap(lambda p: Pose(p.rotation.mT, p.shift), in_dims=(Pose(0, 0, None, 0),))(pose)  # type: ignore
-    torch.testing.assert_close(turned.rotation, pose.rotation.mT)
