@@ -10,6 +10,9 @@
 3. Or the whole circle ends as a small one, around which pairs that are close have the right distances all the same;
    only far ones, which have saturated, would tell. Unrolled to a great circle it is about right, but for mirrored
    tilts.
+
+Median errors with the moves and without the one (``benchmarks/results/recovery_moves.md``), radians: 1. half of few
+pairs wrong, 0.134 and 0.195; views around one direction, estimates that saturate at 1.5, 0.035 and 2. 0.179, 3. 0.582.
 """
 
 from __future__ import annotations

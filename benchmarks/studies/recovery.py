@@ -238,8 +238,8 @@ _ALL_PAIRS: list[tuple[float, float, float | None]] = [
     *((0.2, 0.0, saturates) for saturates in (2.0, 1.2)),
     (0.2, 0.3, 2.0),
 ]
-UNEVEN: list[tuple[float, float | None]] = [(0.2, None), (0.6, None), (0.2, 2.0), (0.2, 1.5)]
-FEW_PAIRS: list[tuple[float, float, float | None]] = [
+_UNEVEN: list[tuple[float, float | None]] = [(0.2, None), (0.6, None), (0.2, 2.0), (0.2, 1.5)]
+_FEW_PAIRS: list[tuple[float, float, float | None]] = [
     *((deviation, 0.0, None) for deviation in (0.0, 0.2, 0.4, 0.8)),
     *((0.2, wrong, None) for wrong in (0.1, 0.3, 0.5)),
     (0.2, 0.0, 2.0),
@@ -264,12 +264,12 @@ def measure(largest: int = 100_000, seeds: int = 3) -> dict[str, Any]:
     adam = [averaged(Case(small, deviation, clipped=False), "adam", 1) for deviation in PAPER]
     spoilt = [averaged(Case(small, s, wrong=wrong, saturates=a)) for s, wrong, a in _ALL_PAIRS]
     spoilt += [averaged(Case(middle, 0.2, wrong=0.3, saturates=2.0))]
-    spoilt += [averaged(Case(middle, s, each=100, wrong=wrong, saturates=a)) for s, wrong, a in FEW_PAIRS]
+    spoilt += [averaged(Case(middle, s, each=100, wrong=wrong, saturates=a)) for s, wrong, a in _FEW_PAIRS]
     spoilt += [averaged(Case(100_000, 0.2, each=100), repeats=1)] if largest >= 100_000 else []
     return {
         "figure_7": figure_7 + adam,
         "spoilt": spoilt,
-        "uneven": [uneven(Case(small, s, saturates=a, views=views)) for views in VIEWS for s, a in UNEVEN],
+        "uneven": [uneven(Case(small, s, saturates=a, views=views)) for views in VIEWS for s, a in _UNEVEN],
         "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "alignment": alignment(small),
         **provenance(),

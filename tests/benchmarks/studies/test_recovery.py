@@ -82,8 +82,8 @@ def test_tables_hold_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery_adam, "_MOST", 3)
     monkeypatch.setattr(recovery, "PAPER", {s: PAPER[s] for s in (0.0, 0.8)})
     monkeypatch.setattr(recovery, "_ALL_PAIRS", [(0.2, 0.0, None)])
-    monkeypatch.setattr(recovery, "FEW_PAIRS", [(0.2, 0.1, None)])
-    monkeypatch.setattr(recovery, "UNEVEN", [(0.2, None)])
+    monkeypatch.setattr(recovery, "_FEW_PAIRS", [(0.2, 0.1, None)])
+    monkeypatch.setattr(recovery, "_UNEVEN", [(0.2, None)])
     monkeypatch.setattr(recovery, "alignment", lambda particles: [["0.0", "1 of 1", "1.0"]])
     text = tables(measure(200, 1))
     assert text.count("\n| spectral | 200 |") == text.count("\n| adam | 200 |") == 2
