@@ -109,7 +109,7 @@ def _check_group(backbone: Any, images: Tensor, part: str) -> None:
         by_element = features.unflatten(1, (len(group), fields))
         permuted = by_element[:, group.table[group.inverse[index]]].flatten(1)
         worst, least = max(worst, _relative(moved, permuted)), max(least, _relative(moved, features))
-    _hold(least > 1e-6, part, f"features that {group.name} permutes", "those of moved images are the same")
+    _hold(least > 1e-12, part, f"features that {group.name} permutes", "those of moved images are the same")
     found = f"those of moved images are off by {worst:.1e} (unpermuted by {least:.1e})"
     _hold(worst < 1e-3 * least, part, f"features that {group.name} permutes", found)
 
@@ -221,9 +221,9 @@ def check_loss(loss: Loss, *, head: Head | None = None) -> None:
     _hold(isinstance(loss, Loss), part, "a subclass of cryozoo.losses.Loss", "it is none")
     raw, truth = torch.randn(_ROWS, head.raw_dim, dtype=torch.float64), random_rotations(_ROWS, dtype=torch.float64)
 
-    def compare(raw: Tensor, truth: Tensor, progress: float = 0.5) -> LossOutput:
+    def compare(raw: Tensor, truth: Tensor, progress: float = 0.5, **changed: Tensor) -> LossOutput:
         torch.manual_seed(0)  # of random pairs
-        return loss(head(raw), Pose(truth), progress)
+        return loss(head(raw)._replace(**changed), Pose(truth), progress)
 
     output = compare(raw, truth)
     _hold(isinstance(output, LossOutput) and len(output.terms) > 0, part, "a LossOutput with terms", f"{output!r:.60}")
@@ -262,18 +262,20 @@ def check_loss(loss: Loss, *, head: Head | None = None) -> None:
     _hold(not saved, part, "nothing to save without parameters", f"it saves {', '.join(saved)}")
 
 
-def _check_gradients(
-    compare: Callable[[Tensor, Tensor], LossOutput], head: Head, raw: Tensor, truth: Tensor, part: str
-) -> None:
-    predicted, alike = head(raw).rotation, (raw[:1].expand_as(raw), truth[:1].expand_as(truth))
-    cases = {"random predictions": (raw, truth), "predictions that are all alike": alike}
-    if predicted is not None:
-        half_turn = torch.diag(torch.tensor([1.0, -1, -1], dtype=raw.dtype))
-        cases |= {"true predictions": (raw, predicted), "half a turn": (raw, predicted @ half_turn)}
-    for case, (given, target) in cases.items():
+def _check_gradients(compare: Callable[..., LossOutput], head: Head, raw: Tensor, truth: Tensor, part: str) -> None:
+    alike = raw[:1].expand_as(raw), truth[:1].expand_as(truth)
+    for case, (given, target) in {"random predictions": (raw, truth), "predictions that are all alike": alike}.items():
         leaf = given.clone().requires_grad_()
         compare(leaf, target).total.backward()
-        _hold_gradient(leaf.grad, part, f"at {case}", zero=case != "random predictions")
+        _hold_gradient(leaf.grad, part, f"at {case}", zero=given is not raw)
+    if not head.has_rotation:
+        return
+    exact = torch.eye(3, dtype=raw.dtype).expand(len(raw), 3, 3)
+    half_turn = torch.tensor([1.0, -1, -1], dtype=raw.dtype)
+    for case, target in {"true predictions": exact, "predictions half a turn off": exact * half_turn}.items():
+        leaf, rotation = raw.clone().requires_grad_(), exact.clone().requires_grad_()
+        compare(leaf, target, rotation=rotation).total.backward()
+        _hold_gradient(leaf.grad if rotation.grad is None else rotation.grad, part, f"at {case}", zero=True)
 
 
 @torch.no_grad()

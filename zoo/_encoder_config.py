@@ -128,7 +128,7 @@ class _Check:
             if not isinstance(stated, dict):
                 self.refuse(f"parts.{kind}", stated, "name, distribution and version")
             for field, value in stated.items():
-                if not (value is None or isinstance(value, str) and re.fullmatch(_IN_A_COMMAND, value)):
+                if not (value is None or (isinstance(value, str) and re.fullmatch(_IN_A_COMMAND, value))):
                     self.refuse(f"parts.{kind}.{field}", value, "a name or version")
 
     def integer(self, field: str, least: int, most: int) -> None:

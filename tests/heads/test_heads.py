@@ -44,14 +44,14 @@ all_heads = pytest.mark.parametrize("make", ALL_HEADS, ids=lambda h: h.__name__)
 
 @pytest.mark.parametrize("name", list_parts("head"))
 def test_what_every_head_promises(name: str) -> None:
-    make = get_part("head", name).load()
+    make: Any = get_part("head", name).load()
     check_head(make())
     check_head(make(**make.equivariant_args))
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
 @pytest.mark.parametrize("confidence", ["height", "entropy", "probability"])
-def test_what_densities_promise(confidence: str, symmetry: str) -> None:
+def test_what_densities_promise(confidence: Any, symmetry: str) -> None:
     check_head(SO3Harmonic(lmax=2, order=1, symmetry=symmetry, confidence=confidence))
 
 

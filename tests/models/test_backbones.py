@@ -1,6 +1,7 @@
 """Every registered backbone, its pooling and its stems."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from cryozoo.zoo.registry import get_part, list_parts
 @pytest.mark.parametrize("name", list_parts("backbone"))
 @pytest.mark.parametrize("size", [72, 73])
 def test_what_every_backbone_promises(name: str, size: int) -> None:
-    args = {} if name.startswith("test_") else {"width": 0.1}
+    args: dict[str, Any] = {} if name.startswith("test_") else {"width": 0.1}
     check_backbone(get_part("backbone", name).load(), image_size=size, **args)
 
 

@@ -319,6 +319,10 @@ CONTENT = {
     "105-sha256": (set_to("files", MODEL, "sha256", "0" * 63), [MODEL, "sha256"]),
     "105-size-negative": (set_to("files", MODEL, "size", -1), [MODEL, "size"]),
     "105-tag": (set_to("tag", "../x"), ["field tag"]),
+    "105-parts-a-list": (set_to("parts", []), ["field parts"]),
+    "105-parts-a-text": (set_to("parts", {"head": "x"}), ["field parts.head"]),
+    "105-parts-an-option": (set_to("parts", {"head": {"distribution": "--index-url"}}), ["parts.head.distribution"]),
+    "105-parts-a-command": (set_to("parts", {"head": {"version": "1; rm x"}}), ["parts.head.version"]),
     "105-molecule": (set_to("molecule", {"name": "x"}), ["field molecule", "symmetry"]),
     "105-molecule-a-number": (set_to("molecule", {"name": 1, "source": "x", "symmetry": "C1"}), ["molecule.name"]),
     **{
