@@ -129,7 +129,7 @@ def test_arguments_and_failures_of_a_part_are_told_apart() -> None:
         with pytest.raises(PartError, match=f"^backbone 'careless'.*: {message}$"):
             make_part("backbone", "careless", 32, 1, **args)
     registry.register_head("gone", "nosuch_module:Thing")
-    with pytest.raises(PartError, match="^head 'gone': ModuleNotFoundError: No module named 'nosuch_module'"):
+    with pytest.raises(PartError, match=r"^head 'gone': ModuleNotFoundError: No module named 'nosuch_module'"):
         load_part("head", "gone")
     with pytest.raises(UnknownName):
         make_part("head", "nosuch")
