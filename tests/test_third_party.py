@@ -43,14 +43,25 @@ assert torch.equal(encoder(images).rotation, result.encoder(images).rotation)
 print(encoder.predict(images[:, 0]).rotation.shape)
 """
 
-BROKEN = """
-import sys, plug
+TRAIN = """
+import contextlib, io, json, sys
+from unittest import mock
+import plug
 from cryozoo.cli.main import main
+
 def fails(self, *args, **more):
     raise IndexError("out of range")
-owner, method = sys.argv[1].split(".")
-setattr(getattr(plug, owner), method, fails)
-main(sys.argv[2:])
+
+for number, (recipe, broken) in enumerate(json.loads(sys.argv[1])):  # torch is imported once for all of them
+    breaking = contextlib.nullcontext()
+    if broken:
+        breaking = mock.patch.object(getattr(plug, broken[0]), broken[1], fails)
+    with breaking, contextlib.redirect_stderr(io.StringIO()) as stderr, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(["train", recipe, "--out", f"{sys.argv[2]}/{number}"])
+        except SystemExit as stop:
+            code = stop.code
+    print(json.dumps([code, stderr.getvalue()]))
 """
 
 
@@ -112,21 +123,26 @@ def test_a_part_of_the_same_name_from_elsewhere_is_reported(
         load_pretrained(f"local-dir:{toured / 'encoder'}")
 
 
-@pytest.mark.parametrize(
-    ("method", "says"),
-    [
-        ("Pool.__init__", "backbone 'plug_pool'"),
-        ("Pool.forward", "backbone 'plug_pool'"),
-        ("Cross.rotation", "head 'plug_cross'"),
-        ("Cosine.__init__", "loss 'plug_cosine'"),
-        ("Cosine.compare", "loss 'plug_cosine'"),
-    ],
-)
-def test_its_failures_in_training_are_its_own(site: Path, toured: Path, tmp_path: Path, method: str, says: str) -> None:
+def trainings(site: Path, folder: Path, asked: list[tuple[Path, list[str] | None]]) -> list[tuple[int, str]]:
+    """Exit code and standard error of ``cryozoo train`` by each recipe, with a method that fails, or without."""
+    done = python(site, TRAIN, json.dumps([(str(recipe), broken) for recipe, broken in asked]), folder)
+    assert done.returncode == 0, done.stderr
+    return [(code, stderr) for code, stderr in map(json.loads, done.stdout.splitlines())]
+
+
+def test_its_failures_in_training_are_its_own(site: Path, toured: Path, tmp_path: Path) -> None:
+    expected = {
+        "Pool.__init__": "backbone 'plug_pool'",
+        "Pool.forward": "backbone 'plug_pool'",
+        "Cross.rotation": "head 'plug_cross'",
+        "Cross.representation": None,  # which only equivariant backbones ask for
+        "Cosine.__init__": "loss 'plug_cosine'",
+        "Cosine.compare": "loss 'plug_cosine'",
+    }
     recipe = toured / "run" / "recipe.json"
-    done = python(site, BROKEN, method, "train", recipe, "--out", tmp_path / "run")
-    whose = f"error: {says} (from the package cryozoo-plug 1.2): IndexError: out of range (--debug shows where)\n"
-    assert (done.returncode, done.stderr) == (1, whose)
+    found = trainings(site, tmp_path, [(recipe, method.split(".")) for method in expected])
+    why = "(from the package cryozoo-plug 1.2): IndexError: out of range (--debug shows where)"
+    assert found == [(1, f"error: {whose} {why}\n") if whose else (0, "") for whose in expected.values()]
 
 
 def test_its_failures_in_prediction_are_its_own(site: Path, toured: Path) -> None:
@@ -140,25 +156,23 @@ encoder.predict(torch.randn(2, 32, 32))
     assert "PartError: backbone 'plug_pool' (from the package cryozoo-plug 1.2): NotImplementedError" in error
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
+def test_what_a_recipe_asks_of_it_in_vain(site: Path, toured: Path, tmp_path: Path) -> None:
+    expected: list[tuple[dict[str, object], str]] = [
         ({"backbone_args": {"depth": 3}}, "field backbone_args: backbone plug_pool: .*'depth'.*its arguments: width"),
         ({"backbone_args": {"width": 0}}, "field backbone_args: backbone plug_pool: width 0, expected at least 1"),
         ({"head_args": {"lmax": 3}}, "field head_args: head plug_cross: .*'lmax'.*its arguments: none"),
         ({"loss_args": {"foo": 3}}, "field loss_args: loss plug_cosine: .*'foo'.*its arguments: symmetry"),
         ({"encoder": "plug_pol-plug_cross"}, "field encoder: unknown backbone 'plug_pol'; did you mean plug_pool"),
         ({"encoder": "plug_pool-plug_cros"}, "field encoder: unknown head 'plug_cros'; did you mean plug_cross"),
+        ({"encoder": "plug_pool-plug_cross.mine"}, "field encoder: 'plug_pool-plug_cross.mine' names pretrained"),
         ({"loss": "plug_cosin"}, "field loss: unknown loss 'plug_cosin'; did you mean plug_cosine"),
         ({"loss": "so3_nll"}, "fields encoder and loss: SO3NLL: needs the 35"),
-    ],
-)
-def test_what_a_recipe_asks_of_it_in_vain(site: Path, toured: Path, tmp_path: Path, change: dict, says: str) -> None:
+    ]
     recipe = json.loads((toured / "run" / "recipe.json").read_text())
-    (tmp_path / "recipe.json").write_text(json.dumps({**recipe, **change}))
-    done = python(
-        site, "import sys; from cryozoo.cli.main import main; main(sys.argv[1:])",
-        "train", tmp_path / "recipe.json", "--out", tmp_path / "run",
-    )  # fmt: skip
-    assert done.returncode == 3, done.stderr
-    assert re.search(rf"^error: {re.escape(str(tmp_path))}/recipe.json, {says}", done.stderr)
+    recipes = [tmp_path / f"{number}.json" for number in range(len(expected))]
+    for path, (change, _) in zip(recipes, expected, strict=True):
+        path.write_text(json.dumps({**recipe, **change}))
+    found = trainings(site, tmp_path / "run", [(path, None) for path in recipes])
+    for path, (_, says), (code, stderr) in zip(recipes, expected, found, strict=True):
+        assert code == 3
+        assert re.search(rf"^error: {re.escape(str(path))}, {says}", stderr)
