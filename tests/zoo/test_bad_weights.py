@@ -339,6 +339,10 @@ CONTENT = {
         ["field shift", "true or false"],
     ),
     "105-metrics-a-list": (set_to("metrics", []), ["field metrics"]),
+    "105-parts-a-list": (set_to("parts", []), ["field parts"]),
+    "105-parts-a-text": (set_to("parts", {"head": "x"}), ["field parts.head"]),
+    "105-parts-an-option": (set_to("parts", {"head": {"distribution": "--index-url"}}), ["parts.head.distribution"]),
+    "105-parts-a-command": (set_to("parts", {"head": {"version": "1; rm x"}}), ["parts.head.version"]),
     "105-molecule-a-number": (set_to("molecule", {"name": 1, "source": "x", "symmetry": "C1"}), ["molecule.name"]),
     **{
         f"105-no-{field}": ((lambda config, field=field: config.pop(field)), [f"field {field}", "missing"])

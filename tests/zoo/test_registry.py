@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
+import cryozoo
 from cryozoo.zoo import registry
+from cryozoo.zoo.parts import BadArguments, PartError, load_part, make_part
 from cryozoo.zoo.registry import UnknownName, get_part, list_combinations, list_parts, register_head, split_name
 
 
@@ -99,3 +102,34 @@ def test_a_family_is_of_one_kind() -> None:
 def test_a_registered_part_goes_before_a_family() -> None:
     registry.register_backbone("timm_mine", "somewhere:Else", summary="mine")
     assert get_part("backbone", "timm_mine").summary == "mine"
+
+
+def test_a_part_says_which_package_it_came_with() -> None:
+    registry.register_backbone("from_a_package", "scipy.spatial.transform:Rotation")
+    registry.register_backbone("from_a_script", lambda image_size, in_chans: None)
+    registry.register_backbone("from_nowhere", "nosuch_module:Thing")
+    ours, others = get_part("backbone", "vgg_gem").distribution, get_part("backbone", "from_a_package").distribution
+    assert (str(ours), str(others)) == (f"cryozoo {cryozoo.__version__}", f"scipy {version('scipy')}")
+    assert str(get_part("backbone", "timm_resnet18").distribution) == str(ours)
+    assert get_part("backbone", "from_nowhere").distribution is None
+
+
+def test_arguments_and_failures_of_a_part_are_told_apart() -> None:
+    def make(image_size: int, in_chans: int, *, width: int = 1) -> None:
+        if width < 0:
+            raise ValueError(f"width {width}")
+        raise (ImportError("no such module") if width > 1 else TypeError("a mistake"))
+
+    registry.register_backbone("careless", make)
+    for args, message in (({"name": 1}, "'name'; its arguments: width"), ({"width": -1}, "width -1")):
+        with pytest.raises(BadArguments, match=f"backbone careless: .*{message}") as refused:
+            make_part("backbone", "careless", 32, 1, **args)
+        assert refused.value.field == "backbone_args"
+    for args, message in (({}, "TypeError: a mistake"), ({"width": 2}, "ImportError: no such module")):
+        with pytest.raises(PartError, match=f"^backbone 'careless'.*: {message}$"):
+            make_part("backbone", "careless", 32, 1, **args)
+    registry.register_head("gone", "nosuch_module:Thing")
+    with pytest.raises(PartError, match=r"^head 'gone': ModuleNotFoundError: No module named 'nosuch_module'"):
+        load_part("head", "gone")
+    with pytest.raises(UnknownName):
+        make_part("head", "nosuch")
