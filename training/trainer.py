@@ -88,13 +88,13 @@ def train(
         Interrupted: stopped by Ctrl-C, SIGTERM or SIGUSR1, after writing a checkpoint; a second Ctrl-C stops at once.
     """
     trainer = _Trainer(recipe, out, device, progress, restart, objective)
-    if report is not None:
-        report(f"{recipe.encoder}: {describe_cost(trainer.encoder)}")
     parts = parts_of(trainer.encoder)
     if isinstance(trainer.objective, Supervised):
         parts.append(("loss", recipe.loss, trainer.objective.loss))
     try:
         with blaming(*parts):
+            if report is not None:
+                report(f"{recipe.encoder}: {describe_cost(trainer.encoder)}")
             return trainer.run()
     except Mismatch as error:
         raise BadInput(recipe.source, str(error), where="fields encoder and loss") from error
