@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.steerable import fold
 from .encoder import PoseEncoder
+from .parts import blaming, parts_of
 
 
 def describe_cost(encoder: PoseEncoder) -> str:
@@ -22,6 +23,7 @@ def multiply_accumulates(encoder: PoseEncoder) -> int:
     size = encoder.preprocessing.image_size
     device = next(encoder.parameters()).device
     plain = fold(encoder).eval()
-    with FlopCounterMode(display=False) as counter:
+    assert isinstance(plain, PoseEncoder)
+    with blaming(*parts_of(plain)), FlopCounterMode(display=False) as counter:  # it is a copy, whose parts are its own
         plain(torch.zeros(1, encoder.config["in_chans"], size, size, device=device))
     return counter.get_total_flops() // 2
