@@ -108,7 +108,8 @@ def table(figures: dict[str, Any]) -> str:
     header += [*(f"no `{name}`" for name in MOVES), "CPU seconds, all", "CPU seconds, none"]
     rows = markdown_table(header, [line(row) for row in figures["rows"]])
     return (
-        f"E_OR in radians, median / largest of 3 sets with few pairs, of 10 of crowded views (seeds from 0):\n\n{rows}"
+        "E_OR in radians, median / largest of 3 sets with few pairs, of 10 of crowded views (seeds from 0). CPU "
+        f"seconds depend on what else the machine does; compare them within a row.\n\n{rows}"
     )
 
 
