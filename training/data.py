@@ -87,11 +87,9 @@ def _is_point_group(name: Any) -> bool:
 
 
 _SYMMETRY = Rule(_is_point_group, "a point group: Cn, Dn, T, O or I, such as C1 or D7")
-_SPLIT = optional(
-    numbers(2, lambda x: min(x) > 0 and sum(x) < 1, "the shares of training and validation, together below 1"),
-    "(0.5, 0.17)",
-)
+_SPLIT = numbers(2, lambda x: min(x) > 0 and sum(x) < 1, "the shares of training and validation, together below 1")
 _DEFAULT_SPLIT = (0.5, 0.17)
+_DEFAULT_HELD_OUT = 2048
 
 
 @documented
@@ -105,10 +103,10 @@ class Simulated:
     images: int | None = setting(
         optional(whole(_FEWEST, 10**9), "new ones at every step"), "a fixed set of so many images", None
     )
-    held_out: int | None = setting(
-        optional(whole(_FEWEST, 10**7), "2048"), "images of validation, and of test, where others are new", None
+    held_out: int = setting(
+        whole(_FEWEST, 10**7), "images of validation, and of test, where others are new", _DEFAULT_HELD_OUT
     )
-    split: tuple[float, float] | None = setting(_SPLIT, "how a fixed set is split; the rest is the test", None)
+    split: tuple[float, float] = setting(_SPLIT, "how a fixed set is split; the rest is the test", _DEFAULT_SPLIT)
     augment: Literal["none", "d4", "rotate", "simulate"] = setting(
         one_of("none", "d4", "rotate", "simulate"),
         "of a fixed set: quarter turns and flips, any angle and flips, or new particles in place of those that train",
@@ -122,12 +120,12 @@ class Simulated:
 
     def __post_init__(self) -> None:
         check_fields(self, "data", "data.")
-        if self.images is None and self.split is not None:
+        if self.images is None and self.split != _DEFAULT_SPLIT:
             raise BadInput("data", "split without images", where="field data.split", hint="give data.images, too")
         if self.images is None and self.augment != "none":
             found, hint = f"{self.augment!r} without a fixed set", "give data.images, or augment none"
             raise BadInput("data", found, where="field data.augment", hint=hint)
-        if self.images is not None and self.held_out is not None:
+        if self.images is not None and self.held_out != _DEFAULT_HELD_OUT:
             hint = "the split of a fixed set says what is held out"
             raise BadInput("data", "held_out with images", where="field data.held_out", hint=hint)
         if self.noise_ramp and self.imaging.snr is None:
@@ -144,12 +142,7 @@ class Simulated:
     @property
     def training_images(self) -> int | None:
         """How many there are to train on; None where they are new at every step."""
-        return None if self.images is None or self.new_images else round(self.images * self.shares[0])
-
-    @property
-    def shares(self) -> tuple[float, float]:
-        """Of training and validation in a fixed set."""
-        return self.split or _DEFAULT_SPLIT
+        return None if self.images is None or self.new_images else round(self.images * self.split[0])
 
     def simulator(self, image_size: int, pixel_size: float | None) -> Simulator:
         """The simulator of the volume, for images of this box."""
@@ -163,13 +156,13 @@ class Simulated:
         simulator = self.simulator(image_size, pixel_size).to(device)
         preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
         if self.images is None:
-            held_out = self.held_out or 2048
-            validation, test = (draw(simulator, preprocessing, held_out, s) for s in (VALIDATION_SEED, TEST_SEED))
+            seeds = VALIDATION_SEED, TEST_SEED
+            validation, test = (draw(simulator, preprocessing, self.held_out, seed) for seed in seeds)
         else:
             fixed = FixedSet(
                 draw(simulator, preprocessing, self.images, FIXED_SEED),
                 preprocessing,
-                split=self.shares,
+                split=self.split,
                 augment=self.augment,
                 seed=seed,
             )
@@ -196,7 +189,7 @@ class Recorded:
     particles: str = setting(text("a STAR or .cs file with poses"), "the table; sought in CRYOZOO_DATA, too")
     datadir: str | None = setting(optional(text("a folder"), "the folder of the table"), "where the images are", None)
     symmetry: str = setting(_SYMMETRY, "point group of the object, in RELION's axes", "C1")
-    split: tuple[float, float] | None = setting(_SPLIT, "how the particles are split; the rest is the test", None)
+    split: tuple[float, float] = setting(_SPLIT, "how the particles are split; the rest is the test", _DEFAULT_SPLIT)
     augment: Literal["none", "d4", "rotate"] = setting(
         one_of("none", "d4", "rotate"), "quarter turns and flips, or any angle and flips, of those that train", "none"
     )
@@ -225,7 +218,7 @@ class Recorded:
         return FixedSet(
             Batch(images, Pose(*true)),
             preprocessing,
-            split=self.split or _DEFAULT_SPLIT,
+            split=self.split,
             augment=self.augment,
             image_ids=torch.from_numpy(stack.image_ids),
             seed=seed,

@@ -107,7 +107,7 @@ def open_test_set(recipe: Recipe) -> TestSet:
     simulator = data.simulator(recipe.image_size, recipe.pixel_size)
     count = data.images or 0
     chunks = list(simulate(simulator, count, FIXED_SEED))
-    rows = split_rows(torch.arange(count), data.shares)[2]
+    rows = split_rows(torch.arange(count), data.split)[2]
     chosen = join_batches(chunks)[rows]
     images, rotation, shift = chosen.images, chosen.pose.rotation, chosen.pose.shift
     assert rotation is not None

@@ -12,8 +12,7 @@ from cryozoo.training.recipe import Recipe
 
 def record(backbone: str, head: str, images: int | None, medians: list[float], cpu: float) -> Result:
     augment: Literal["none", "rotate"] = "none" if images is None else "rotate"
-    split = None if images is None else (0.5, 0.25)
-    data = Simulated("phantom:0", images=images, split=split, augment=augment)
+    data = Simulated("phantom:0", images=images, augment=augment)
     recipe = Recipe(f"{backbone}-{head}", 32, data, 1)
     history = [{"step": 1.0}, *({"cpu_s": cpu * k, "median_deg": m} for k, m in enumerate(medians, 1))]
     return Result("a label", recipe, {"median_deg": medians[-1]}, history)

@@ -36,7 +36,7 @@ def written(tmp_path: Path, changes: dict[str, Any]) -> Path:
 
 
 COUNT = "a whole number from 2 to 1,000,000,000"
-SHARES = "the shares of training and validation, together below 1, or nothing for (0.5, 0.17)"
+SHARES = "the shares of training and validation, together below 1"
 SOURCE = "names and values: a volume or particles, and how they are used"
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"encoder": MISSING}, ", field encoder: missing; expected <backbone>-<head>"),
