@@ -109,7 +109,8 @@ def test_random_augmentations_keep_images_and_poses_together() -> None:
 
 def test_the_axis_of_the_astigmatism_moves_along() -> None:
     """Images with a strongly astigmatic CTF; the control keeps the axis."""
-    projector, pose, _, circle = scene(40, 8)
+    projector, pose, _, _ = scene(40, 8)
+    circle = inscribed_circle(40)
     ctf = make_ctf(8, defocus_u=30000.0, defocus_v=6000.0, defocus_angle=torch.linspace(0, 170, 8))
     torch.manual_seed(2)
     for augment, least in ((augment_d4, 0.999), (augment_rotate, 0.99)):

@@ -60,7 +60,7 @@ def test_a_generator_gives_the_same_particles() -> None:
 )
 def test_impossible_imaging_is_refused(field: str, values: list[object]) -> None:
     for value in values:
-        with pytest.raises(BadInput, match=rf"^imaging, {field}: {re.escape(str(value))}; expected "):
+        with pytest.raises(BadInput, match=rf"^imaging, field {field}: {re.escape(str(value))}; expected "):
             Imaging(**{field: value})  # type: ignore[arg-type]
 
 
