@@ -110,9 +110,12 @@ def blaming(*parts: NamedPart) -> Iterator[None]:
 
 
 def parts_of(encoder: PoseEncoder) -> list[NamedPart]:
-    """Its backbone and its head."""
-    backbone, _, head = encoder.name.partition("-")
-    return [("backbone", backbone, encoder.backbone), ("head", head, encoder.head)]
+    """Its backbone and its head; a subclass may do without them."""
+    kinds: tuple[Kind, Kind] = ("backbone", "head")
+    held = dict(encoder.named_children())
+    return [
+        (kind, name, held[kind]) for kind, name in zip(kinds, encoder.name.split("-"), strict=False) if kind in held
+    ]
 
 
 @contextmanager
