@@ -108,14 +108,14 @@ def test_random_augmentations_keep_images_and_poses_together() -> None:
 
 
 def test_the_axis_of_the_astigmatism_moves_along() -> None:
-    """Images with a strongly astigmatic CTF; the control keeps the axis."""
+    """Images with an astigmatic CTF, whose tails stay in the box; the control keeps the axis."""
     projector, pose, _, _ = scene(40, 8)
     circle = inscribed_circle(40)
-    ctf = make_ctf(8, defocus_u=30000.0, defocus_v=6000.0, defocus_angle=torch.linspace(0, 170, 8))
+    ctf = make_ctf(8, defocus_u=8000.0, defocus_v=1000.0, defocus_angle=torch.linspace(0, 170, 8))
     torch.manual_seed(2)
-    for augment, least in ((augment_d4, 0.999), (augment_rotate, 0.99)):
+    for augment in (augment_d4, augment_rotate):
         moved = augment(Batch(projector(pose.rotation, pose.shift, ctf)[:, None], pose, ctf))
         for optics, right in ((moved.ctf, True), (ctf, False)):
             seen = projector(moved.pose.rotation, moved.pose.shift, optics)
             found = correlation(moved.images[:, 0][:, circle], seen[:, circle])
-            assert (found.min() > least) == right
+            assert (found.min() > 0.999) == right

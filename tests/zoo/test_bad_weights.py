@@ -412,6 +412,7 @@ def test_105_deep_but_valid_json_is_read_without_recursion(folder):
     refusal(folder, CONFIG)
 
 
+@pytest.mark.filterwarnings("ignore:.*, field parts:cryozoo.particles.errors.BadInputWarning")
 @hypothesis.given(data=st.data())
 @hypothesis.settings(
     max_examples=100, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
