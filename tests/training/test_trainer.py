@@ -23,6 +23,7 @@ from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
 from cryozoo.models.vgg import ConvNet
 from cryozoo.particles.errors import BadInput
+from cryozoo.training.checkpoint import load_checkpoint, save_checkpoint
 from cryozoo.training.data import FixedSet, OnTheFly, Recorded, Simulated
 from cryozoo.training.objective import make_objective
 from cryozoo.training.optimisation import learning_rate
@@ -285,3 +286,23 @@ def test_broken_checkpoint_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BadInput, match=r"checkpoint\.safetensors"):
         train(TINY, tmp_path)
+
+
+def test_a_checkpoint_of_the_first_stage_goes_on(tmp_path: Path) -> None:
+    """Its recipe had other fields, and said what it need not; the weights are those of the undisturbed run."""
+    data = Simulated("phantom:0", Imaging(snr=1.0, shift_sigma=8.0), images=60, augment="d4")
+    recipe = dataclasses.replace(TINY, data=data, shift_scale=10.0, shift_weight=0.5, ema=0.0)
+    whole = train(recipe)
+    trainer = _Trainer(recipe, tmp_path, None, False, False, make_objective)
+    for _ in range(4):
+        trainer._train_step()
+    trainer._validate(0.0, None)
+    trainer._save()
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, state = load_checkpoint(path)
+    first = state["recipe"]
+    first["augment"] = first["data"].pop("augment")
+    first["data"] |= {"split": [0.5, 0.17], "symmetry": "C1"}
+    first["loss_args"] |= {name: first.pop(name) for name in ("shift_weight", "shift_scale")}
+    save_checkpoint(path, tensors, state)
+    assert states_equal(train(recipe, tmp_path).encoder, whole.encoder)
