@@ -7,18 +7,16 @@ of its own with the same few names (:class:`DataSource`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from ..geometry.point_groups import point_group
 from ..geometry.pose import Pose
-from ..imaging.batch import Batch, join_batches
-from ..imaging.inplane import augment_d4, augment_rotate
-from ..imaging.preprocessing import Preprocessing, standardise
+from ..imaging.batch import Batch
+from ..imaging.preprocessing import Preprocessing
 from ..imaging.simulate import Imaging, Simulator
 from ..imaging.volumes import load_volume
 from ..particles.errors import BadInput
@@ -36,29 +34,10 @@ from ..particles.fields import (
     whole,
 )
 from ..particles.files import find_data
-
-VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
-"""Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
+from .batches import DEFAULT_SPLIT, FIXED_SEED, TEST_SEED, VALIDATION_SEED, FixedSet, OnTheFly, TrainingData, draw
 
 _FEWEST = 2
 """Particles of which errors can be averaged."""
-
-
-class TrainingData(Protocol):
-    """A source that was opened.
-
-    Attributes:
-        preprocessing: what was done to the images, and is to be done by the encoder.
-        validation: images that no step has.
-        test: others.
-    """
-
-    preprocessing: Preprocessing
-    validation: Batch
-    test: Batch
-
-    def batch(self, step: int, size: int) -> Batch:
-        """The images of a step: those of the same step are the same, given torch's global generator."""
 
 
 @runtime_checkable
@@ -88,7 +67,6 @@ def _is_point_group(name: Any) -> bool:
 
 _SYMMETRY = Rule(_is_point_group, "a point group: Cn, Dn, T, O or I, such as C1 or D7")
 _SPLIT = numbers(2, lambda x: min(x) > 0 and sum(x) < 1, "the shares of training and validation, together below 1")
-_DEFAULT_SPLIT = (0.5, 0.17)
 _DEFAULT_HELD_OUT = 2048
 
 
@@ -106,7 +84,7 @@ class Simulated:
     held_out: int = setting(
         whole(_FEWEST, 10**7), "images of validation, and of test, where others are new", _DEFAULT_HELD_OUT
     )
-    split: tuple[float, float] = setting(_SPLIT, "how a fixed set is split; the rest is the test", _DEFAULT_SPLIT)
+    split: tuple[float, float] = setting(_SPLIT, "how a fixed set is split; the rest is the test", DEFAULT_SPLIT)
     augment: Literal["none", "d4", "rotate", "simulate"] = setting(
         one_of("none", "d4", "rotate", "simulate"),
         "of a fixed set: quarter turns and flips, any angle and flips, or new particles in place of those that train",
@@ -120,7 +98,7 @@ class Simulated:
 
     def __post_init__(self) -> None:
         check_fields(self, "data", "data.")
-        if self.images is None and self.split != _DEFAULT_SPLIT:
+        if self.images is None and self.split != DEFAULT_SPLIT:
             raise BadInput("data", "split without images", where="field data.split", hint="give data.images, too")
         if self.images is None and self.augment != "none":
             found, hint = f"{self.augment!r} without a fixed set", "give data.images, or augment none"
@@ -189,7 +167,7 @@ class Recorded:
     particles: str = setting(text("a STAR or .cs file with poses"), "the table; sought in CRYOZOO_DATA, too")
     datadir: str | None = setting(optional(text("a folder"), "the folder of the table"), "where the images are", None)
     symmetry: str = setting(_SYMMETRY, "point group of the object, in RELION's axes", "C1")
-    split: tuple[float, float] = setting(_SPLIT, "how the particles are split; the rest is the test", _DEFAULT_SPLIT)
+    split: tuple[float, float] = setting(_SPLIT, "how the particles are split; the rest is the test", DEFAULT_SPLIT)
     augment: Literal["none", "d4", "rotate"] = setting(
         one_of("none", "d4", "rotate"), "quarter turns and flips, or any angle and flips, of those that train", "none"
     )
@@ -249,123 +227,3 @@ def data_from_plain(values: Mapping[str, Any], source: str = "recipe") -> Simula
 
 def _given(instance: Any) -> dict[str, Any]:
     return {f.name: value for f in fields(instance) if (value := getattr(instance, f.name)) != f.default}
-
-
-class OnTheFly:
-    """New simulated particles at every step.
-
-    Args:
-        simulator: draws particles.
-        preprocessing: of the encoder.
-        validation: particles that no step has.
-        test: others.
-        noise_ramp: steps over which the noise grows from none to the simulator's.
-    """
-
-    def __init__(
-        self,
-        simulator: Simulator,
-        preprocessing: Preprocessing,
-        validation: Batch,
-        test: Batch,
-        *,
-        noise_ramp: int = 0,
-    ) -> None:
-        self.simulator = simulator
-        self.preprocessing = preprocessing
-        self.validation = validation
-        self.test = test
-        self.noise_ramp = noise_ramp
-
-    def batch(self, step: int, size: int) -> Batch:
-        """The particles of a step, drawn from torch's global generator."""
-        noise = step / self.noise_ramp if step < self.noise_ramp else 1.0
-        return draw(self.simulator, self.preprocessing, size, noise=noise)
-
-
-def draw(
-    simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None, *, noise: float = 1.0
-) -> Batch:
-    """``n`` preprocessed particles from a generator with this seed, or from torch's global one.
-
-    ``noise`` is the share of the simulator's noise that they have.
-    """
-    pixel_size = simulator.projector.pixel_size
-    return join_batches(
-        [
-            replace(particles, images=preprocessing(particles.images, pixel_size))
-            for particles in simulate(simulator, n, seed, noise=noise)
-        ]
-    )
-
-
-def simulate(simulator: Simulator, n: int, seed: int | None = None, *, noise: float = 1.0) -> Iterator[Batch]:
-    """``n`` particles as they come, some at a time; see :func:`draw`."""
-    generator = None if seed is None else torch.Generator(simulator.projector.frequency.device).manual_seed(seed)
-    for start in range(0, n, 256):
-        yield simulator(min(256, n - start), generator, noise=noise)
-
-
-def split_rows(image_ids: Tensor, split: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a fixed set that train, validate and test, always the same ones; rows of one image stay together."""
-    images, ids = image_ids.unique(return_inverse=True)
-    n = len(images)
-    train, validation = round(split[0] * n), round(split[1] * n)
-    if min(train, validation, n - train - validation) < 1:
-        raise BadInput("data", f"{n} images split {split} leave an empty set", hint="give more images or other shares")
-    place = torch.randperm(n, generator=torch.Generator().manual_seed(0))[ids]
-    parts = place < train, (place >= train) & (place < train + validation), place >= train + validation
-    train_rows, validation_rows, test_rows = (part.nonzero()[:, 0] for part in parts)
-    return train_rows, validation_rows, test_rows
-
-
-class FixedSet:
-    """A fixed set of preprocessed images, split once by the seed 0; every epoch is a new permutation.
-
-    Args:
-        particles: all images and poses.
-        preprocessing: of the encoder.
-        split: shares of training and validation; the rest is the test.
-        augment: ``none``, ``d4`` or ``rotate``, on training images only. (``simulate`` is :class:`OnTheFly`'s.)
-        image_ids: (N,) integers; rows with the same one show the same image (a symmetry-expanded table) and stay
-            together.
-        seed: of the permutations, below 256.
-    """
-
-    def __init__(
-        self,
-        particles: Batch,
-        preprocessing: Preprocessing,
-        *,
-        split: tuple[float, float] = _DEFAULT_SPLIT,
-        augment: str = "none",
-        image_ids: Tensor | None = None,
-        seed: int = 0,
-    ) -> None:
-        ids = torch.arange(len(particles)) if image_ids is None else image_ids
-        self.train, self.validation, self.test = (particles[rows] for rows in split_rows(ids, split))
-        self.preprocessing = preprocessing
-        self.augment = augment
-        self.seed = seed
-        self._epoch = (-1, torch.empty(0, dtype=torch.long))
-
-    def batch(self, step: int, size: int) -> Batch:
-        """The batch of a step; the last incomplete one of an epoch is filled from the next permutation's start."""
-        n = len(self.train)
-        position = torch.arange(step * size, (step + 1) * size)
-        index = torch.cat(
-            [self._permutation(int(e))[position[position // n == e] % n] for e in (position // n).unique()]
-        )
-        batch = self.train[index]
-        if self.augment == "d4":
-            return augment_d4(batch)
-        if self.augment == "rotate":
-            batch = augment_rotate(batch)
-            return replace(batch, images=standardise(batch.images))  # the edge of the circle is not quite what it was
-        return batch
-
-    def _permutation(self, epoch: int) -> Tensor:
-        if self._epoch[0] != epoch:
-            generator = torch.Generator().manual_seed(FIXED_SEED + (self.seed << 32) + epoch)
-            self._epoch = (epoch, torch.randperm(len(self.train), generator=generator))
-        return self._epoch[1]

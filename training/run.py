@@ -12,7 +12,8 @@ from ..imaging.simulate import Simulator
 from ..particles.errors import BadInput
 from ..zoo.encoder import PoseEncoder
 from ..zoo.pretrained import load_pretrained
-from .data import Simulated, TrainingData
+from .batches import TrainingData
+from .data import Simulated
 from .recipe import Recipe
 
 

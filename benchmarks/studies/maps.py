@@ -35,7 +35,7 @@ from ...imaging.volumes import Volume, load_volume
 from ...losses.siamese import SiameseDistance
 from ...particles.poses import PoseTable
 from ...recovery import recover_orientations
-from ...training.data import FIXED_SEED, FixedSet, simulate, split_rows
+from ...training.batches import FIXED_SEED, FixedSet, simulate, split_rows
 from ...training.recipe import Recipe
 from ...training.run import FinishedRun, simulated
 from ...zoo.distances import predicted_distances

@@ -13,7 +13,8 @@ from cryozoo.imaging.batch import Batch
 from cryozoo.imaging.preprocessing import Preprocessing
 from cryozoo.losses.base import LossOutput
 from cryozoo.losses.chordal import Chordal
-from cryozoo.training.data import DataSource, Simulated, TrainingData
+from cryozoo.training.batches import TrainingData
+from cryozoo.training.data import DataSource, Simulated
 from cryozoo.training.objective import Distances, Objective, Supervised, make_objective
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import train

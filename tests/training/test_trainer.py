@@ -23,8 +23,9 @@ from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
 from cryozoo.models.vgg import ConvNet
 from cryozoo.particles.errors import BadInput
+from cryozoo.training.batches import FixedSet, OnTheFly
 from cryozoo.training.checkpoint import load_checkpoint, save_checkpoint
-from cryozoo.training.data import FixedSet, OnTheFly, Recorded, Simulated
+from cryozoo.training.data import Recorded, Simulated
 from cryozoo.training.objective import make_objective
 from cryozoo.training.optimisation import learning_rate
 from cryozoo.training.recipe import Recipe
