@@ -29,7 +29,7 @@ test: .venv/.dev ## ruff, mypy and the tests
 	@mkdir -p .typing && ln -sfn .. .typing/cryozoo
 	@MYPYPATH=.typing $(BIN)/mypy -p cryozoo
 	@echo '== pytest'
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 slow: .venv/.dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow

@@ -61,7 +61,7 @@ def test_gradcheck(batch: Callable) -> None:
     assert torch.autograd.gradcheck(lambda raw: SiameseDistance()(SixDSVD()(raw), target).total, raw)
     embedding = pose.raw.clone().requires_grad_()
     loss = SiameseDistance(metric="euclidean")
-    assert torch.autograd.gradcheck(lambda raw: loss(Embedding(dim=12)(raw), target).total, embedding)
+    assert torch.autograd.gradcheck(lambda raw: loss(Embedding(dim=10)(raw), target).total, embedding)
 
 
 def test_a_common_rotation_on_either_side_changes_nothing(batch: Callable, rotations: Callable) -> None:
