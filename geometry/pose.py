@@ -33,10 +33,6 @@ class Pose(NamedTuple):
         """The poses of some of the images."""
         return Pose(*(None if value is None else value[index] for value in self))
 
-    def to(self, device: torch.device | str) -> Pose:
-        """The same on another device."""
-        return Pose(*(None if value is None else value.to(device) for value in self))
-
     def numpy(self) -> tuple[NDArray[np.float64] | None, ...]:
         """Rotation, shift, confidence and raw vector as float64 arrays, None for what there is not."""
         return tuple(None if value is None else value.detach().cpu().double().numpy() for value in self)

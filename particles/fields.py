@@ -136,12 +136,7 @@ def from_plain(cls: type[T], values: Mapping[str, Any], source: str, prefix: str
     try:
         return cls(**plain, **made)
     except BadInput as error:  # of several fields together, which know no file
-        raise renamed(error, source) from None
-
-
-def renamed(error: BadInput, source: str) -> BadInput:
-    """The same refusal of another file."""
-    return BadInput(source, error.found, expected=error.expected, where=error.where, hint=error.hint)
+        raise BadInput(source, error.found, expected=error.expected, where=error.where, hint=error.hint) from None
 
 
 class FieldFacts(NamedTuple):

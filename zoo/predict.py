@@ -81,10 +81,7 @@ def predict(
 
 
 def _poses(source: ParticleStack | Images, rows: range, pose: Pose) -> PoseTable:
-    rotation, shift, confidence = (
-        None if value is None else value.cpu().double().numpy()
-        for value in (pose.rotation, pose.shift, pose.confidence)
-    )
+    rotation, shift, confidence, _ = pose._replace(raw=None).numpy()
     assert rotation is not None
     where = f"what the network made of {source.path}, rows {rows.start + 1} to {rows.stop}"
     return PoseTable(
