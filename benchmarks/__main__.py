@@ -9,6 +9,7 @@ import click
 from ..particles.files import atomic_write, write_json
 from .readme import with_tables
 from .runs import RESULTS, run_suite
+from .studies.figures import STUDIES, study_table
 from .suites import SUITES
 from .tables import training_table
 
@@ -43,11 +44,11 @@ def run(suite: str, only: str, threads: int) -> None:
 
 
 @main.command()
-@click.argument("suite", type=click.Choice(list(SUITES)))
-def table(suite: str) -> None:
-    """Print the table of a suite and write it to results/SUITE.md."""
-    text = training_table(suite)
-    _write(RESULTS / f"{suite}.md", text)
+@click.argument("name", type=click.Choice([*SUITES, *STUDIES]))
+def table(name: str) -> None:
+    """Print the table of a suite or a study, from its results alone, and write it to results/NAME.md."""
+    text = training_table(name) if name in SUITES else study_table(name)
+    _write(RESULTS / f"{name}.md", text)
     click.echo(text)
 
 
@@ -94,9 +95,12 @@ def modes(run_folder: Path) -> None:
 
 
 @main.command()
-@click.argument("run_folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run_folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 def maps(run_folders: tuple[Path, ...]) -> None:
-    """Orientations and maps from the distances that runs of the suite maps learnt: results/maps.md and pictures."""
+    """Orientations and maps from the distances that runs of the suite maps learnt: results/maps.md and pictures.
+
+    Without a run the table alone is made again, from the figures that there are.
+    """
     from .studies.maps import table, write
 
     for folder in run_folders:

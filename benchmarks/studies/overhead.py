@@ -17,7 +17,8 @@ from typing import Any
 
 from ...zoo.entries import list_encoders
 from ...zoo.provenance import provenance
-from .timing import median_ratio, take_turns, write_figures
+from .figures import write_figures
+from .timing import median_ratio, take_turns
 
 HEAVY = ("timm", "torchvision", "escnn", "e3nn", "pandas", "roma", "scipy")
 

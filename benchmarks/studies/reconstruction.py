@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...zoo.provenance import provenance
-from .timing import write_figures
+from .figures import write_figures
 
 # The peak of a child counts from its parent's size, so that the parent must be a small one.
 _LAUNCHER = """

@@ -24,9 +24,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...particles.files import atomic_write, write_json
 from ...zoo.provenance import provenance
-from ..runs import RESULTS, markdown_table
+from ..runs import markdown_table
+from .figures import write_figures
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -276,7 +276,7 @@ def measure(largest: int = 100_000, seeds: int = 3) -> dict[str, Any]:
     }
 
 
-def tables(figures: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """Markdown."""
     ours = ["L_OR", "E_OR", "bound", "seconds"]
 
@@ -330,13 +330,7 @@ def tables(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    figures = measure(*map(int, sys.argv[1:]))
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / "recovery.json", figures, overwrite=True)
-    text = tables(figures)
-    with atomic_write(RESULTS / "recovery.md", overwrite=True) as file:
-        file.write(text.encode())
-    print(text)
+    write_figures("recovery", measure(*map(int, sys.argv[1:])))
 
 
 if __name__ == "__main__":

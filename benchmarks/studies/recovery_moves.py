@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
-from ...particles.files import atomic_write, write_json
 from ...zoo.provenance import provenance
-from ..runs import RESULTS, markdown_table
+from ..runs import markdown_table
+from .figures import write_figures
 from .recovery import Case, run
 
 MOVES = ("replaced", "mirrored", "unrolled")
@@ -115,11 +115,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    figures = measure()
-    write_json(RESULTS / "recovery_moves.json", figures, overwrite=True)
-    with atomic_write(RESULTS / "recovery_moves.md", overwrite=True) as file:
-        file.write(table(figures).encode())
-    print(table(figures))
+    write_figures("recovery_moves", measure())
 
 
 if __name__ == "__main__":

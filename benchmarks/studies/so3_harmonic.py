@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...zoo.provenance import provenance
-from .timing import median_ratio, take_turns, write_figures
+from .figures import write_figures
+from .timing import median_ratio, take_turns
 
 
 def measure(lmax: int = 6, order: int = 3, images: int = 256) -> dict[str, Any]:

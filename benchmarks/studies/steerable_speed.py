@@ -24,7 +24,8 @@ from ...zoo.cost import multiply_accumulates
 from ...zoo.encoder import create_encoder
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
-from .timing import median_ratio, take_turns, write_figures
+from .figures import write_figures
+from .timing import median_ratio, take_turns
 
 SIZE, BATCH, REPEATS = 64, 64, 9
 FIELDS, DEPTHS, KERNELS = (2, 4, 8, 16, 32), (1, 1, 2, 2, 2), (5, 3, 3, 3, 3)
@@ -118,7 +119,7 @@ def _speeds(steps: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]
     }
 
 
-def speed_table(figures: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """A row per network, a column per kind of step, and where it was measured."""
     kinds = [key for key, value in figures.items() if isinstance(value, dict) and key != "mega_macs"]
     names = list(dict.fromkeys(name for kind in kinds for name in figures[kind]))
@@ -137,8 +138,7 @@ def speed_table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    figures = measure()
-    write_figures("steerable_speed", figures, speed_table(figures))
+    write_figures("steerable_speed", measure())
 
 
 if __name__ == "__main__":

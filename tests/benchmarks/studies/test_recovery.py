@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from cryozoo.benchmarks.studies import recovery, recovery_adam
-from cryozoo.benchmarks.studies.recovery import PAPER, Case, alignment, measure, run, tables
+from cryozoo.benchmarks.studies.recovery import PAPER, Case, alignment, measure, run, table
 from cryozoo.geometry import quaternion_distance, quaternion_to_matrix, random_quaternions
 from cryozoo.recovery import DensePairs
 
@@ -85,7 +85,7 @@ def test_tables_hold_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "_FEW_PAIRS", [(0.2, 0.1, None)])
     monkeypatch.setattr(recovery, "_UNEVEN", [(0.2, None)])
     monkeypatch.setattr(recovery, "alignment", lambda particles: [["0.0", "1 of 1", "1.0"]])
-    text = tables(measure(200, 1))
+    text = table(measure(200, 1))
     assert text.count("\n| spectral | 200 |") == text.count("\n| adam | 200 |") == 2
     assert "0.639 / 0.194" in text
     assert "| 200 | 100 | 0.2 | 10% |" in text

@@ -1,0 +1,36 @@
+"""What a study measured, and its table: ``results/NAME.json`` and ``.md``, the second made from the first alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from ...particles.files import atomic_write, write_json
+from ..runs import RESULTS, markdown_table
+
+STUDIES = ("overhead", "reconstruction", "recovery", "recovery_moves", "so3_harmonic", "steerable_speed")
+
+
+def figure_table(figures: Mapping[str, Any]) -> str:
+    """A row for each figure."""
+    rows = [[key, f"{value:.4g}" if isinstance(value, float) else str(value)] for key, value in figures.items()]
+    return markdown_table(["figure", "value"], rows)
+
+
+def study_table(name: str) -> str:
+    """The table of a study that has been run: by its module's ``table(figures)``, or a row for each figure."""
+    figures = json.loads((RESULTS / f"{name}.json").read_text())
+    table: str = getattr(import_module(f".{name}", __package__), "table", figure_table)(figures)
+    return table
+
+
+def write_figures(name: str, figures: Mapping[str, Any]) -> None:
+    """Write what the study ``name`` measured, and its table; print the table."""
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{name}.json", figures, overwrite=True)
+    text = study_table(name)
+    with atomic_write(RESULTS / f"{name}.md", overwrite=True) as file:
+        file.write(text.encode())
+    print(text)
