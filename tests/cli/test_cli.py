@@ -21,7 +21,7 @@ from cryozoo import __version__
 from cryozoo.cli import VERBS
 from cryozoo.cli import main as cli
 from cryozoo.particles.errors import BadInputWarning
-from cryozoo.particles.mrc import write_volume
+from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryozoo.particles.mrc import write_stack
+from cryozoo.particles.mrc_writer import write_stack
 from cryozoo.particles.star import StarFile
 from cryozoo.zoo.encoder import PoseEncoder
 
