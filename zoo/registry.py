@@ -314,7 +314,9 @@ def split_name(name: str) -> tuple[str, str, str | None]:
     """``"vgg_gem-sixd_svd.toy_64"`` -> ``("vgg_gem", "sixd_svd", "toy_64")``; the tag may be missing."""
     match = re.fullmatch(rf"({_NAME.pattern})-({_NAME.pattern})(?:\.({_TAG.pattern}))?", name)
     if match is None:
-        raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>")
+        weights = re.fullmatch(r"timm_\w+\.(\w+)(-.*)?", name)
+        hint = f"; timm's weights are asked for by backbone_args={{'pretrained': '{weights[1]}'}}" if weights else ""
+        raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>{hint}")
     backbone, head, tag = match.groups()
     return backbone, head, tag
 
