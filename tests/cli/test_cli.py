@@ -310,7 +310,7 @@ class TestTrain:
         for words in (["--no-progress"], ["--progress", "--restart"]):
             first, *lines = run("train", recipe, "--out", tmp_path / "out", *words).out.splitlines()
             assert re.match(r"test_vgg_gem-sixd_svd on cpu, \d+ thread\(s\): 7,393 parameters, 0.\d+ GMACs", first)
-            assert first.endswith(f"; data: volume phantom:0, snr 1.0, images 64; folder {tmp_path / 'out'}")
+            assert first.endswith(f"; data: volume phantom:0, images 64, snr 1.0; folder {tmp_path / 'out'}")
             value = r"\d+\.\d\d deg"
             expected = rf"step 2 of 4: median error ({value}), the best so far \1 at step 2; loss \d\.\d+; \d s left"
             assert re.fullmatch(expected, lines[0])
