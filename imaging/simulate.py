@@ -26,14 +26,18 @@ class Imaging:
         "variance of the shifted projection with its CTF inside the inscribed circle, averaged over random poses, over "
         "that of the white noise",
         None,
+        example=0.1,
     )
-    shift_sigma: float = setting(number("Angstrom", least=0), "standard deviation of the shift along x and y", 0.0)
+    shift_sigma: float = setting(
+        number("Angstrom", least=0), "standard deviation of the shift along x and y", 0.0, example=5.0
+    )
     defocus: tuple[float, float] | None = setting(
         optional(
             numbers(2, lambda x: 0 < x[0] <= x[1], "[lowest, highest] in Angstrom, underfocus positive"), "no CTF"
         ),
         "range of the mean defocus, uniform",
         None,
+        example=[10000, 25000],
     )
     astigmatism: float = setting(
         number("Angstrom", least=0), "largest difference of defocus U and V, uniform from 0", 0.0

@@ -75,7 +75,11 @@ _DEFAULT_HELD_OUT = 2048
 class Simulated:
     """Particles simulated from a volume, and imaged as the fields of :class:`Imaging` say, which stand beside these."""
 
-    volume: str = setting(text("a map, an atomic model or phantom:SEED"), "what is imaged; sought in CRYOZOO_DATA, too")
+    volume: str = setting(
+        text("a map, an atomic model or phantom:SEED"),
+        "what is imaged; sought in CRYOZOO_DATA, too",
+        example="phantom:0",
+    )
     imaging: Imaging = field(default_factory=Imaging)
     symmetry: str = setting(_SYMMETRY, "point group of the volume, in RELION's axes", "C1")
     images: int | None = setting(

@@ -305,7 +305,37 @@ class TestTrain:
         assert f"local-dir:{out / 'model'}" in done.out
         assert run("verify", out / "model").code == 0
 
-    def test_goes_on_after_a_signal(self, run, recipe, tmp_path):
+    def test_says_how_far_it_is(self, run, recipe, tmp_path):
+        """One line for the beginning and for every validation, bar or not."""
+        for words in (["--no-progress"], ["--progress", "--restart"]):
+            first, *lines = run("train", recipe, "--out", tmp_path / "out", *words).out.splitlines()
+            assert re.match(r"test_vgg_gem-sixd_svd on cpu, \d+ thread\(s\): 7,393 parameters, 0.\d+ GMACs", first)
+            assert first.endswith(f"; data: volume phantom:0, images 64, snr 1.0; folder {tmp_path / 'out'}")
+            value = r"\d+\.\d\d deg"
+            expected = rf"step 2 of 4: median error ({value}), the best so far \1 at step 2; loss \d\.\d+; \d s left"
+            assert re.fullmatch(expected, lines[0])
+            assert re.match(rf"step 4 of 4: median error {value}, the best so far {value} at step [24]; ", lines[1])
+
+    def test_a_longer_run_goes_on(self, run, recipe, tmp_path):
+        assert run("train", recipe, "--out", tmp_path / "out").code == 0
+        done = run("train", recipe, "--out", tmp_path / "out", "--set", "steps=6")
+        assert "; goes on after step 4 of 6, with the learning rates of 6 from there\n" in done.out
+        done = run("train", recipe, "--out", tmp_path / "out")
+        checkpoint = tmp_path / "out/checkpoint.safetensors"
+        expected = f"field steps: 4; expected more than the 6 that {checkpoint} has done already"
+        assert (done.code, done.err) == (3, f"error: {recipe}, {expected}; use another folder, or --restart\n")
+
+    def test_the_template_is_a_recipe(self, run, tmp_path):
+        done = run("train", "--template")
+        assert (done.code, done.err) == (0, "")
+        (tmp_path / "recipe.yaml").write_text(done.out)
+        changes = {**RECIPE, "data": {"volume": "phantom:0", "held_out": 8}, "validate_every": 4}
+        words = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+        assert (
+            run("train", tmp_path / "recipe.yaml", "--out", tmp_path / "out", *words, "--set", "loss=chordal").code == 0
+        )
+
+    def test_goes_on_after_a_signal(self, run, recipe, stack, tmp_path):
         program = """
 import os, signal, sys
 from cryozoo.training import trainer as train
@@ -320,7 +350,13 @@ main(sys.argv[1:])
 """
         done = shell("train", recipe, "--out", tmp_path / "out", code=program)
         assert done.returncode == 143
-        assert re.fullmatch(r"error: stopped at step \d; .*goes on from there\n", done.stderr)
+        kept = rf"the encoder of step 2, the best so far, is in {tmp_path}/out/model"
+        assert re.fullmatch(rf"error: stopped at step 2; .*goes on from there; {kept}\n", done.stderr)
+        assert not (tmp_path / "out/result.json").exists()
+        info = run("info", f"local-dir:{tmp_path}/out/model").out
+        assert re.search(r"unfinished +median error \d+\.\d\d deg in the validation at step 2 of 4\n", info)
+        assert "on its test set\n  parameters" in info
+        assert run("predict", stack, "--encoder", tmp_path / "out/model", "-o", tmp_path / "poses.star").code == 0
         assert run("train", recipe, "--out", tmp_path / "out").code == 0
         assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["steps"] == 4
 

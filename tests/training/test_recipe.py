@@ -1,4 +1,4 @@
-"""Recipes: what is refused and in which words, what earlier versions wrote, and what is printed of the fields."""
+"""Recipes: what is refused and in which words, and what earlier versions wrote."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from cryozoo.imaging.simulate import Imaging
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.training.data import Recorded, Simulated, data_from_plain
 from cryozoo.training.migrations import migrated
-from cryozoo.training.recipe import Recipe, recipe_fields
+from cryozoo.training.recipe import Recipe
 
 GOOD: dict[str, Any] = {
     "encoder": "test_vgg_gem-sixd_svd",
@@ -161,10 +161,6 @@ def test_recipes_of_the_first_stage_load_and_say_what_changed(tmp_path: Path) ->
     assert migrated(recipe.to_dict()) == (recipe.to_dict(), [])
 
 
-def test_every_field_is_described() -> None:
-    described = {facts.name: facts for facts in recipe_fields()}
-    named = {"encoder", "data", "shift_weight", "seed", "data.volume", "data.snr", "data.split", "data.datadir"}
-    assert named <= described.keys()
-    assert "source" not in described
-    assert all(facts.expected and facts.meaning for facts in described.values())
+def test_fields_are_in_the_docstring() -> None:
     assert "lr: peak learning rate (a number above 0 and below 10; by default 0.001)." in (Recipe.__doc__ or "")
+    assert "source: the file it came from" in (Recipe.__doc__ or "")
