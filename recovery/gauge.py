@@ -155,8 +155,8 @@ def _refuse_kinds(phi: Tensor) -> None:
     ]
     if missing:
         raise ValueError(
-            f"{len(phi)} copies, no {' and no '.join(missing)} among them: expected both; without them the poses are known "
-            "only up to a turn or a mirroring of all images"
+            f"{len(phi)} copies, no {' and no '.join(missing)} among them: expected both; without them the poses are "
+            "known only up to a turn or a mirroring of all images"
         )
 
 
