@@ -43,7 +43,8 @@ def measure_extent(volume: Volume) -> Extent:
     """
     if volume.reach is not None:
         return Extent(2 * volume.reach, 0.0)  # atoms are placed with their centre of mass at that of the box
-    density = blurred(volume, max(15.0, volume.size * volume.pixel_size / 16))
+    plain = Volume(volume.data.detach().cpu(), volume.pixel_size)
+    density = blurred(plain, max(15.0, volume.size * volume.pixel_size / 16))
     # A map without any contrast is inside as a whole.
     positions = (density >= otsu_threshold(density)).nonzero() - volume.size // 2
     squared = positions.square().sum(dim=1)

@@ -32,6 +32,8 @@ def test_of_atoms_it_is_exact() -> None:
 def test_of_a_map_it_is_that_of_the_atoms() -> None:
     assert measure_extent(MAP).diameter == pytest.approx(DIAMETER, rel=0.05)
     assert measure_extent(Volume(1e-4 * MAP.data - 3, 5.0)).diameter == measure_extent(MAP).diameter
+    learnt = Volume(MAP.data.double().requires_grad_(), 5.0)
+    assert measure_extent(learnt).diameter == measure_extent(MAP).diameter
 
 
 @pytest.mark.parametrize("name", ["5a1a", "4v89", "1rb8", "6e68"])
