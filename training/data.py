@@ -129,7 +129,7 @@ class Simulated:
     def simulator(self, image_size: int, pixel_size: float | None) -> Simulator:
         """The simulator of the volume, for images of this box."""
         volume = load_volume(self.volume, image_size=image_size, pixel_size=pixel_size)
-        return Simulator(volume, self.imaging, image_size=image_size, pixel_size=pixel_size or volume.pixel_size)
+        return Simulator(volume, self.imaging, image_size=image_size, pixel_size=pixel_size, name=self.volume)
 
     def open(
         self, image_size: int, pixel_size: float | None, device: torch.device, seed: int = 0

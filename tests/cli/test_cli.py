@@ -242,6 +242,19 @@ class TestSimulate:
         residual = [(mrcfile.read(tmp_path / f"{n}.mrcs") - noisy).var() for n in ("ctf", "bare")]
         assert residual[0] < 0.9 * residual[1]
 
+    def test_a_molecule_larger_than_its_images(self, run, data, tmp_path):
+        words = ["simulate", "--volume", data("maps/4v7r_5A.mrc"), "-n", 2, "--size", 32, "-o", tmp_path / "a.mrcs"]
+        refused = run(*words)
+        assert refused.code == 3
+        assert "4v7r_5A.mrc: a molecule of 315 A in images of 160 A (32 pixels of 5 A)" in refused.err
+        assert list(tmp_path.iterdir()) == []
+        assert run(*words, "--allow-wrap").code == 0
+
+    def test_defocus_in_micrometres(self, run, tmp_path):
+        done = run("simulate", "--volume", "phantom:2", "-n", 2, "--defocus", 1.5, 2.5, "-o", tmp_path / "a.mrcs")
+        assert done.code == 2
+        assert "1.5 is not a number at least 100 and at most 100000 (Angstrom; 1.5 micrometres are 15,000)" in done.err
+
     def test_a_signal_leaves_nothing(self, tmp_path):
         program = """
 import os, signal, sys

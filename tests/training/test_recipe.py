@@ -37,6 +37,10 @@ def written(tmp_path: Path, changes: dict[str, Any]) -> Path:
 
 COUNT = "a whole number from 2 to 1,000,000,000"
 SHARES = "the shares of training and validation, together below 1"
+DEFOCUS = (
+    "[lowest, highest] in Angstrom, 100 to 100,000 and underfocus positive (1.5 micrometres are 15,000), or nothing "
+    "for no CTF"
+)
 SOURCE = "names and values: a volume or particles, and how they are used"
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"encoder": MISSING}, ", field encoder: missing; expected <backbone>-<head>"),
@@ -54,12 +58,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"data.volume": 5}, ", field data.volume: 5; expected a map, an atomic model or phantom:SEED"),
     (
         {"data.defocus": 1.5},
-        ", field data.defocus: 1.5; expected [lowest, highest] in Angstrom, underfocus positive, or nothing for no CTF",
+        f", field data.defocus: 1.5; expected {DEFOCUS}",
     ),
     (
         {"data.defocus": [30000, 10000]},
-        ", field data.defocus: (30000, 10000); expected [lowest, highest] in Angstrom, underfocus positive, or nothing "
-        "for no CTF",
+        f", field data.defocus: (30000, 10000); expected {DEFOCUS}",
     ),
     ({"data.imagess": 100}, ": unknown field data.imagess; expected images, perhaps"),
     (
