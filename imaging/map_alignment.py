@@ -12,15 +12,14 @@ from copy import copy
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry.grids import so3_grid
 from ..geometry.rotations import rotvec_to_matrix
-from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, shell_number, without_interpolation
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, shell_number
+from .fourier_table import FourierTable
 from .volumes import Volume
 
-_PADDING = 2  # steps of the grid that is interpolated in a step of the box's transform
 _BOX = 64  # voxels; larger boxes are coarsened to this for the search
 _GRID_ORDER = 2  # rotations 15 degrees apart
 _GRID_SHELLS = 8  # that are compared with them
@@ -123,7 +122,7 @@ def transform_map(volume: Volume, rotation: Tensor, shift: Tensor, *, mirrored: 
         y, x = torch.meshgrid(ky, ky[: last + 1], indexing="ij")
         inside = plane**2 + y**2 + x**2 <= last**2
         k = torch.stack([x, y, torch.full_like(x, plane)], -1)[inside].float()
-        spectrum[plane][:, : last + 1][inside] = table(k, placement)[0, :, 0]
+        spectrum[plane][:, : last + 1][inside] = table.placed(k, placement)[0, :, 0]
     return Volume(torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(size,) * 3)), volume.pixel_size)
 
 
@@ -145,42 +144,17 @@ def _spectrum(data: Tensor, size: int) -> Tensor:
     return crop_or_zero_pad(centred_fft(data.float()), size)
 
 
-class _Table:
-    """The Fourier transform of a map, between the samples of its box too, as ``Projector`` interpolates it.
+class _Table(FourierTable):
+    """The transform of the moving map wherever it is laid."""
 
-    Args:
-        data: (L, L, L).
-        last: the highest frequency that will be asked for.
-        gradient: interpolate also the derivatives: those of F[V](k) are F[-2 pi i x V](k).
-    """
-
-    def __init__(self, data: Tensor, last: int, *, gradient: bool = False) -> None:
-        size, padded = len(data), _PADDING * len(data)
-        data = without_interpolation(data, padded)
-        channels = [data.to(torch.complex64)]
-        if gradient:
-            along = -2j * torch.pi * (torch.arange(size) - size // 2).to(data) / size
-            channels += [data * along, data * along[:, None], data * along[:, None, None]]
-        self._reach = _PADDING * last + 1
-        kept = torch.arange(-self._reach, self._reach + 1) % padded
-        tables = []
-        for channel in channels:
-            spectrum = torch.fft.fftn(torch.fft.ifftshift(crop_or_zero_pad(channel, padded)))
-            for axis in range(3):
-                spectrum = spectrum.index_select(axis, kept)
-            tables.append(torch.view_as_real(spectrum).movedim(-1, 0))
-        self._values = torch.cat(tables)[None]  # (1, 2 channels, z, y, x)
-
-    def at(self, k: Tensor, frame: Tensor, channels: int) -> Tensor:
+    def at(self, k: Tensor, frame: Tensor, *, gradient: bool = False) -> Tensor:
         """F[V](frame^T k) for frequencies (P, 3), xyz in steps of the box, and (B, 3, 3) -> (B, P, channels)."""
-        points = (k @ frame)[None, :, :, None] * (_PADDING / self._reach)
-        sampled = F.grid_sample(self._values[:, : 2 * channels], points, align_corners=True)[0, :, :, :, 0]
-        return torch.complex(sampled[0::2], sampled[1::2]).movedim(0, -1)
+        return self(k @ frame, gradient=gradient)
 
-    def __call__(self, k: Tensor, placements: _Placements, channels: int = 1) -> Tensor:
-        """The transform of the placed map; with four channels also the table's derivatives. (B, P, channels)"""
+    def placed(self, k: Tensor, placements: _Placements, *, gradient: bool = False) -> Tensor:
+        """The transform of the placed map; with ``gradient`` also the table's derivatives. (B, P, channels)"""
         angle = -2 * torch.pi * placements.shift.to(k) @ k.T
-        values = self.at(k, placements.frame().to(k), channels)
+        values = self.at(k, placements.frame().to(k), gradient=gradient)
         return values * torch.polar(torch.ones_like(angle), angle)[:, :, None]
 
 
@@ -214,7 +188,7 @@ class _Shells:
 
     def correlations(self, table: _Table, placements: _Placements) -> Tensor:
         """FSC of the placed maps and the reference, (B, shells)."""
-        products = (self.reference.conj() * self.scale * table(self.k, placements)[:, :, 0]).real * self.shells
+        products = (self.reference.conj() * self.scale * table.placed(self.k, placements)[:, :, 0]).real * self.shells
         return products.new_zeros(len(products), self.shells).index_add(1, self._shell - 1, products)
 
     def weighted(self, fsc: Tensor) -> _Shells:
@@ -244,7 +218,7 @@ def _searched(compared: _Shells, table: _Table, mirror: bool) -> _Placements:
     grid = so3_grid(_GRID_ORDER).float()
     scores, cells = [], []
     for block in grid.split(_BLOCK):
-        seen = table.at(compared.k, block, 1)[:, :, 0]
+        seen = table.at(compared.k, block)[:, :, 0]
         # Inversion takes the conjugate; it is the mirror after half a turn about z.
         seen = torch.stack([seen, seen.conj()] if mirror else [seen])
         cross = torch.zeros(*seen.shape[:2], size * size * (size // 2 + 1), dtype=torch.complex64)
@@ -267,7 +241,7 @@ def _refined(compared: _Shells, table: _Table, placed: _Placements) -> _Placemen
     k, reference = compared.k, compared.reference[:, None]
 
     def look(at: _Placements) -> tuple[Tensor, Tensor]:
-        values = table(k, at, 4) * compared.scale[:, None]
+        values = table.placed(k, at, gradient=True) * compared.scale[:, None]
         return values, (reference.conj() * values[:, :, :1]).real.sum((1, 2))
 
     values, score = look(placed)

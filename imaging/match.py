@@ -1,0 +1,172 @@
+"""Maximum-likelihood poses of images against a map: a search over all poses, then steps from the best of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry.point_groups import symmetric_distance
+from ..particles.ctf import CTF
+from .extent import measure_extent
+from .noise import RadialNoise
+from .pose_likelihood import Placed, PoseLikelihood
+from .pose_search import PoseSearch, distinct
+from .volumes import Volume
+
+_CANDIDATES = 64  # poses of the grid, of which the starts are chosen
+_STARTS, _KEPT = 8, 3  # poses that are climbed from at the search's resolution, and from these at full resolution
+_COARSE_STEPS, _STEPS = 3, 4
+_SAME = 2.0  # degrees, between what steps from two starts reached, below which it is one mode
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Poses of B images and how sure they are.
+
+    Attributes:
+        rotation: (B, 3, 3) object to camera.
+        shift: (B, 2) in Angstrom.
+        covariance: (B, 5, 5) of rotation vector (camera frame, radian) and shift (Angstrom): the inverse of the Fisher
+            information at the pose.
+        probability: (B,) of this mode among those that were found; 1 where one pose was refined.
+        error: (B,) expected angular error in radian (root mean square), over the modes that were found.
+        score: (B,) twice the log-likelihood over that of noise alone.
+        amplitude: (B,) of the map's projection in the image.
+    """
+
+    rotation: Tensor
+    shift: Tensor
+    covariance: Tensor
+    probability: Tensor
+    error: Tensor
+    score: Tensor
+    amplitude: Tensor
+
+
+class Matcher:
+    """Finds and refines poses of images of one size against one map.
+
+    Args:
+        volume: the map.
+        image_size: L, pixels along an edge of the images.
+        pixel_size: Angstrom per pixel of the images.
+        group: (K, 3, 3) point group of the map.
+        reach: the largest shift in Angstrom that is searched; by default what the box leaves beside the molecule, up to
+            a tenth of the box.
+        highest: the largest frequency that is compared, in 1/Angstrom; by default that of map or images.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        image_size: int,
+        pixel_size: float,
+        *,
+        group: Tensor | None = None,
+        reach: float | None = None,
+        highest: float | None = None,
+    ) -> None:
+        box = image_size * pixel_size
+        self.diameter = min(measure_extent(volume).diameter, box)
+        self.group = group
+        self.likelihood = PoseLikelihood(volume, image_size, pixel_size, highest=highest)
+        self.reach = 0.1 * box if reach is None else reach
+        self._search: PoseSearch | None = None
+        self._volume = volume
+
+    @property
+    def search(self) -> PoseSearch:
+        """The grid, made when it is first needed."""
+        if self._search is None:
+            size, pixel = self.likelihood.image_size, self.likelihood.pixel_size
+            self._search = PoseSearch(
+                self._volume, size, pixel, diameter=self.diameter, reach=self.reach, group=self.group
+            )
+        return self._search
+
+    @torch.no_grad()
+    def match(self, images: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
+        """Find the poses of images (B, L, L), whatever they are."""
+        samples, transfer = self._in_units_of_noise(images, ctf, noise)
+        frequency, radius = self.search.frequency, self.search.radius
+        passed = None if ctf is None else ctf(frequency)
+        weight = (1 / noise.power(radius)).expand(len(images), -1)
+        rotation, shift, _ = self.search(images, passed, weight, _CANDIDATES)
+        starts = distinct(rotation, _STARTS, 3 * math.pi / self.search.angles, self.group)
+        low = self.likelihood.below(1.25 * float(radius[-1]))
+        modes = self._climbed(_taken(rotation, starts), _taken(shift, starts), samples, transfer, low, _COARSE_STEPS)
+        kept = self._best(modes, _KEPT)
+        modes = self._climbed(modes.rotation[kept], modes.shift[kept], samples, transfer, None, _STEPS)
+        return self._judged(modes, len(images))
+
+    @torch.no_grad()
+    def refine(self, images: Tensor, rotation: Tensor, shift: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
+        """Refine the poses (B, 3, 3) and (B, 2) of images (B, L, L)."""
+        samples, transfer = self._in_units_of_noise(images, ctf, noise)
+        rotation, shift = rotation.float(), shift.float()
+        low = self.likelihood.below(0.5 * float(self.likelihood.radius[-1]))
+        for n, steps in ((low, _COARSE_STEPS), (None, _STEPS)):
+            placed = self._climbed(rotation[:, None], shift[:, None], samples, transfer, n, steps)
+            rotation, shift = placed.rotation, placed.shift
+        return self._judged(placed, len(images))
+
+    def _in_units_of_noise(self, images: Tensor, ctf: CTF | None, noise: RadialNoise) -> tuple[Tensor, Tensor]:
+        """Samples and transfer, (B, P), of which the noise has variance 1 in real and imaginary parts."""
+        likelihood = self.likelihood
+        whitening = noise.power(likelihood.radius).rsqrt()
+        passed = torch.ones(1, len(whitening)) if ctf is None else ctf(likelihood.frequency)
+        return likelihood.samples(images) * whitening, (passed * whitening).expand(len(images), -1)
+
+    def _climbed(
+        self, rotation: Tensor, shift: Tensor, samples: Tensor, transfer: Tensor, n: int | None, steps: int
+    ) -> Placed:
+        """From poses (B, K, 3, 3) and (B, K, 2); B times K poses."""
+        k = rotation.shape[1]
+        samples = samples[:, :n].repeat_interleave(k, 0)
+        transfer = transfer[:, :n].repeat_interleave(k, 0)
+        placed = self.likelihood.at(rotation.flatten(0, 1), shift.flatten(0, 1), samples, transfer)
+        return self.likelihood.climb(placed, samples, transfer, steps)
+
+    def _best(self, modes: Placed, count: int) -> Tensor:
+        """(B, count) rows of the best modes that are not the same."""
+        order = modes.score.unflatten(0, (-1, _STARTS)).argsort(dim=1, descending=True)
+        rows = order + _STARTS * torch.arange(len(order), device=order.device)[:, None]
+        return _taken(rows, distinct(modes.rotation[rows], count, math.radians(_SAME), self.group))
+
+    def _judged(self, modes: Placed, count: int) -> Matches:
+        """The best of the modes of each of ``count`` images, beside the others."""
+        k = len(modes.score) // count
+        covariance = torch.linalg.inv(modes.information().double())
+        # Laplace: the volume under a mode is its height times the square root of the determinant of its covariance.
+        evidence = (modes.score.double() / 2 + covariance.det().clamp_min(1e-300).log() / 2).unflatten(0, (count, k))
+        rotation = modes.rotation.double().unflatten(0, (count, k))
+        best = evidence.argmax(1)
+        rows = torch.arange(count, device=best.device)
+        winner = rotation[rows, best][:, None].expand_as(rotation)
+        group = torch.eye(3)[None] if self.group is None else self.group
+        apart = symmetric_distance(rotation, winner, group.to(rotation))
+        # Steps from several starts that reached one mode are one mode.
+        other = apart > math.radians(_SAME)
+        other[rows, best] = True
+        share = evidence.masked_fill(~other, -torch.inf).softmax(1)
+        chosen = rows * k + best
+        covariance = covariance[chosen]
+        spread = covariance.diagonal(dim1=1, dim2=2)[:, :3].sum(1)
+        error = (spread + (share * apart**2).sum(1)).sqrt()
+        return Matches(
+            modes.rotation[chosen],
+            modes.shift[chosen],
+            covariance.float(),
+            share[rows, best].float(),
+            error.float(),
+            modes.score[chosen],
+            modes.amplitude[chosen],
+        )
+
+
+def _taken(values: Tensor, positions: Tensor) -> Tensor:
+    """(B, K, ...) and (B, C) -> (B, C, ...)."""
+    return values[torch.arange(len(values), device=values.device)[:, None], positions]

@@ -1,0 +1,174 @@
+"""The likelihood of a pose given an image and a map, and the steps that climb it.
+
+For white noise the log-likelihood of an image F is -|F - s a|^2 / 2 in units of the noise, with ``a`` the map's
+projection at the pose, shifted and times the CTF, and s its amplitude. The best amplitude is <a, F> / <a, a>, and what
+is left to maximise is the score <a, F>^2 / <a, a>, twice the log-likelihood over that of noise alone. Products of image,
+projection and its five derivatives (rotation vector in the camera frame, shift) are one small matrix, of which score,
+slope and curvature are read off: damped Gauss-Newton with the amplitude eliminated (variable projection, Golub and
+Pereyra 1973, SIAM J. Numer. Anal. 10, 413).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..geometry.rotations import rotvec_to_matrix
+from .fourier_table import FourierTable
+from .volumes import Volume
+
+_DAMPING = 1e-3
+_FARTHEST = 0.12  # radian, of one step
+_PROJECTION, _IMAGE = 5, 6  # rows of the products, behind the five derivatives
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Poses of B images, and the products that belong to them.
+
+    Attributes:
+        rotation: (B, 3, 3) float32.
+        shift: (B, 2) in Angstrom.
+        products: (B, 7, 7) of five derivatives, projection and image.
+    """
+
+    rotation: Tensor
+    shift: Tensor
+    products: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Placed:
+        return Placed(self.rotation[rows], self.shift[rows], self.products[rows])
+
+    @property
+    def amplitude(self) -> Tensor:
+        """(B,) of the projection in the image; negative where contrasts are opposite."""
+        return self.products[:, _PROJECTION, _IMAGE] / self.products[:, _PROJECTION, _PROJECTION]
+
+    @property
+    def score(self) -> Tensor:
+        """(B,) twice the log-likelihood over that of noise alone; 0 where the best amplitude is not positive."""
+        return self.products[:, _PROJECTION, _IMAGE].clamp_min(0) * self.amplitude
+
+    def information(self) -> Tensor:
+        """(B, 5, 5) Fisher information of rotation vector (radian) and shift (Angstrom), the amplitude unknown."""
+        slope = self.products[:, :5, _PROJECTION]
+        power = self.products[:, _PROJECTION, _PROJECTION, None, None]
+        curvature = self.products[:, :5, :5] - slope[:, :, None] * slope[:, None] / power
+        return curvature * self.amplitude[:, None, None] ** 2
+
+    def slope(self) -> Tensor:
+        """(B, 5) of half the score."""
+        amplitude = self.amplitude[:, None]
+        return amplitude * (self.products[:, :5, _IMAGE] - amplitude * self.products[:, :5, _PROJECTION])
+
+
+class PoseLikelihood:
+    """Scores and climbs poses of images of one size against one map.
+
+    Args:
+        volume: the map.
+        image_size: L, pixels along an edge of the images.
+        pixel_size: Angstrom per pixel of the images.
+        highest: the largest frequency that is compared, in 1/Angstrom; at most, and by default, the smaller Nyquist
+            frequency of images and map.
+
+    Attributes:
+        frequency: (P, 2) the Fourier samples that are compared, half of a plane without its origin, from low to high.
+        radius: (P,) their distances from the origin.
+    """
+
+    def __init__(self, volume: Volume, image_size: int, pixel_size: float, *, highest: float | None = None) -> None:
+        device = volume.data.device
+        nyquist = 0.5 / max(pixel_size, volume.pixel_size) * (1 - 1e-6)
+        highest = nyquist if highest is None else min(highest, nyquist)
+        ky = torch.fft.fftfreq(image_size, pixel_size, device=device)
+        kx = torch.fft.rfftfreq(image_size, pixel_size, device=device)
+        frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1).flatten(0, 1)
+        radius = frequency.norm(dim=1)
+        # Of a conjugate pair, the half-plane holds both samples where kx is 0.
+        inside = ((radius > 0) & (radius < highest) & ((frequency[:, 0] > 0) | (frequency[:, 1] > 0))).nonzero()[:, 0]
+        self._places = inside[radius[inside].argsort(stable=True)]
+        self.frequency, self.radius = frequency[self._places], radius[self._places]
+        self.image_size, self.pixel_size = image_size, pixel_size
+        self._box = volume.size * volume.pixel_size
+        self._table = FourierTable(volume.data.float(), highest * self._box, gradient=True)
+        # Sums over voxels become sums over pixels of another size; a sample stands for its conjugate, too.
+        self._scale = 2**0.5 * (volume.pixel_size / pixel_size) ** 2
+        to_centre = 2 * torch.pi * self.frequency.sum(1) * (image_size // 2 * pixel_size)
+        self._to_centre = torch.polar(torch.full_like(to_centre, 2**0.5), to_centre)
+
+    def samples(self, images: Tensor) -> Tensor:
+        """The Fourier samples (B, P) of images (B, L, L), their origin at pixel ``L // 2``.
+
+        White noise of standard deviation s per pixel has E |noise|^2 = 2 s^2 L^2 in each.
+        """
+        return torch.fft.rfft2(images.float()).flatten(1)[:, self._places] * self._to_centre
+
+    def projections(self, rotation: Tensor, shift: Tensor, transfer: Tensor | None = None) -> Tensor:
+        """The noiseless samples (B, P) at poses (B, 3, 3) and (B, 2) in Angstrom; ``transfer`` as in :meth:`at`."""
+        ramp = self._ramp(shift, transfer, len(self.frequency))
+        return self._table(self._slices(rotation, len(self.frequency)))[..., 0] * ramp
+
+    def at(self, rotation: Tensor, shift: Tensor, samples: Tensor, transfer: Tensor | None = None) -> Placed:
+        """Compare images with the map at poses.
+
+        Args:
+            rotation: (B, 3, 3) object to camera.
+            shift: (B, 2) in Angstrom.
+            samples: (B, n) of the images, the lowest n frequencies, in units of the noise.
+            transfer: (B, n) what the projection is multiplied by: the CTF, in the same units; 1 without it.
+        """
+        n = samples.shape[1]
+        k = self.frequency[:n]
+        values = self._table(self._slices(rotation, n), gradient=True)
+        ramp = self._ramp(shift, transfer, n)[..., None]
+        here, slope = values[..., :1] * ramp, torch.view_as_real(values[..., 1:] * ramp)
+        # R^T k changes by R^T (k x w) when the rotation is followed by a small one about w; k has no z.
+        x, y, z = torch.einsum("bij,bnjc->bnic", rotation * self._box, slope).unbind(2)
+        kx, ky = k[:, :1], k[:, 1:]
+        turned = torch.view_as_complex(torch.stack([-z * ky, z * kx, x * ky - y * kx], 2))
+        moved = here * (-2j * torch.pi * k)
+        rows = torch.cat([turned, moved, here, samples[..., None]], -1)
+        rows = torch.view_as_real(rows).transpose(-1, -2).flatten(1, 2)  # (B, 2 n, 7)
+        return Placed(rotation, shift, rows.mT @ rows)
+
+    def climb(self, placed: Placed, samples: Tensor, transfer: Tensor | None, steps: int) -> Placed:
+        """Take damped Gauss-Newton steps from poses; those that do not raise the score are not taken."""
+        damping = torch.full_like(placed.shift[:, 0], _DAMPING)
+        for _ in range(steps):
+            curvature = placed.information()
+            diagonal = curvature.diagonal(dim1=1, dim2=2)
+            # What the image does not tell must not make it singular.
+            added = damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True) + 1e-30
+            step = torch.linalg.solve(curvature + added.diag_embed(), placed.slope())
+            step = step * (_FARTHEST / step[:, :3].norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+            trial = self.at(
+                rotvec_to_matrix(step[:, :3]) @ placed.rotation, placed.shift + step[:, 3:], samples, transfer
+            )
+            better = trial.score > placed.score
+            placed = chosen(better, trial, placed)
+            damping = torch.where(better, damping / 10, damping * 10)
+        return placed
+
+    def below(self, frequency: float) -> int:
+        """How many samples lie below a frequency."""
+        return int((self.radius < frequency).sum())
+
+    def _slices(self, rotation: Tensor, n: int) -> Tensor:
+        """(B, n, 3) frequencies of the map, in steps of its box's transform."""
+        return (self.frequency[:n] * self._box) @ rotation[:, :2]
+
+    def _ramp(self, shift: Tensor, transfer: Tensor | None, n: int) -> Tensor:
+        angle = -2 * torch.pi * shift @ self.frequency[:n].T
+        return torch.polar(torch.full_like(angle, self._scale) if transfer is None else transfer * self._scale, angle)
+
+
+def chosen(first: Tensor, a: Placed, b: Placed) -> Placed:
+    """``a`` where ``first`` (B,) is true, else ``b``."""
+    return Placed(
+        torch.where(first[:, None, None], a.rotation, b.rotation),
+        torch.where(first[:, None], a.shift, b.shift),
+        torch.where(first[:, None, None], a.products, b.products),
+    )

@@ -1,0 +1,185 @@
+"""Every pose of a grid compared with an image: directions, in-plane angles and shifts, by batched matrix products.
+
+Image and projections are sampled on rings in Fourier space. Turning an image in its plane shifts the samples of a ring,
+so that the correlations at all angles are one Fourier series, whose coefficients are products of the coefficients of
+image and projection: a matrix product per coefficient, between shifted images and directions. Half of a ring is enough,
+as its other half is the conjugate: even coefficients come from real parts, odd ones from imaginary parts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..geometry.grids import so3_grid
+from ..geometry.rotations import rotvec_to_matrix
+from .fourier_table import FourierTable
+from .preprocessing import fourier_resize
+from .volumes import Volume
+
+_BYTES = 1 << 27  # of the scores that are held at a time
+_GENERIC = (0.36, 0.48, 0.8)  # a direction that no symmetry axis comes near
+
+
+class PoseSearch:
+    """A grid of poses and the map's projections in its directions.
+
+    Args:
+        volume: the map.
+        image_size: L, pixels along an edge of the images.
+        pixel_size: Angstrom per pixel of the images.
+        diameter: of the molecule in Angstrom. It says how finely frequencies must be sampled, and the largest one at
+            which neighbours of the grid still correlate.
+        reach: the largest shift in Angstrom.
+        group: (K, 3, 3) point group of the map; directions are those of an asymmetric unit.
+        order: of the HEALPix grid; directions and in-plane angles are 29.3 / 2^order degrees apart.
+
+    Attributes:
+        frequency: (P, 2) in 1/Angstrom, where images are sampled: ring by ring.
+        radius: (rings,) of the rings.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        image_size: int,
+        pixel_size: float,
+        *,
+        diameter: float,
+        reach: float,
+        group: Tensor | None = None,
+        order: int = 2,
+    ) -> None:
+        device = volume.data.device
+        self.angles = 12 * 2**order
+        half = self.angles // 2
+        nyquist = 0.5 / max(pixel_size, volume.pixel_size)
+        # Neighbours are a step apart: at this frequency the rim of the molecule is then out of phase by a fifth of a
+        # turn. Beyond, a projection between those of the grid is not recognised.
+        highest = min(0.9 * nyquist, 0.4 * self.angles / (math.pi * diameter))
+        lowest = 0.5 / (image_size * pixel_size)
+        rings = max(4, math.ceil((highest - lowest) * diameter))
+        edges = torch.linspace(lowest, highest, rings + 1)
+        self.radius = ((edges[1:] + edges[:-1]) / 2).to(device)
+        self._area = (edges[1:] ** 2 - edges[:-1] ** 2).to(device)
+        angle = math.pi * torch.arange(half, device=device) / half
+        ring = torch.stack([angle.cos(), angle.sin()], -1)
+        self.frequency = (self.radius[:, None, None] * ring).flatten(0, 1)
+
+        grid = so3_grid(order)[:: 6 * 2**order]
+        self.directions = _asymmetric_unit(grid, group, self.angles).float().to(device)
+        box = volume.size * volume.pixel_size
+        table = FourierTable(volume.data.float(), highest * box)
+        seen = table((self.frequency * box) @ self.directions[:, :2])[..., 0].unflatten(1, (rings, half))
+        self._power = seen.abs().square().mean(2) * self._area  # (directions, rings)
+        coefficients = _coefficients(seen).conj() * self._area[:, None]
+        self._projections = coefficients.permute(2, 1, 0).contiguous()  # (angles / 2 + 1, rings, directions)
+
+        step = 0.35 / highest
+        axis = torch.arange(-math.floor(reach / step), math.floor(reach / step) + 1, device=device) * step
+        shifts = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).flatten(0, 1)
+        self.shifts = shifts[shifts.norm(dim=1) <= reach]
+        ramp = 2 * math.pi * self.shifts @ self.frequency.T
+        self._ramp = torch.polar(torch.ones_like(ramp), ramp).unflatten(1, (rings, half))
+
+        # What lies beyond the rings is cut off first: fewer pixels to transform.
+        self._coarse = min(image_size, 2 * math.ceil(1.1 * highest * image_size * pixel_size))
+        x = (torch.arange(self._coarse, device=device) - self._coarse // 2) * (image_size * pixel_size / self._coarse)
+        phase = -2 * math.pi * (self.frequency[:, 0, None, None] * x + self.frequency[:, 1, None, None] * x[:, None])
+        wave = torch.stack([phase.cos(), phase.sin()], 1) * (image_size / self._coarse) ** 2
+        self._wave = wave.flatten(0, 1).flatten(1).T.contiguous()  # (pixels, 2 P)
+
+    def samples(self, images: Tensor) -> Tensor:
+        """The Fourier samples (B, P) of images (B, L, L), their origin at pixel ``L // 2``."""
+        coarse = fourier_resize(images.float(), self._coarse).flatten(1)
+        return torch.view_as_complex((coarse @ self._wave).unflatten(1, (-1, 2)))
+
+    def __call__(
+        self, images: Tensor, transfer: Tensor | None, weight: Tensor, count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The poses of the grid that fit best.
+
+        Args:
+            images: (B, L, L).
+            transfer: (B, P) the CTF at :attr:`frequency`; 1 without it.
+            weight: (B, rings) of the squared differences: one over the power of the noise.
+            count: poses for each image, K.
+
+        Returns:
+            rotations (B, K, 3, 3), shifts (B, K, 2) in Angstrom and scores (B, K), the best first.
+        """
+        samples = self.samples(images)
+        bytes_of_one = 4 * len(self.shifts) * len(self.directions) * self.angles
+        step = max(1, _BYTES // bytes_of_one)
+        parts = []
+        for start in range(0, len(images), step):
+            rows = slice(start, start + step)
+            scores = self._scores(samples[rows], None if transfer is None else transfer[rows], weight[rows])
+            best, shift = scores.max(1)  # (b, directions, angles)
+            value, cell = best.flatten(1).topk(min(count, best[0].numel()), dim=1)
+            parts.append((cell, shift.flatten(1).gather(1, cell), value))
+        cell, shift, value = (torch.cat(part) for part in zip(*parts, strict=True))
+        turn = torch.zeros(*cell.shape, 3, device=cell.device)
+        turn[..., 2] = 2 * math.pi / self.angles * (cell % self.angles)
+        return rotvec_to_matrix(turn) @ self.directions[cell // self.angles], self.shifts[shift], value
+
+    def _scores(self, samples: Tensor, transfer: Tensor | None, weight: Tensor) -> Tensor:
+        """(b, shifts, directions, angles) <a, F> / |a|, the square root of the score at the best amplitude."""
+        samples = samples.unflatten(1, (len(self.radius), -1)) * weight[:, :, None]
+        passed = weight
+        if transfer is not None:
+            transfer = transfer.unflatten(1, (len(self.radius), -1))
+            samples = samples * transfer
+            # An astigmatic CTF is not the same all round a ring; of its square the mean is near enough here.
+            passed = weight * transfer.square().mean(2)
+        norm = (passed @ self._power.T).sqrt()
+        moved = _coefficients(samples[:, None] * self._ramp)  # (b, shifts, rings, angles / 2 + 1)
+        product = torch.bmm(moved.permute(3, 0, 1, 2).flatten(1, 2), self._projections)
+        series = product.unflatten(1, (len(samples), -1)).permute(1, 2, 3, 0)
+        return torch.fft.irfft(series, n=self.angles, norm="forward") / norm[:, None, :, None] / self.angles**2
+
+
+def _coefficients(samples: Tensor) -> Tensor:
+    """(..., angles / 2) samples of half rings -> (..., angles / 2 + 1) Fourier coefficients of the whole ones."""
+    even = torch.fft.rfft(torch.cat([samples.real, samples.real], -1))
+    odd = torch.fft.rfft(torch.cat([samples.imag, -samples.imag], -1))
+    return even + 1j * odd
+
+
+def _asymmetric_unit(directions: Tensor, group: Tensor | None, angles: int) -> Tensor:
+    """Those directions, as rotations (N, 3, 3), of which none is a mate of another, with a margin of a step."""
+    if group is None or len(group) == 1:
+        return directions
+    generic = torch.tensor(_GENERIC, dtype=directions.dtype)
+    # The view R is the view R g of the molecule: its direction, the last row, becomes that row times g.
+    near = directions[:, 2] @ (group.to(directions) @ generic).T  # (N, K) cosines to the mates of the generic direction
+    margin = 2 * math.pi / angles
+    own = near[:, 0].clamp(-1, 1).arccos()
+    return directions[own <= near[:, 1:].amax(1).clamp(-1, 1).arccos() + margin]
+
+
+def distinct(rotation: Tensor, count: int, angle: float, group: Tensor | None = None) -> Tensor:
+    """Choose poses that are not near to a better one.
+
+    Args:
+        rotation: (B, K, 3, 3), the best first.
+        count: how many to choose.
+        angle: radian, that the chosen are apart, over the mates of a point group where it is given.
+
+    Returns:
+        (B, count) positions, the first of them 0; where fewer are that far apart, those of the best follow again.
+    """
+    b, k = rotation.shape[:2]
+    mates = rotation[:, :, None] if group is None else rotation[:, :, None] @ group.to(rotation)
+    flat, others = rotation.flatten(2), mates.flatten(1, 2).flatten(2)
+    traces = (flat @ others.mT).unflatten(2, (k, -1)).amax(-1)
+    near = traces > 1 + 2 * math.cos(angle)
+    left = torch.ones(b, k, dtype=torch.bool, device=rotation.device)
+    positions = []
+    for _ in range(count):
+        position = left.to(torch.uint8).argmax(1)  # the first that is left, or 0
+        positions.append(position)
+        left &= ~near.gather(1, position[:, None, None].expand(-1, 1, k))[:, 0]
+    return torch.stack(positions, 1)
