@@ -11,6 +11,7 @@ import click
 
 from .common import (
     INPUT,
+    SHARED_REFERENCE,
     Run,
     check_map,
     check_output,
@@ -96,4 +97,5 @@ def reconstruct(
     shells = range(1, min(round(size * pixel / result.resolution), size // 2) + 1)
     reached = sum(s**2 * float(result.coverage[s]) for s in shells) / sum(s**2 for s in shells)
     click.echo(f"the halves agree to {result.resolution:.2f} A (FSC 0.143, no mask)")
+    click.echo(SHARED_REFERENCE)
     click.echo(f"images reach {reached:.1%} of Fourier space up to there")

@@ -106,13 +106,16 @@ def _warn_of_other_images(source: ParticleStack | Images, encoder: Encoder) -> N
 
 
 def prepared_batches(
-    encoder: Encoder, source: ParticleStack | Images, batch_size: int, *, progress: bool, desc: str
+    encoder: Encoder, source: ParticleStack | Images, batch_size: int, *, start: int = 0, progress: bool, desc: str
 ) -> Iterator[tuple[range, Tensor]]:
-    """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile."""
+    """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile.
+
+    The rows before ``start`` are left out; the others come in the batches in which they come without that.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least 1")
     device = next(encoder.parameters()).device
-    batches = [range(k, min(k + batch_size, len(source))) for k in range(0, len(source), batch_size)]
+    batches = [range(k, min(k + batch_size, len(source))) for k in range(start, len(source), batch_size)]
 
     def prepare(rows: range) -> Tensor:
         step = max(1, _PIECE // source.image_size**2)
@@ -122,10 +125,11 @@ def prepared_batches(
             pieces.append(encoder.preprocessing(images.to(device), source.pixel_size))
         return torch.cat(pieces)
 
-    bar = tqdm(total=len(source), desc=desc, unit="image", disable=not progress, smoothing=0.05)
+    bar = tqdm(total=len(source), initial=start, desc=desc, unit="image", disable=not progress, smoothing=0.05)
     with bar, ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(prepare, batches[0])
+        pending = reader.submit(prepare, batches[0]) if batches else None
         for rows, following in zip(batches, [*batches[1:], None], strict=True):
+            assert pending is not None
             images = pending.result()
             if following is not None:
                 pending = reader.submit(prepare, following)
