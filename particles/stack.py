@@ -229,7 +229,7 @@ class ParticleStack:
             contrast = (centre.mean(axis=1) - edge.mean(axis=1)) / images.std(axis=(1, 2))
             # Five standard errors below zero: chance alone does not get there.
             if contrast.mean() < -5 * contrast.std(ddof=1) / np.sqrt(len(contrast)):
-                what = "particles look darker than what is around them, not brighter; invert=True (--invert) turns them"
+                what = "particles look darker than what is around them: invert=True (--invert) will invert the images"
                 tally.add(what, f"by {-contrast.mean():.2f} standard deviations in {len(images)} images")
 
     def _without_faults(self, tally: Tally) -> ParticleStack:

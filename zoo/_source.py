@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +121,18 @@ def prepared_batches(
     def prepare(rows: range) -> Tensor:
         step = max(1, _PIECE // source.image_size**2)
         pieces = []
-        for start in range(rows.start, rows.stop, step):
-            images = torch.as_tensor(source.images(range(start, min(start + step, rows.stop))))
+        for row in range(rows.start, rows.stop, step):
+            images = torch.as_tensor(source.images(range(row, min(row + step, rows.stop))))
             pieces.append(encoder.preprocessing(images.to(device), source.pixel_size))
         return torch.cat(pieces)
 
     bar = tqdm(total=len(source), initial=start, desc=desc, unit="image", disable=not progress, smoothing=0.05)
     with bar, ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(prepare, batches[0]) if batches else None
-        for rows, following in zip(batches, [*batches[1:], None], strict=True):
-            assert pending is not None
-            images = pending.result()
+        pending = [reader.submit(prepare, rows) for rows in batches[:1]]
+        for rows, following in zip_longest(batches, batches[1:]):
+            images = pending.pop().result()
             if following is not None:
-                pending = reader.submit(prepare, following)
+                pending.append(reader.submit(prepare, following))
             yield rows, images
             bar.update(len(rows))
 

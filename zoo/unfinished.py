@@ -47,6 +47,7 @@ class Unfinished:
         device = next(encoder.parameters()).device.type
         weights = encoder.entry.files[MODEL].sha256
         self._settings = repr((encoder.config, weights, batch_size, device, torch.__version__, __version__))
+        self._files = [_as_it_lies(path) for path in stack.image_files]
         self.done: PoseTable | None = None
         self._path: Path | None = None
         name = re.compile(re.escape(f"{out.stem}.partial-") + r"[0-9a-f]{16}\.npz")
@@ -84,8 +85,11 @@ class Unfinished:
         key = hashlib.sha256(repr((self._settings, n, self._stack.pixel_size, self._stack.inverted)).encode())
         file, index = table.file[:n], table.index[:n]
         for position in dict.fromkeys(file.tolist()):
-            path = self._stack.image_files[position]
-            status = os.stat(path)
-            key.update(repr((position, os.path.realpath(path), status.st_size, status.st_mtime_ns)).encode())
+            key.update(f"{position}: {self._files[position]}".encode())
         key.update(file.tobytes() + index.tobytes())
         return self._out.with_name(f"{self._out.stem}.partial-{key.hexdigest()[:16]}.npz")
+
+
+def _as_it_lies(path: Path) -> str:
+    status = os.stat(path)
+    return repr((os.path.realpath(path), status.st_size, status.st_mtime_ns))

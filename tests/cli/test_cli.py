@@ -70,8 +70,7 @@ class TestErrors:
         for words in (["predict"], ["nosuchverb"], ["list", "--nosuch"], ["simulate", "--volume", "x", "-o", "y.mrcs"]):
             done = run(*words)
             assert done.code == 2
-            assert done.err.startswith("Usage: cryozoo")
-            assert "Traceback" not in done.err
+            assert re.fullmatch(r"error: .* \(`cryozoo.* --help` says more\)\n", done.err)
 
     def test_unexpected_ones_take_one_line_unless_debug_is_asked_for(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr("cryozoo.zoo.entries.list_encoders", lambda *_, **__: 1 / 0)
@@ -139,7 +138,7 @@ class TestPredict:
         assert "23/23" in run(*words, "--progress").err
         assert "23/23" not in run(*words, "--no-progress").err
 
-    @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+    @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
     def test_a_signal_keeps_the_finished_rows(self, tiny_folder, stack, tmp_path, name, code):
         """The signal comes during the third batch; one forward pass before the first is the self-test."""
         program = f"""
@@ -156,17 +155,19 @@ def stop(self, images):
 PoseEncoder.forward = stop
 main(sys.argv[1:])
 """
-        out, kept = tmp_path / "poses.star", tmp_path / "poses.partial.star"
+        out = tmp_path / "poses.star"
         options = ["--encoder", f"local-dir:{tiny_folder}", "-o", out, "--batch-size", 5]
         done = shell("predict", stack, *options, code=program)
         assert done.returncode == code
-        assert done.stderr == f"error: stopped after 10 of 23 particles; they are in {kept}\n"
+        (kept,) = tmp_path.glob("poses.partial*")
+        what = "10 finished ones are kept"
+        assert done.stderr == f"error: stopped after 10 of 23 particles; {what} in {kept}; the same command goes on\n"
         assert not out.exists()
-        assert len(starfile.read(kept)["particles"]) == 10
-        before = kept.read_bytes()
-        again = shell("predict", stack, *options, code=program)
-        assert again.stderr.endswith(f"they are in {tmp_path / 'poses.partial2.star'}\n")
-        assert kept.read_bytes() == before
+        assert len(PoseTable.load(kept)) == 10
+        again = shell("predict", stack, *options)
+        assert (again.returncode, again.stderr) == (0, "")
+        assert again.stdout.startswith("10 particles were finished before\n23 particles")
+        assert not kept.exists()
 
     def test_poses_that_the_format_does_not_take_are_kept_in_another(self, run, stack, tiny_folder, tmp_path):
         tables, odd = starfile.read(stack), stack.with_name("odd.star")
