@@ -243,7 +243,7 @@ def choose_device(name: str | None, threads: int | None = None) -> torch.device:
         there = f"PyTorch sees {gpus} here, from 0" if gpus else "PyTorch sees none here"
         raise click.BadParameter(f"no GPU {name!r}: {there}; --device cpu does without", param_hint="--device")
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except Exception as error:  # torch raises all kinds, also of what it was compiled without
         reason = str(error).split("\n")[0][:100]
         raise click.BadParameter(f"{name!r} cannot be used here: {reason}", param_hint="--device") from None

@@ -74,7 +74,9 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
         return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "cryozoo"
-        _explain(settings, f"{error.format_message().rstrip('.')} (`{command} --help` says more)", error)
+        complete = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
+        more = "" if complete else f" (`{command} --help` says more)"
+        _explain(settings, error.format_message().rstrip(".") + more, error)
         return error.exit_code
     except (_Interrupted, click.Abort) as error:
         cause = error.__cause__ or error

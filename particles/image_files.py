@@ -55,13 +55,14 @@ class ImageFinder:
             return real
         found = f"image file {name[:200]!r} is missing"
         folders = ", ".join(map(str, self._roots))
-        hint = f"looked in {folders}, here and in the folders above; give the folder as datadir (--datadir)"
+        hint = f"looked in {folders}, in the folders above and here; give the folder as datadir (--datadir)"
         raise BadInput(table.path, found, where=table.where(row), hint=hint)
 
     def _bases(self, name: str) -> list[Path]:
         # Nobody has named the working directory, so a name may not climb from it; from / it would reach everything.
         trusted = ".." not in Path(name).parts and self._here != self._here.parent
-        return [*self._roots, *([self._here] if trusted else []), *self._above]
+        # It comes last: the names of one project are often those of another, too.
+        return [*self._roots, *self._above, *([self._here] if trusted else [])]
 
 
 def needed_datadir(table: Path, names: Sequence[str], files: Sequence[Path]) -> Path | None:

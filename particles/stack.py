@@ -69,8 +69,8 @@ class ParticleStack:
     ) -> ParticleStack:
         """Open particles; the headers of all image files are read and held against the table.
 
-        Image names in a table are looked for in the folder of the table, then in ``datadir``, in the working
-        directory and in the folders above the table, as in a RELION project whose tables lie in job folders. A name
+        Image names in a table are looked for in the folder of the table, then in ``datadir``, then in the folders
+        above the table, as in a RELION project whose tables lie in job folders, then in the working directory. A name
         may not lead out of the folder it is looked for in, by ``..``, as an absolute path or over a link, unless the
         target lies below the table's folder or ``datadir``.
 

@@ -41,6 +41,8 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
         values = None if found else parse_yaml(data.decode(), path)
     except UnicodeDecodeError:
         found = "no text"
+    except BadInput as error:
+        raise BadInput(path, error.found, where=error.where, expected=what, hint=error.hint or _TEMPLATE) from None
     if found:
         raise BadInput(path, f"is {found}", expected=what, hint=_TEMPLATE)
     if not isinstance(values, dict):

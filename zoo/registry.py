@@ -314,7 +314,8 @@ def split_name(name: str) -> tuple[str, str, str | None]:
     """``"vgg_gem-sixd_svd.toy_64"`` -> ``("vgg_gem", "sixd_svd", "toy_64")``; the tag may be missing."""
     match = re.fullmatch(rf"({_NAME.pattern})-({_NAME.pattern})(?:\.({_TAG.pattern}))?", name)
     if match is None:
-        raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>")
+        expected = "<backbone>-<head> or <backbone>-<head>.<tag>; `cryozoo list` shows what there is"
+        raise UnknownName(f"{name!r} is not an encoder name: {expected}")
     backbone, head, tag = match.groups()
     return backbone, head, tag
 

@@ -341,9 +341,16 @@ class TestWhereImagesAre:
     def test_below_the_working_directory(self, places, monkeypatch):
         table = write_star(places / "out/t.star", ["1@images/s.mrcs"])
         monkeypatch.setattr(image_files, "_PARENTS", 0)
-        with pytest.raises(BadInput, match=r"row 1 .* is missing; looked in .*/out, here and .* \(--datadir\)"):
+        with pytest.raises(BadInput, match=r"row 1 .* is missing; looked in .*/out, .* and here; .*\(--datadir\)"):
             ParticleStack.open(table)
         monkeypatch.chdir(places)
+        assert np.array_equal(ParticleStack.open(table).images([0]), IMAGES[:1])
+
+    def test_the_project_of_the_table_goes_before_that_of_the_shell(self, places, monkeypatch):
+        """Extract/job003/mic1.mrcs is a name in every project."""
+        (places / "here/images").mkdir()
+        write_stack(places / "here/images/s.mrcs", -IMAGES, 1.5)
+        table = write_star(places / "out/t.star", ["1@images/s.mrcs"])
         assert np.array_equal(ParticleStack.open(table).images([0]), IMAGES[:1])
 
     @pytest.mark.parametrize("absolute", [False, True])
@@ -351,7 +358,7 @@ class TestWhereImagesAre:
         """The file is there from the working directory, and below it, yet it was not named plainly."""
         monkeypatch.chdir(places / "images")
         name = str(places / "images/s.mrcs") if absolute else "../images/s.mrcs"
-        with pytest.raises(BadInput, match="leads out|is missing"):
+        with pytest.raises(BadInput, match=r"leads out|is missing"):
             ParticleStack.open(write_star(places.parent / "b/deep/t.star", [f"1@{name}"]))
 
     def test_not_over_a_link_that_leads_out_of_it(self, places):

@@ -81,9 +81,8 @@ def test_what_does_not_match_is_said_and_begun_anew(encoder, stack, tmp_path, pi
     if change == "pixels":
         pixels[3] += 1
         pixels.flush()
-    particles = ParticleStack.open(
-        stack, pixel_size=5.01 if change == "pixel size" else None, invert=change == "invert"
-    )
+    particles = ParticleStack.open(stack, pixel_size=5.01 if change == "pixel size" else None)
+    particles.inverted = change == "invert"
     if change == "order":
         particles = particles.subset([1, 0, *range(2, 23)])
     elif change == "fewer":
