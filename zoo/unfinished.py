@@ -58,7 +58,7 @@ class Unfinished:
             except BadInput:
                 fits = False
             if not fits:
-                message = "is of other particles, another encoder or other batches, and is not gone on from"
+                message = "is of other particles, another encoder or other batches: this prediction begins anew"
                 warnings.warn(BadInputWarning(f"{path} {message}"), stacklevel=2)
             elif self.done is None or len(found) > len(self.done):
                 self.done, self._path = found, path

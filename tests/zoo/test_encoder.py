@@ -102,7 +102,7 @@ def test_wrong_images_and_names_are_refused() -> None:
     encoder = create_encoder("test_vgg_gem-quaternion", image_size=32)
     with pytest.raises(ValueError, match="expected"):
         encoder(torch.zeros(1, 1, 31, 31))
-    for images, message in (
+    for wrong, message in (
         (np.zeros((1, 1, 32, 32)), r"a ndarray, expected a tensor \(B, 1, 32, 32\) of torch.float32; encoder.preproc"),
         (
             "stack.mrcs",
@@ -110,7 +110,7 @@ def test_wrong_images_and_names_are_refused() -> None:
         ),
     ):
         with pytest.raises(TypeError, match=message):
-            encoder(images)
+            encoder(wrong)
     for images, message in (
         (torch.zeros(32, 32), r"of shape \(32, 32\), expected a tensor \(B, 1, 32, 32\)"),
         (
