@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from ..particles.files import atomic_write, write_json
-from .readme import with_tables
+from .pages import pages, with_tables
 from .runs import RESULTS, run_suite
 from .studies.figures import STUDIES, study_table
 from .suites import SUITES
-from .tables import training_table
+from .tables import ENCODERS, encoder_table, training_table
 
 
 @click.group()
@@ -44,10 +44,10 @@ def run(suite: str, only: str, threads: int) -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice([*SUITES, *STUDIES]))
+@click.argument("name", type=click.Choice([*SUITES, *STUDIES, ENCODERS]))
 def table(name: str) -> None:
-    """Print the table of a suite or a study, from its results alone, and write it to results/NAME.md."""
-    text = training_table(name) if name in SUITES else study_table(name)
+    """Print the table of a suite, a study or the best encoders, from results alone; write it to results/NAME.md."""
+    text = encoder_table() if name == ENCODERS else training_table(name) if name in SUITES else study_table(name)
     _write(RESULTS / f"{name}.md", text)
     click.echo(text)
 
@@ -111,11 +111,11 @@ def maps(run_folders: tuple[Path, ...]) -> None:
     click.echo(text)
 
 
-@main.command()
-def readme() -> None:
-    """Put the tables into the README of this checkout."""
-    path = RESULTS.parents[1] / "README.md"
-    _write(path, with_tables(path.read_text()))
+@main.command("pages")
+def fill_pages() -> None:
+    """Put the tables into the README and docs/results of this checkout."""
+    for path in pages():
+        _write(path, with_tables(path.read_text()))
 
 
 def _write(path: Path, text: str) -> None:

@@ -44,8 +44,10 @@ class Number(click.ParamType):
 
     name = "number"
 
-    def __init__(self, above: float = -math.inf, *, least: float = -math.inf, most: float = math.inf) -> None:
-        self.above, self.least, self.most = above, least, most
+    def __init__(
+        self, above: float = -math.inf, *, least: float = -math.inf, most: float = math.inf, unit: str = ""
+    ) -> None:
+        self.above, self.least, self.most, self.unit = above, least, most, unit and f" ({unit})"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Turn text into a number or fail with the limits."""
@@ -56,7 +58,7 @@ class Number(click.ParamType):
         if not (math.isfinite(number) and number > self.above and self.least <= number <= self.most):
             low = f"above {self.above:g}" if self.above > -math.inf else f"at least {self.least:g}"
             high = f" and at most {self.most:g}" if self.most < math.inf else ""
-            self.fail(f"{value} is not a number {low}{high}", param, ctx)
+            self.fail(f"{value} is not a number {low}{high}{self.unit}", param, ctx)
         return number
 
 

@@ -37,8 +37,8 @@ def evaluate(
 ) -> None:
     """Compare PREDICTED poses with the TRUTH (each .star, .cs, .pkl or .npz).
 
-    Rows belong together that name the same image, in the same folder or another; in files that name none, those of the
-    same number.
+    Rows belong together that name the same particle: by its image, its uid or its place on the micrograph; in files
+    that name none, those of the same number.
     """
     import torch
 
@@ -50,7 +50,8 @@ def evaluate(
 
     group = point_group(symmetry)
     guess, true = _load_both(predicted, truth, image_size, pixel_size)
-    true = matched_poses(true, guess.particles, len(guess), predicted)
+    matched = matched_poses(true, guess.particles, len(guess), predicted)
+    true, guess = matched.poses, guess.subset(matched.rows)
     rotation, target = torch.tensor(guess.rotation), torch.tensor(true.rotation)
     found = {}
     if align:

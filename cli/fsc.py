@@ -125,7 +125,7 @@ def fsc(
 
 def _align(first: Volume, second: Volume, path: Path, *, overwrite: bool) -> Volume:
     from ..imaging.map_alignment import align_map
-    from ..particles.mrc import write_volume
+    from ..particles.mrc_writer import write_volume
 
     found = align_map(first, second)
     turn = math.degrees(math.acos(min(max((float(found.rotation.trace()) - 1) / 2, -1), 1)))

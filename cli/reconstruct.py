@@ -30,7 +30,8 @@ from .common import (
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
 @click.option("--halves", is_flag=True, help="Write the unfiltered half maps too: MAP_half1.mrc, MAP_half2.mrc.")
 @symmetry_option
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of half-sets, where the table has none.")
+@click.option("--random-halves", is_flag=True, help="Split the images at random although the table has half-sets.")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of random half-sets.")
 @click.option("--fom-weighting", is_flag=True, help="Weight images with their confidence (rlnParticleFigureOfMerit).")
 @stack_options
 @overwrite_option
@@ -41,6 +42,7 @@ def reconstruct(
     poses: Path | None,
     halves: bool,
     symmetry: str,
+    random_halves: bool,
     seed: int,
     fom_weighting: bool,
     opened: dict[str, Any],
@@ -62,7 +64,7 @@ def reconstruct(
     device = run.device()
 
     from ..imaging.reconstruct import reconstruct as average
-    from ..particles.mrc import write_volume
+    from ..particles.mrc_writer import write_volume
     from ..particles.poses import PoseTable
     from ..particles.stack import ParticleStack
 
@@ -75,6 +77,7 @@ def reconstruct(
         given,
         symmetry=symmetry,
         fom_weighting=fom_weighting,
+        random_halves=random_halves,
         seed=seed,
         device=device,
         progress=run.progress,
@@ -94,8 +97,13 @@ def reconstruct(
     click.echo(
         f"CTF: corrected, with that of {source}" if source else "CTF: not corrected, as no table has a whole one"
     )
+    halves_of = result.half_sets_source
+    click.echo(f"half-sets: {f'those of {halves_of}' if halves_of else f'random, with seed {seed}'}")
     shells = range(1, min(round(size * pixel / result.resolution), size // 2) + 1)
     reached = sum(s**2 * float(result.coverage[s]) for s in shells) / sum(s**2 for s in shells)
+    if result.fsc[1] < 0.143:
+        click.echo("the halves do not agree in any shell: there is no resolution, only noise")
+        return
     click.echo(f"the halves agree to {result.resolution:.2f} A (FSC 0.143, no mask)")
     click.echo(SHARED_REFERENCE)
     click.echo(f"images reach {reached:.1%} of Fourier space up to there")

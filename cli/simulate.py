@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..particles.ctf import CTF
     from ..particles.poses import PoseTable
 
+SHIFT = Number(least=0, most=1000, unit="Angstrom")
+DEFOCUS = Number(least=100, most=100_000, unit="Angstrom; 1.5 micrometres are 15,000")
+
 
 @verb("simulate", short_help="Images of a volume, with known poses.")
 @click.option("--volume", required=True, metavar="MAP", help="A map, an atomic model, or phantom:SEED.")
@@ -38,11 +41,12 @@ if TYPE_CHECKING:
 @click.option(
     "--snr", type=Number(0, most=1e9), help="Variance of the signal over that of the noise.  [default: no noise]"
 )
-@click.option("--shift-sigma", type=Number(least=0, most=1e6), metavar="A", help="Standard deviation of random shifts.")
-@click.option("--defocus", type=Number(0, most=1e6), nargs=2, metavar="LOW HIGH", help="Random defocus, in Angstrom.")
+@click.option("--shift-sigma", type=SHIFT, metavar="A", help="Standard deviation of random shifts.")
+@click.option("--defocus", type=DEFOCUS, nargs=2, metavar="LOW HIGH", help="Random defocus, in Angstrom.")
 @click.option("--size", type=click.IntRange(8, 4096), metavar="L", help="Box of the images.  [default: of the map]")
 @click.option("--pixel-size", type=PIXEL_SIZE, metavar="A", help="Of the images.  [default: of the map]")
 @click.option("--voxel-size", type=PIXEL_SIZE, metavar="A", help="Of the map, instead of what its header says.")
+@click.option("--allow-wrap", is_flag=True, help="Let a molecule larger than the box come in on the opposite side.")
 @overwrite_option
 @threads_option
 @progress_option
@@ -59,6 +63,7 @@ def simulate(
     size: int | None,
     pixel_size: float | None,
     voxel_size: float | None,
+    allow_wrap: bool,
     overwrite: bool,
     threads: int | None,
     progress: bool | None,
@@ -90,10 +95,10 @@ def simulate(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    imaging = Imaging(snr=snr, shift_sigma=shift_sigma or 0.0, defocus=defocus, allow_wrap=allow_wrap)
     source = _volume(volume, size, pixel_size, voxel_size)
     box, pixel = size or source.size, pixel_size or source.pixel_size
-    imaging = Imaging(snr=snr, shift_sigma=shift_sigma or 0.0, defocus=defocus)
-    simulator = Simulator(source, imaging, image_size=box, pixel_size=pixel)
+    simulator = Simulator(source, imaging, image_size=box, pixel_size=pixel, name=volume)
     # The box is for cryoDRGN's .pkl, which has shifts in fractions of it.
     given = None if poses is None else PoseTable.load(poses, image_size=box, pixel_size=pixel)
     optics = _ctf(given, str(poses)) if given is not None and ctf else None
@@ -117,15 +122,10 @@ def _volume(name: str, size: int | None, pixel_size: float | None, voxel_size: f
         raise BadInput(name, "is no map, and has no voxels for --voxel-size", hint="--pixel-size is that of the images")
     if atomic and (size is None or pixel_size is None):
         raise BadInput(name, "an atomic model, which has no box", hint="give --size and --pixel-size of the images")
-    try:
-        if voxel_size is not None:
-            volume = Volume.load(find_data(name), pixel_size=voxel_size)
-        else:
-            volume = load_volume(name, image_size=size or 64, pixel_size=pixel_size)
-    except BadInput:
-        raise
-    except ValueError as error:
-        raise BadInput(name, str(error)) from None
+    if voxel_size is not None:
+        volume = Volume.load(find_data(name), pixel_size=voxel_size)
+    else:
+        volume = load_volume(name, image_size=size or 64, pixel_size=pixel_size)
     if len(set(volume.data.shape)) > 1:
         raise BadInput(name, f"{' x '.join(map(str, volume.data.shape))} voxels", expected="a cube")
     return volume

@@ -12,14 +12,12 @@ from ..particles.yaml_files import parse_yaml, read_yaml
 from .common import INPUT, Run, metrics_table, run_options, verb
 
 
-def _print_fields(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked or ctx.resilient_parsing:
         return
-    from ..training.recipe import recipe_fields
+    from ..training.recipe_page import recipe_template
 
-    for name, expected, default, meaning in recipe_fields():
-        given = "" if default is None else f"; by default {default or 'empty'}"
-        click.echo(f"{name}: {meaning}\n    {expected}{given}")
+    click.echo(recipe_template(), nl=False)
     ctx.exit()
 
 
@@ -30,12 +28,12 @@ def _print_fields(ctx: click.Context, param: click.Parameter, asked: bool) -> No
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a field, as in data.snr=0.1.")
 @click.option(
-    "--fields",
+    "--template",
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_print_fields,
-    help="Print every field of a recipe, and stop.",
+    callback=_print_template,
+    help="Print a recipe to fill in, with every field explained, and stop.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint.")
 @run_options
@@ -46,7 +44,11 @@ def train(
     restart: bool,
     run: Run,
 ) -> None:
-    """Train an encoder by a RECIPE (YAML or JSON). The same command goes on where a stopped run left off."""
+    """Train an encoder by a RECIPE (YAML or JSON).
+
+    The same command goes on where a stopped run left off, and --set steps=N where one has ended at fewer steps: from
+    there with the learning rates of N steps. DIR/model is the best encoder so far, also while the training runs.
+    """
     from ..training.recipe import Recipe
     from ..training.trainer import train as train_by
 

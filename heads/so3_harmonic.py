@@ -91,7 +91,7 @@ class SO3Harmonic(Head):
             )
         if lmax > _HIGHEST or order > _FINEST:
             raise ValueError(
-                f"lmax {lmax} and order {order}, expected at most {_HIGHEST} and {_FINEST}, or tables are huge"
+                f"lmax {lmax} and order {order}, expected at most {_HIGHEST} and {_FINEST}: its tables grow with both"
             )
         if confidence not in ("height", "entropy", "probability"):
             raise ValueError(f"confidence {confidence!r}, expected 'height', 'entropy' or 'probability'")

@@ -53,7 +53,12 @@ def resolution_at(fsc: Tensor, threshold: float, pixel_size: float, *, size: int
         threshold: 0.143 between half maps (Rosenthal and Henderson 2003), 0.5 against a reference.
         pixel_size: Angstrom.
         size: L; without it the box is taken to be even.
+
+    Raises:
+        ValueError: the curve has values that are not finite.
     """
+    if not fsc.isfinite().all():
+        raise ValueError("the correlation is not finite in all shells, so there is no resolution to read off")
     box = pixel_size * (size or 2 * (len(fsc) - 1))
     below = (fsc[1:] < threshold).nonzero()
     if not len(below):

@@ -30,8 +30,8 @@ def mask_from_map(volume: Volume, *, extend: int = 3, edge: int = 6) -> Tensor:
         extend: voxels by which the inside grows on all sides.
         edge: voxels from there to 0.
     """
-    inside = _blurred(volume, max(_RESOLUTION, 4 * volume.pixel_size))
-    return _soft_edge(_distance(inside > _otsu_threshold(inside), extend + edge) - extend, edge)
+    inside = blurred(volume, max(_RESOLUTION, 4 * volume.pixel_size))
+    return _soft_edge(_distance(inside > otsu_threshold(inside), extend + edge) - extend, edge)
 
 
 def _soft_edge(beyond: Tensor, width: float) -> Tensor:
@@ -39,7 +39,7 @@ def _soft_edge(beyond: Tensor, width: float) -> Tensor:
     return 0.5 + 0.5 * torch.cos(torch.pi * (beyond / width).clamp(0, 1))
 
 
-def _blurred(volume: Volume, resolution: float) -> Tensor:
+def blurred(volume: Volume, resolution: float) -> Tensor:
     """The map times exp(-(k resolution)^2) in Fourier space, as ``Volume.from_atoms`` blurs."""
     size = volume.size
     k = torch.fft.fftfreq(size, volume.pixel_size) * resolution
@@ -48,7 +48,7 @@ def _blurred(volume: Volume, resolution: float) -> Tensor:
     return torch.fft.irfftn(spectrum, s=volume.data.shape)
 
 
-def _otsu_threshold(values: Tensor, bins: int = 256) -> float:
+def otsu_threshold(values: Tensor, bins: int = 256) -> float:
     """The value that parts a histogram in two classes with the largest variance between their means."""
     low, high = values.min(), values.max()
     count = torch.histc(values, bins, low.item(), high.item()).double()

@@ -26,9 +26,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not 8 <= self.image_size <= 4096:
-            raise ValueError(f"image_size {self.image_size}: between 8 and 4096 pixels")
+            raise ValueError(f"image_size {self.image_size}, expected 8 to 4096 pixels")
         if not 0 < self.pixel_size < 1e3:
-            raise ValueError(f"pixel_size {self.pixel_size}: Angstrom per pixel, above 0")
+            raise ValueError(f"pixel_size {self.pixel_size}, expected Angstrom per pixel, above 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for an entry or a checkpoint."""

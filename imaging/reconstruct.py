@@ -23,6 +23,7 @@ from ..particles.stack import ParticleStack
 from ..particles.table import Floats, ParticleTable
 from .back_projector import BackProjector
 from .fsc import fourier_shell_correlation, resolution_at
+from .simulate import inscribed_circle
 from .volumes import Volume
 
 _SAMPLES = 1 << 18  # Fourier samples that are inserted at a time
@@ -42,6 +43,7 @@ class Reconstruction:
             leave it below 1.
         weight: (2 L + 1, 2 L + 1, L + 1) sum of CTF^2 per Fourier voxel, as in ``BackProjector``: where it was reached.
         ctf_source: the table whose CTF the images were corrected for; None when no CTF was.
+        half_sets_source: the table whose half-sets these are; None when they are random.
     """
 
     map: Volume
@@ -51,6 +53,7 @@ class Reconstruction:
     coverage: Tensor
     weight: Tensor
     ctf_source: Path | None = None
+    half_sets_source: Path | None = None
 
     @property
     def resolution(self) -> float:
@@ -64,22 +67,26 @@ def reconstruct(
     *,
     symmetry: str = "C1",
     fom_weighting: bool = False,
+    random_halves: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Reconstruction:
     """Reconstruct a volume of the box and pixels of the images.
 
-    Each image is corrected for its shift and for its CTF, where the table has one. The half-sets are those of the table
-    (``rlnRandomSubset``, or ``alignments3D/split``), else a random split of the images, where rows of one image stay
-    together. The stack is read in batches.
+    Each image is corrected for its background (the mean outside of the circle that fits its box), its shift and its
+    CTF, where the table has one. The half-sets are those of the table (``rlnRandomSubset``, or ``alignments3D/split``)
+    where it parts the images in two, else a random split of the images, where rows of one image stay together. The
+    stack is read in batches.
 
     Args:
         stack: N images.
         poses: of the same particles, matched as by :func:`matched_poses`; default those in the table of the stack.
+            Images without a pose are left out.
         symmetry: point group, such as C1, D7, O or I2, in RELION's axes.
         fom_weighting: weight every image with the confidence of its pose (``rlnParticleFigureOfMerit``); those of
             weight 0 are left out.
+        random_halves: split the images at random although the table has half-sets.
         seed: of the random split.
         device: where the sums are made.
         progress: show a bar with the time left.
@@ -94,17 +101,18 @@ def reconstruct(
     """
     group = point_group(symmetry)
     _refuse_corrected(stack)
-    poses = _matched(stack, poses)
+    stack, poses = _matched(stack, poses)
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
     for path, columns in {table.path: table.unmodelled for table in tables if table.unmodelled}.items():
-        what = f"{', '.join(columns)}: not modelled, the images are taken for such without"
+        what = f"{', '.join(columns)}: not modelled, and ignored"
         warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=2)
     # An envelope (the B-factor) is part of the CTF, as in RELION.
     ctf, ctf_source = next(
         ((table.ctf.to(torch.float32), table.path) for table in tables if table.ctf is not None), (None, None)
     )
     weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
-    half_sets = _half_sets(stack, tables, weights, seed)
+    half_sets_of = next((table for table in tables if table.half_set is not None and not random_halves), None)
+    half_sets = _half_sets(stack, half_sets_of, weights, seed)
     rotation, shift = torch.from_numpy(poses.rotation), torch.from_numpy(poses.shift)
     projectors = []
     total = sum(map(len, half_sets))
@@ -115,14 +123,18 @@ def reconstruct(
             for batch in np.array_split(rows, math.ceil(len(rows) * projector.samples_per_image / _SAMPLES)):
                 chosen = torch.from_numpy(batch)
                 projector.insert(
-                    torch.from_numpy(stack.images(batch)),
+                    _without_background(torch.from_numpy(stack.images(batch))),
                     rotation[chosen],
                     shift[chosen],
                     None if ctf is None else ctf[chosen],
                     None if weights is None else weights[chosen],
                 )
                 bar.update(len(batch))
-    return replace(combine_halves(*projectors), ctf_source=ctf_source)
+    return replace(
+        combine_halves(*projectors),
+        ctf_source=ctf_source,
+        half_sets_source=None if half_sets_of is None else half_sets_of.path,
+    )
 
 
 def combine_halves(first: BackProjector, second: BackProjector) -> Reconstruction:
@@ -146,22 +158,28 @@ def _on_cpu(volume: Volume) -> Volume:
     return Volume(volume.data.cpu(), volume.pixel_size)
 
 
+def _without_background(images: Tensor) -> Tensor:
+    """Take off the mean outside of the circle that fits the box.
+
+    Both half maps would have it in common, and as it is not the same everywhere in a map of few images, or with soft
+    edges, it correlates in every shell.
+    """
+    outside = inscribed_circle(images.shape[-1]) == 0
+    return images - images[:, outside].double().mean(1)[:, None, None]
+
+
 def _refuse_corrected(stack: ParticleStack) -> None:
     """Images that were multiplied by the CTF or its sign already would be so twice."""
-    if stack.star is None:
-        return
-    for block in stack.star.blocks.values():
-        for label in ("rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"):
-            if label in block and (rows := np.flatnonzero(block.numbers(label))).size:
-                where, hint = block.where(int(rows[0]), label), "extract the particles without CTF correction"
-                raise BadInput(stack.path, "images that were corrected for the CTF", where=where, hint=hint)
+    if stack.table.corrected:
+        found = f"images that were corrected for the CTF ({', '.join(stack.table.corrected)})"
+        raise BadInput(stack.path, found, hint="extract the particles without CTF correction")
 
 
-def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
-    """One pose per image of the stack."""
+def _matched(stack: ParticleStack, poses: PoseTable | None) -> tuple[ParticleStack, PoseTable]:
+    """The images that have a pose, and one pose for each."""
     if poses is None:
         if stack.poses is not None:
-            return stack.poses
+            return stack, stack.poses
         missing = f": {missing_angles(stack.table)} is missing" if stack.star is not None else ""
         raise BadInput(stack.path, f"no poses{missing}", hint="give them in a file of their own (--poses)")
     source = poses.source
@@ -170,7 +188,8 @@ def _matched(stack: ParticleStack, poses: PoseTable | None) -> PoseTable:
         expected = f"{own:g} A, as in {stack.path}: {stack.image_size} pixels of {stack.pixel_size:g} A"
         found = f"poses of images of {poses.image_size} pixels of {poses.pixel_size:g} A, a box of {box:g} A"
         raise BadInput(source, found, expected=expected)
-    return matched_poses(poses, stack.table, len(stack), stack.path)
+    matched = matched_poses(poses, stack.table, len(stack), stack.path)
+    return stack if len(matched.rows) == len(stack) else stack.subset(matched.rows), matched.poses
 
 
 def _box(image_size: int | None, pixel_size: float | None) -> float | None:
@@ -190,10 +209,10 @@ def _weights(poses: PoseTable) -> Floats:
 
 
 def _half_sets(
-    stack: ParticleStack, tables: list[ParticleTable], weights: Tensor | None, seed: int
+    stack: ParticleStack, table: ParticleTable | None, weights: Tensor | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
-    number = next((found for table in tables if (found := table.checked_half_set()) is not None), None)
+    number = None if table is None else table.checked_half_set()
     images, image = np.unique(stack.image_ids, return_inverse=True)
     if number is None:
         number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ..geometry.pose import Pose
 from ..geometry.sampling import random_rotations
 from ..particles.ctf import CTF, make_ctf
-from ..particles.fields import check_fields, documented, number, numbers, optional, setting
+from ..particles.fields import BOOLEAN, Rule, check_fields, documented, is_number, number, numbers, optional, setting
 from .batch import Batch
+from .extent import check_fits
 from .projector import Projector
 from .volumes import Volume
 
@@ -26,22 +27,39 @@ class Imaging:
         "variance of the shifted projection with its CTF inside the inscribed circle, averaged over random poses, over "
         "that of the white noise",
         None,
+        example=0.1,
     )
-    shift_sigma: float = setting(number("Angstrom", least=0), "standard deviation of the shift along x and y", 0.0)
+    shift_sigma: float = setting(
+        number("Angstrom", least=0, most=1000), "standard deviation of the shift along x and y", 0.0, example=5.0
+    )
     defocus: tuple[float, float] | None = setting(
         optional(
-            numbers(2, lambda x: 0 < x[0] <= x[1], "[lowest, highest] in Angstrom, underfocus positive"), "no CTF"
+            numbers(
+                2,
+                lambda x: 100 <= x[0] <= x[1] <= 100_000,
+                "[lowest, highest] in Angstrom, 100 to 100,000 and underfocus positive (1.5 micrometres are 15,000)",
+            ),
+            "no CTF",
         ),
         "range of the mean defocus, uniform",
         None,
+        example=[10000, 25000],
     )
     astigmatism: float = setting(
-        number("Angstrom", least=0), "largest difference of defocus U and V, uniform from 0", 0.0
+        Rule(
+            lambda x: is_number(x) and (x == 0 or 10 <= x <= 100_000),
+            "a number of Angstrom, 0 or 10 to 100,000 (0.1 micrometres are 1,000)",
+        ),
+        "largest difference of defocus U and V, uniform from 0",
+        0.0,
     )
     voltage: float = setting(number("kV", above=10, below=3000), "acceleration voltage", 300.0)
-    spherical_aberration: float = setting(number("mm", least=0), "spherical aberration", 2.7)
-    amplitude_contrast: float = setting(number(least=0, most=1), "share of amplitude contrast", 0.1)
-    b_factor: float = setting(number("Angstrom^2", least=0), "of the envelope exp(-B k^2 / 4)", 0.0)
+    spherical_aberration: float = setting(number("mm", least=0, most=100), "spherical aberration", 2.7)
+    amplitude_contrast: float = setting(number("10 % are 0.1", least=0, most=1), "share of amplitude contrast", 0.1)
+    b_factor: float = setting(number("Angstrom^2", least=0, most=10_000), "of the envelope exp(-B k^2 / 4)", 0.0)
+    allow_wrap: bool = setting(
+        BOOLEAN, "let a molecule larger than the images come in again on the opposite side", False
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, "imaging")
@@ -61,6 +79,10 @@ class Simulator(nn.Module):
         imaging: noise, shifts and CTF.
         image_size: pixels; default the volume's box.
         pixel_size: Angstrom; default the volume's.
+        name: of the volume, for messages.
+
+    Raises:
+        BadInput: the molecule is larger than the images, and ``imaging.allow_wrap`` is not set.
     """
 
     def __init__(
@@ -70,9 +92,12 @@ class Simulator(nn.Module):
         *,
         image_size: int | None = None,
         pixel_size: float | None = None,
+        name: str = "volume",
     ) -> None:
         super().__init__()
         self.imaging = imaging
+        if not imaging.allow_wrap:
+            check_fits(volume, image_size or volume.size, pixel_size or volume.pixel_size, name=name)
         self.projector = Projector(volume, image_size=image_size, pixel_size=pixel_size)
         self.noise_sigma = 0.0
         if imaging.snr is not None:

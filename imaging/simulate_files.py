@@ -12,7 +12,7 @@ from torch import Tensor
 from ..geometry.pose import Pose, join_poses
 from ..particles.ctf import CTF
 from ..particles.errors import BadInput
-from ..particles.mrc import StackWriter
+from ..particles.mrc_writer import StackWriter
 from ..particles.relion import new_star
 from ..particles.table import ParticleTable
 from .simulate import Simulator

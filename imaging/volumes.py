@@ -24,10 +24,12 @@ class Volume:
     Attributes:
         data: (L, L, L) float32, or float64, indexed [z, y, x], origin at voxel ``L // 2``, particle positive.
         pixel_size: Angstrom per voxel.
+        reach: Angstrom from the origin to the outermost atom; None for a map, whose atoms nobody knows.
     """
 
     data: Tensor
     pixel_size: float
+    reach: float | None = None
 
     @property
     def size(self) -> int:
@@ -43,7 +45,7 @@ class Volume:
         if not 0 < size <= self.size:
             raise ValueError(f"size {size}, expected 1 to the {self.size} voxels that the volume has")
         data = centred_ifft(crop_or_zero_pad(centred_fft(self.data), size))
-        return Volume(data * (size / self.size) ** 3, self.pixel_size * self.size / size)
+        return Volume(data * (size / self.size) ** 3, self.pixel_size * self.size / size, self.reach)
 
     @classmethod
     def load(cls, path: str | Path, *, size: int | None = None, pixel_size: float | None = None) -> Volume:
@@ -53,6 +55,9 @@ class Volume:
             path: the file.
             size: box in voxels of an atomic model (a map has its own).
             pixel_size: Angstrom per voxel; replaces (or supplies) a map's own, required for an atomic model.
+
+        Raises:
+            BadInput: it is not readable, has no voxel size, or its atoms do not fit into the box.
         """
         path = Path(path)
         suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
@@ -60,7 +65,10 @@ class Volume:
             if size is None or pixel_size is None:
                 raise BadInput(path, "an atomic model", expected="size and pixel_size of the map to make from it")
             coordinates, weights = read_atoms(path)
-            return cls.from_atoms(coordinates, weights, size=size, pixel_size=pixel_size)
+            try:
+                return cls.from_atoms(coordinates, weights, size=size, pixel_size=pixel_size)
+            except ValueError as error:
+                raise BadInput(path, str(error)) from None
         data, own = read_volume(path)
         pixel_size = pixel_size or own
         if pixel_size is None:
@@ -108,9 +116,9 @@ class Volume:
         kernel = np.exp(-((k * resolution / pixel_size) ** 2)) / np.sinc(k) ** 4
         half = kernel[: size // 2 + 1]
         spectrum = np.fft.rfftn(density.reshape((size,) * 3)) * kernel[:, None, None] * kernel[:, None] * half
-        return cls(
-            torch.from_numpy(np.fft.irfftn(spectrum, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)), pixel_size
-        )
+        data = np.fft.irfftn(spectrum, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)
+        reach = float(np.linalg.norm(coordinates, axis=1).max())
+        return cls(torch.from_numpy(data), pixel_size, reach)
 
     @classmethod
     def phantom(cls, *, size: int = 64, pixel_size: float = 5.0, seed: int = 0) -> Volume:

@@ -106,8 +106,8 @@ class SteerableConv2d(Constants):
         order = len(group)
         if (numbers := kernel_size**4 * order ** (1 if lift else 3)) > _LARGEST_BASIS:
             raise ValueError(
-                f"kernels of {kernel_size} pixels for the {order} elements of {group.name} take a basis of "
-                f"{numbers:.1g} numbers, at most {_LARGEST_BASIS:.1g} are made: choose smaller kernels or "
+                f"kernels of {kernel_size} pixels for the {order} elements of {group.name} need a basis of "
+                f"{numbers:.1g} numbers, at most {_LARGEST_BASIS:.1g} are allowed: choose smaller kernels or "
                 "halve maps more often"
             )
         basis = filter_basis(group.name, kernel_size, lift)

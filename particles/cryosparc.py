@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
 from .ctf import CTF
 from .errors import BadInput
-from .table import HALF_SET_CRYOSPARC, Floats, ParticleTable, in_use, one_value, warn_half_ctf
+from .mrc import PIXEL_SIZES
+from .table import (
+    HALF_SET_CRYOSPARC,
+    Floats,
+    ParticleTable,
+    assigned,
+    checked_ctf,
+    in_use,
+    one_value,
+    warn_dropped,
+    warn_half_ctf,
+)
 
 _POSE, _SHIFT, _PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
 # cryoSPARC has no field for how sure a pose is, and a name of its own keeps ours from being taken for something else.
@@ -29,8 +40,23 @@ _SMALLEST_ROTATION = 1e-6
 # Fields that change images in ways that are not modelled, and their values where they do not.
 _UNMODELLED = {
     "ctf/scale": None,
-    **dict.fromkeys(("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag"), 0.0),
+    **dict.fromkeys(("ctf/shift_A", "ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag"), 0.0),
 }
+# cryoSPARC has no fields for images that were corrected for their CTF; ours keep what a STAR file said.
+_CORRECTED = {name: f"cryozoo/{name}" for name in ("phase_flipped", "premultiplied")}
+_CTF = {
+    **{"defocus_u": "ctf/df1_A", "defocus_v": "ctf/df2_A", "defocus_angle": "ctf/df_angle_rad"},
+    **{"voltage": "ctf/accel_kv", "spherical_aberration": "ctf/cs_mm", "amplitude_contrast": "ctf/amp_contrast"},
+    **{"phase_shift": "ctf/phase_shift_rad", "b_factor": "ctf/bfactor"},
+}
+# What a refinement says about the poses that it found.
+_OF_OLD_POSES = tuple(
+    f"alignments3D/{name}"
+    for name in (
+        *("error", "error_min", "resid_pow", "slice_pow", "image_pow", "cross_cor", "alpha", "alpha_min", "weight"),
+        *("pose_ess", "shift_ess", "class_posterior", "class_ess"),
+    )
+)
 
 
 def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTable:
@@ -42,10 +68,7 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
     path = table.path
     if not len(fields):
         raise BadInput(path, "0 particles")
-    pixel_size = _field(fields, path, "blob/psize_A")
-    if pixel_size is not None and (pixel_size <= 0).any():
-        row = int(np.argmax(pixel_size <= 0))
-        raise BadInput(path, f"{pixel_size[row]:g}", where=f"row {row + 1}, blob/psize_A", expected="Angstrom")
+    pixel_size = _pixel_size(fields, path, "blob/psize_A")
     split = _field(fields, path, _SPLIT)
     shape = _field(fields, path, "blob/shape", (2,))
     if shape is not None and (shape[:, 0] != shape[:, 1]).any():
@@ -57,10 +80,13 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
         origin=fields,
         image_size=None if shape is None else int(one_value(shape[:, 0], path, "blob/shape")),
         pixel_size=None if pixel_size is None else one_value(pixel_size, path, "blob/psize_A"),
-        ctf=_ctf(fields, path),
+        ctf=_ctf(fields, table),
         unmodelled=in_use({name: (fields[name], idle) for name, idle in _UNMODELLED.items() if name in _names(fields)}),
+        corrected=tuple(name for name, field in _CORRECTED.items() if np.any(_field(fields, path, field))),
+        group=None if (group := _field(fields, path, "ctf/exp_group_id")) is None else group.astype(np.int64),
+        sign=_sign(fields, path),
         confidence=_field(fields, path, _CONFIDENCE),
-        half_set=None if split is None else split.astype(np.int64) + 1,
+        half_set=None if split is None else assigned(split.astype(np.int64) + 1),
     )
     if "blob/path" in _names(fields) and "blob/idx" in _names(fields):
         table = replace(table, **_image_names(fields, path))
@@ -69,7 +95,7 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
         table = replace(table, rotation=rotvec_to_matrix(torch.from_numpy(pose)).mT.contiguous().numpy())
     shift = _field(fields, path, _SHIFT, (2,))
     if shift is not None:
-        unit = _field(fields, path, _PIXEL)
+        unit = _shift_unit(fields, path, pixel_size)
         scale = 1.0 if unit is None else unit[:, None]
         table = replace(table, shift=-shift * scale, shift_in_pixels=unit is None)
     return table
@@ -77,18 +103,23 @@ def read_cryosparc(fields: NDArray[np.void], table: ParticleTable) -> ParticleTa
 
 def update_cryosparc(
     fields: NDArray[np.void],
+    path: str | Path,
     rotation: Floats,
     shift: Floats,
     confidence: Floats | None,
     pixel_size: float | None,
+    *,
+    replaced: bool = True,
 ) -> NDArray[np.void]:
-    """The table with other poses and all else unchanged."""
+    """The table with poses; what belongs to those that they replaced goes, all else is unchanged."""
     unit: float | Floats | None = pixel_size
     for name in ("blob/psize_A", _PIXEL):  # the unit of the shifts that were there wins
-        if name in _names(fields):
+        if name in _names(fields) and fields[name].all():
             unit = fields[name].astype(np.float64)
-    new = _pose_fields(rotation, shift, confidence, unit)
-    kinds: dict[str, tuple] = {name: (name, fields.dtype[name]) for name in _names(fields)}
+    new = _held(_pose_fields(rotation, shift, confidence, unit), path)
+    old = [name for name in (*_OF_OLD_POSES, _CONFIDENCE) if replaced and name in _names(fields) and name not in new]
+    warn_dropped(path, old)
+    kinds: dict[str, tuple] = {name: (name, fields.dtype[name]) for name in _names(fields) if name not in old}
     kinds |= {name: (name, values.dtype, values.shape[1:]) for name, values in new.items()}
     table = np.empty(len(fields), dtype=[*kinds.values()])
     for name in kinds:
@@ -96,7 +127,7 @@ def update_cryosparc(
     return table
 
 
-def new_cryosparc(table: ParticleTable) -> NDArray[np.void]:
+def new_cryosparc(table: ParticleTable, path: str | Path) -> NDArray[np.void]:
     """A table with what is known about particles, their poses at least, shifts in Angstrom; numbered from 1."""
     assert table.rotation is not None
     assert table.shift is not None
@@ -109,7 +140,10 @@ def new_cryosparc(table: ParticleTable) -> NDArray[np.void]:
             new["blob/shape"] = np.full((n, 2), table.image_size, dtype=np.uint32)
         if table.pixel_size is not None:
             new["blob/psize_A"] = np.full(n, table.pixel_size, dtype=np.float32)
-        new["blob/sign"] = np.ones(n, dtype=np.float32)
+        new["blob/sign"] = (np.ones(n) if table.sign is None else table.sign).astype(np.float32)
+    if table.group is not None:
+        new["ctf/exp_group_id"] = table.group.astype(np.uint32)
+    new |= {_CORRECTED[name]: np.ones(n, dtype=np.uint8) for name in table.corrected}
     if (ctf := table.ctf) is not None:
         parameters = {
             "accel_kv": ctf.voltage,
@@ -125,6 +159,7 @@ def new_cryosparc(table: ParticleTable) -> NDArray[np.void]:
     new |= _pose_fields(table.rotation, table.shift, table.confidence, table.pixel_size)
     if (half_set := table.checked_half_set()) is not None:
         new[_SPLIT] = (half_set - 1).astype(np.uint32)
+    _held(new, path)
     fields = np.empty(n, dtype=[(name, values.dtype, values.shape[1:]) for name, values in new.items()])
     for name, values in new.items():
         fields[name] = values
@@ -166,10 +201,45 @@ def _pose_fields(
     return new
 
 
-def _ctf(fields: NDArray[np.void], path: Path) -> CTF | None:
-    sources = ("df1_A", "df2_A", "df_angle_rad", "accel_kv", "cs_mm", "amp_contrast", "phase_shift_rad", "bfactor")
+def _held(new: dict[str, NDArray], path: str | Path) -> dict[str, NDArray]:
+    """The fields themselves; BadInput for a number that is too large for the 32 bits that they have."""
+    for name, values in new.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise BadInput(path, "a number that is not finite in 32 bits", where=name)
+    return new
+
+
+def _pixel_size(fields: NDArray[np.void], path: Path, name: str) -> Floats | None:
+    """Angstrom, (N,)."""
+    values = _field(fields, path, name)
+    low, high = PIXEL_SIZES
+    if values is not None and (wrong := np.flatnonzero((values < low) | (values > high))).size:
+        where, expected = f"row {wrong[0] + 1}, {name}", f"{low:g} to {high:g} Angstrom"
+        raise BadInput(path, f"{values[wrong[0]]:g}", where=where, expected=expected)
+    return values
+
+
+def _shift_unit(fields: NDArray[np.void], path: Path, pixel_size: Floats | None) -> Floats | None:
+    """Pixel size of the shifts; that of the images where none was ever assigned."""
+    if _PIXEL in _names(fields) and not _field(fields, path, _PIXEL).any():  # type: ignore[union-attr]
+        return pixel_size
+    return _pixel_size(fields, path, _PIXEL)
+
+
+def _sign(fields: NDArray[np.void], path: Path) -> Floats | None:
+    """1 or -1 of every image; None where none was ever assigned."""
+    sign = _field(fields, path, "blob/sign")
+    if sign is None or not sign.any():
+        return None
+    if (wrong := np.flatnonzero(np.abs(sign) != 1)).size:
+        raise BadInput(path, f"{sign[wrong[0]]:g}", where=f"row {wrong[0] + 1}, blob/sign", expected="1 or -1")
+    return sign
+
+
+def _ctf(fields: NDArray[np.void], table: ParticleTable) -> CTF | None:
+    path = table.path
     u, v, angle, voltage, aberration, contrast, phase, b_factor = (
-        _field(fields, path, f"ctf/{name}") for name in sources
+        _field(fields, path, field) for field in _CTF.values()
     )
     defocus = {name: name in _names(fields) for name in ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")}
     if any(defocus.values()) and not all(defocus.values()):
@@ -179,12 +249,9 @@ def _ctf(fields: NDArray[np.void], path: Path) -> CTF | None:
         constants = {"ctf/accel_kv": voltage, "ctf/cs_mm": aberration, "ctf/amp_contrast": contrast}
         warn_half_ctf(path, "ctf/df1_A" if u is not None else None, constants)
         return None
-    if (wrong := np.flatnonzero((voltage <= 10) | (voltage >= 3000))).size:
-        where = f"row {wrong[0] + 1}, ctf/accel_kv"
-        raise BadInput(path, f"{voltage[wrong[0]]:g}", where=where, expected="a value between 10 and 3000 kV")
     phase, b_factor = (np.zeros_like(u) if values is None else values for values in (phase, b_factor))
     columns = (u, v, np.rad2deg(angle), voltage, aberration, contrast, np.rad2deg(phase), b_factor)
-    return CTF(*map(torch.from_numpy, columns))
+    return checked_ctf(CTF(*map(torch.from_numpy, columns)), table, _CTF)
 
 
 def _image_names(fields: NDArray[np.void], path: Path) -> dict[str, Any]:

@@ -27,6 +27,20 @@ def electron_wavelength(voltage: Tensor) -> Tensor:
     return 12.2642596 / torch.sqrt(volts * (1 + 0.978475598e-6 * volts))
 
 
+# What a microscope and its images can have: lowest, highest, unit. Beyond, a column is damaged or in another unit.
+_LIMITS = {
+    "defocus_u": (-1e6, 1e6, "Angstrom"),
+    "defocus_v": (-1e6, 1e6, "Angstrom"),
+    "defocus_angle": (-720, 720, "degrees"),
+    "voltage": (10, 3000, "kV"),
+    "spherical_aberration": (-100, 100, "mm"),
+    "amplitude_contrast": (0, 1, "of the whole contrast"),
+    "phase_shift": (-720, 720, "degrees"),
+    "b_factor": (-1000, 1e5, "Angstrom^2"),
+}
+_LEAST_DEFOCUS = 100  # Angstrom; of a whole table it is in micrometres
+
+
 @dataclass(frozen=True)
 class CTF:
     """CTF parameters of B images, each a tensor (B,) of any floating-point type, in the units of a STAR file.
@@ -56,6 +70,19 @@ class CTF:
 
     def __getitem__(self, index: Tensor | NDArray[np.int64] | slice) -> CTF:
         return CTF(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def impossible(self) -> tuple[str, int, str] | None:
+        """The first value that no microscope can have: its field, its row and what is expected; None if there is none.
+
+        RELION refuses an amplitude contrast outside of 0 to 1, too: the arcsine of it is not a number.
+        """
+        for name, (low, high, unit) in _LIMITS.items():
+            values = getattr(self, name)
+            if len(wrong := ((values < low) | (values > high)).nonzero()):
+                return name, int(wrong[0]), f"{low:g} to {high:g} {unit}"
+        if len(self) and 0 < float(self.defocus_u.abs().median()) < _LEAST_DEFOCUS:
+            return "defocus_u", int(self.defocus_u.abs().argmax()), "Angstrom; a micrometre is 10,000 of them"
+        return None
 
     def to(self, *where: Any) -> CTF:
         """The same on another device or in another floating-point type, as ``Tensor.to`` takes them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass
@@ -98,9 +99,9 @@ def optional(rule: Rule, none: str) -> Rule:
 BOOLEAN = Rule(lambda x: isinstance(x, bool), "true or false")
 
 
-def setting(rule: Rule, meaning: str, default: Any = MISSING) -> Any:
-    """A field of a dataclass: what fits it, what it means, and its value where none is given."""
-    metadata = {"rule": rule, "meaning": meaning}
+def setting(rule: Rule, meaning: str, default: Any = MISSING, *, example: Any = None) -> Any:
+    """A field of a dataclass: what fits it, what it means, its value where none is given, and one to begin with."""
+    metadata = {"rule": rule, "meaning": meaning, "example": example}
     if default == {}:
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -140,36 +141,43 @@ def from_plain(cls: type[T], values: Mapping[str, Any], source: str, prefix: str
 
 
 class FieldFacts(NamedTuple):
-    """What a field is; ``default`` is None where it must be given."""
+    """What a field is, values as YAML; ``default`` is None where it must be given, ``example`` where there is none."""
 
     name: str
     expected: str
     default: str | None
     meaning: str
+    example: str | None
+
+    @property
+    def explained(self) -> str:
+        """Meaning, what is expected, and the default."""
+        default = "must be given" if self.default is None else f"by default {self.default or 'nothing'}"
+        return f"{self.meaning} ({self.expected}; {default})"
 
 
 def describe(cls: type[Any], prefix: str = "") -> list[FieldFacts]:
     """The declared fields of a dataclass, in order."""
     facts = []
     for field in _declared(cls):
+        rule, meaning, example = (field.metadata[key] for key in ("rule", "meaning", "example"))
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        said = None if default is MISSING else "nothing" if default is None else str(default)
-        facts.append(FieldFacts(prefix + field.name, field.metadata["rule"].expected, said, field.metadata["meaning"]))
+        said = None if default is MISSING else _yaml(default)
+        shown = None if example is None else _yaml(example)
+        facts.append(FieldFacts(prefix + field.name, rule.expected, said, meaning, shown))
     return facts
 
 
 def documented(cls: type[T]) -> type[T]:
     """Put the declared fields into the docstring of a dataclass, for ``help``."""
-    lines = (
-        f"    {name}: {meaning} ({expected}; {_default(default)})."
-        for name, expected, default, meaning in describe(cls)
-    )
+    lines = (f"    {facts.name}: {facts.explained}." for facts in describe(cls))
     cls.__doc__ = "\n".join([f"{(cls.__doc__ or '').rstrip()}\n\nFields:", *lines])
     return cls
 
 
-def _default(default: str | None) -> str:
-    return "must be given" if default is None else f"by default {default or 'empty'}"
+def _yaml(value: Any) -> str:
+    """A value in one line; texts as they are, and nothing for None."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _declared(cls: type[Any]) -> list[dataclasses.Field[Any]]:

@@ -1,4 +1,4 @@
-"""MRC files: stacks of particle images and density maps (MRC2014, mode 0, 1, 2, 6 and 12, either byte order).
+"""Reading MRC files: stacks of particle images and density maps (MRC2014, mode 0, 1, 2, 6, 12, either byte order).
 
 A header is a claim, and every claim is held against the size of the file before memory is set aside for it. Pixels are
 read with positioned reads and never mapped: a mapped file that is cut short by somebody else kills the process.
@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import BadInput, BadInputWarning
-from .files import atomic_write, looks_like, open_regular
+from .files import looks_like, open_regular
 
 _HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED_MODES = {3: "complex integers", 4: "complex numbers, a Fourier transform", 101: "packed 4-bit numbers"}
 # In Angstrom. Programs that know no pixel size leave 0 or numbers far outside this range.
-_PIXEL_SIZES = (0.01, 1000.0)
+PIXEL_SIZES = (0.01, 1000.0)
+_IMOD_STAMP = 1146047817  # "IMOD"
 _MAX_BUFFERS = 256  # per call of preadv; the system's limit is 1024
 
 Image = NDArray[np.float32]
@@ -42,6 +41,7 @@ class _Header:
     cubic: bool
     space_group: int
     fingerprint: tuple[int, int, int]
+    identity: tuple[int, int]
     oddities: tuple[str, ...]
 
 
@@ -86,6 +86,11 @@ class MrcStack:
     def pixel_size(self) -> float | None:
         """Angstrom, or None when the header holds no plausible one."""
         return self._header.pixel_size
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and number of the file, whichever name or link led to it."""
+        return self._header.identity
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -190,6 +195,7 @@ def _read_header(path: str | Path, allow_truncated: bool) -> _Header:
     with open_regular(path) as handle:
         head = handle.read(_HEADER_BYTES) or b""
         fingerprint = _fingerprint(handle.fileno())
+        device = os.fstat(handle.fileno()).st_dev
     size = fingerprint[1]
     is_map = head[208:212] == b"MAP "
     if not is_map and (kind := looks_like(head)):
@@ -216,7 +222,7 @@ def _read_header(path: str | Path, allow_truncated: bool) -> _Header:
     if 401 <= header["ispg"] <= 630:
         raise BadInput(path, f"space group {header['ispg']}, a stack of volumes", where=where)
 
-    dtype = np.dtype(order + _MODES[mode])
+    dtype = np.dtype(order + ("u1" if mode == 0 and _is_unsigned(header, head, order) else _MODES[mode]))
     offset = _HEADER_BYTES + extended
     section = nx * ny * dtype.itemsize
     complete = max(size - offset, 0) // section
@@ -240,7 +246,19 @@ def _read_header(path: str | Path, allow_truncated: bool) -> _Header:
     pixel_size = _pixel_size(header)
     # Of stacks of images, which have no third axis, the header often says nothing here.
     cubic = pixel_size is not None and header["mz"] > 0 and abs(_spacing(header, "z") / pixel_size - 1) <= 0.01
-    return _Header(shape, dtype, offset, pixel_size, cubic, int(header["ispg"]), fingerprint, tuple(oddities))
+    identity = (device, fingerprint[0])
+    return _Header(shape, dtype, offset, pixel_size, cubic, int(header["ispg"]), fingerprint, identity, tuple(oddities))
+
+
+def _is_unsigned(header: np.void, head: bytes, order: str) -> bool:
+    """Whether the bytes of mode 0 are 0 to 255. MRC2014 says that they are signed; IMOD's stamp says which they are.
+
+    Without the stamp the largest value of the header tells, where it is one that no signed byte can have.
+    """
+    stamp, flags = np.frombuffer(head[152:160], order + "i4").tolist()
+    if stamp == _IMOD_STAMP:
+        return not flags & 1
+    return bool(header["dmin"] >= 0 and 127 < header["dmax"] <= 255)
 
 
 def _pixel_size(header: np.void) -> float | None:
@@ -248,144 +266,8 @@ def _pixel_size(header: np.void) -> float | None:
     if header["mx"] <= 0 or header["my"] <= 0:
         return None
     x, y = _spacing(header, "x"), _spacing(header, "y")
-    return x if _PIXEL_SIZES[0] <= x <= _PIXEL_SIZES[1] and abs(x - y) <= 0.01 * x else None
+    return x if PIXEL_SIZES[0] <= x <= PIXEL_SIZES[1] and abs(x - y) <= 0.01 * x else None
 
 
 def _spacing(header: np.void, axis: str) -> float:
     return float(header["cella"][axis]) / int(header[f"m{axis}"])
-
-
-class StackWriter:
-    """Writes a stack of images as they come, in MRC mode 2 (float32), or 12 for float16.
-
-    A context manager: the file appears under its name, complete, when the block ends, and not at all when it raises.
-
-    Args:
-        path: the .mrcs file.
-        count: how many images will come.
-        image_size: pixels along an edge.
-        pixel_size: Angstrom.
-        dtype: float32 or float16.
-        overwrite: replace a file that is there already.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        count: int,
-        image_size: int,
-        pixel_size: float,
-        dtype: DTypeLike = np.float32,
-        overwrite: bool = False,
-    ) -> None:
-        self._path = path
-        self._shape = (count, image_size, image_size)
-        self._pixel_size = pixel_size
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._overwrite = overwrite
-        self._written = 0
-        self._statistics = _Statistics()
-
-    def __enter__(self) -> StackWriter:
-        self._stack = ExitStack()
-        self._handle = self._stack.enter_context(atomic_write(self._path, overwrite=self._overwrite))
-        self._handle.write(_header_bytes(self._shape, self._dtype, self._pixel_size, 0, self._statistics))
-        return self
-
-    def write(self, images: ArrayLike) -> None:
-        """Append images (n, L, L)."""
-        block = np.ascontiguousarray(images, dtype=self._dtype)
-        if block.shape[1:] != self._shape[1:] or self._written + len(block) > self._shape[0]:
-            raise ValueError(f"{self._written} images and {block.shape} more for a stack of shape {self._shape}")
-        self._statistics.add(block)
-        self._handle.write(block.data)
-        self._written += len(block)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:
-            if self._written != self._shape[0]:
-                raise ValueError(f"{self._written} images for a stack of {self._shape[0]}")
-            self._handle.seek(0)
-            self._handle.write(_header_bytes(self._shape, self._dtype, self._pixel_size, 0, self._statistics))
-
-
-def write_stack(path: str | Path, images: ArrayLike, pixel_size: float, *, overwrite: bool = False) -> None:
-    """Write images (N, L, L) with ``pixel_size`` in Angstrom; float16 stays float16, all else becomes float32."""
-    block = _writable(images)
-    if block.shape[1] != block.shape[2]:
-        raise ValueError(f"images of shape {block.shape}, expected (N, L, L)")
-    n, size, _ = block.shape
-    with StackWriter(
-        path, count=n, image_size=size, pixel_size=pixel_size, dtype=block.dtype, overwrite=overwrite
-    ) as writer:
-        writer.write(block)
-
-
-def write_volume(path: str | Path, volume: ArrayLike, pixel_size: float, *, overwrite: bool = False) -> None:
-    """Write a map (Z, Y, X) with ``pixel_size`` in Angstrom; float16 stays float16, all else becomes float32."""
-    block = _writable(volume)
-    statistics = _Statistics()
-    statistics.add(block)
-    with atomic_write(path, overwrite=overwrite) as handle:
-        handle.write(_header_bytes(block.shape, block.dtype, pixel_size, 1, statistics))
-        handle.write(block.data)
-
-
-def _writable(array: ArrayLike) -> NDArray[np.floating]:
-    block = np.asarray(array)
-    if block.ndim != 3 or not block.size:
-        raise ValueError(f"an array of shape {block.shape}, expected three dimensions and something in it")
-    return np.ascontiguousarray(block, dtype="<f2" if block.dtype == np.float16 else "<f4")
-
-
-class _Statistics:
-    """Minimum, maximum, mean and deviation of blocks seen one after the other, as the header wants them."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._low, self._high = np.inf, -np.inf
-        self._sum = self._squares = 0.0
-
-    def add(self, block: NDArray[np.floating]) -> None:
-        if block.size:
-            values = block.astype(np.float64)
-            self._count += values.size
-            self._low, self._high = min(self._low, values.min()), max(self._high, values.max())
-            self._sum += float(values.sum())
-            self._squares += float(np.square(values).sum())
-
-    def fields(self) -> dict[str, float]:
-        # The standard's way to say "not known" is max < min, mean below both, negative deviation.
-        if not self._count:
-            return {"dmin": 0, "dmax": -1, "dmean": -2, "rms": -1}
-        mean = np.float64(self._sum / self._count)
-        with np.errstate(invalid="ignore"):  # infinite values have no deviation
-            deviation = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0.0))
-        return {"dmin": self._low, "dmax": self._high, "dmean": mean, "rms": deviation}
-
-
-def _header_bytes(
-    shape: tuple[int, ...], dtype: np.dtype, pixel_size: float, space_group: int, statistics: _Statistics
-) -> bytes:
-    if not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise ValueError(f"a pixel size of {pixel_size}, expected Angstrom")
-    nz, ny, nx = shape
-    depth = nz if space_group else 1  # in a stack of images every image is a cell of its own
-    header = np.zeros((), dtype=HEADER_DTYPE.newbyteorder("<"))
-    fields = {"nx": nx, "ny": ny, "nz": nz, "mx": nx, "my": ny, "mz": depth, "ispg": space_group}
-    fields |= {"mode": {"f4": 2, "f2": 12}[dtype.str[1:]], "mapc": 1, "mapr": 2, "maps": 3, "nversion": 20140}
-    for name, value in (fields | statistics.fields()).items():
-        header[name] = value
-    header["cella"] = tuple(n * pixel_size for n in (nx, ny, depth))
-    header["cellb"] = (90, 90, 90)
-    header["map"] = b"MAP "
-    header["machst"] = (0x44, 0x44, 0, 0)
-    header["nlabl"] = 1
-    header["label"][0] = b"cryozoo"
-    return header.tobytes()

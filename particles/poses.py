@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from .cryosparc import new_cryosparc, read_cryosparc, update_cryosparc
 from .cs import read_cs, write_cs
-from .errors import BadInput
+from .errors import BadInput, BadInputWarning
 from .files import atomic_write, open_regular
+from .mrc import PIXEL_SIZES
 from .npy import read_npy
 from .pkl import read_poses, write_poses
 from .relion import missing_angles, new_star, read_relion, update_star
 from .star import StarFile
 from .table import Floats, ParticleTable
+
+IN_MEMORY = "poses"
+"""The source of poses that are from no file: whoever made them knows which particles they are of."""
 
 _NPZ = ("rotation", "shift", "confidence", "image_size", "pixel_size")
 
@@ -33,7 +39,7 @@ class PoseTable:
         image_size: pixels along an edge; needed for cryoDRGN's fractions of the box.
         pixel_size: Angstrom; needed for formats that hold pixels or fractions of the box.
         particles: the table the particles came from; it is kept when the poses are saved in its format.
-        source: the file they are from, or another name for messages; "poses" when not given.
+        source: the file they are from, or another name for messages; :data:`IN_MEMORY` when not given.
 
     Raises:
         BadInput: wrong shapes, nothing in them, numbers that are not finite, or matrices that are no rotations.
@@ -58,7 +64,7 @@ class PoseTable:
         particles: ParticleTable | None = None,
         source: str | Path | None = None,
     ) -> None:
-        self.source = source if source is not None else particles.path if particles is not None else "poses"
+        self.source = source if source is not None else particles.path if particles is not None else IN_MEMORY
         self.rotation = np.ascontiguousarray(rotation, dtype=np.float64)
         n = len(self.rotation) if self.rotation.ndim else 0
         self.shift = np.zeros((n, 2)) if shift is None else np.ascontiguousarray(shift, dtype=np.float64)
@@ -123,9 +129,11 @@ class PoseTable:
         """Write poses.
 
         When the particles came from a file of the same format, everything else in it is kept: other blocks, columns
-        and fields, and the names of the image files. These are not adapted to the folder of the new file: RELION reads
-        them relative to the folder in which it is started, the project, and so does ``ParticleStack`` when the new
-        file lies anywhere below it. Otherwise the file holds what is known about the particles.
+        and fields, and the names of the image files; but what belongs to poses that were replaced, such as priors and
+        likelihoods, is left out, with a warning. Names of image files are not adapted to the folder of the new file:
+        RELION reads them relative to the folder in which it is started, the project, and so does ``ParticleStack``
+        when the new file lies anywhere below it. Otherwise the file holds what is known about the particles; what
+        changes the images and has no place in the format is named in a warning.
 
         Args:
             path: .star (RELION; 3.1, or the dialect of the file that the particles came from), .cs (cryoSPARC), .pkl
@@ -138,7 +146,7 @@ class PoseTable:
         """
         suffix = Path(path).suffix.lower()
         if suffix == ".star":
-            self._star().write(path, overwrite=overwrite)
+            self._star(path).write(path, overwrite=overwrite)
         elif suffix == ".cs":
             write_cs(path, self._cryosparc(path), overwrite=overwrite)
         elif suffix == ".pkl":
@@ -156,19 +164,39 @@ class PoseTable:
         else:
             raise BadInput(path, f"the suffix {suffix!r}", expected="one of .star, .cs, .pkl, .npz")
 
-    def _star(self) -> StarFile:
+    def _star(self, path: str | Path) -> StarFile:
         table = self._described()
+        poses = (self.rotation, self.shift, self.confidence, self.pixel_size)
         if isinstance(table.origin, StarFile):
-            return update_star(table.origin, table.block, self.rotation, self.shift, self.confidence, self.pixel_size)
+            return update_star(table.origin, table.block, *poses, replaced=self._replaced())
+        self._warn_lost(path, (*table.unmodelled, *(["blob/sign -1"] if _is_dark(table) else [])))
+        if any(name.lower().endswith(".mrc") for name in table.files):
+            warnings.warn(BadInputWarning(f"{path}: RELION reads stacks of images from .mrcs, not .mrc"), stacklevel=4)
         return new_star(table)
 
     def _cryosparc(self, path: str | Path) -> NDArray[np.void]:
         table = self._described()
+        poses = (self.rotation, self.shift, self.confidence, self.pixel_size)
         if isinstance(table.origin, np.ndarray):
-            return update_cryosparc(table.origin, self.rotation, self.shift, self.confidence, self.pixel_size)
+            return update_cryosparc(table.origin, table.path, *poses, replaced=self._replaced())
         if self.shift.any():
             self._need("pixel_size", path=path)
-        return new_cryosparc(table)
+        self._warn_lost(path, (*table.unmodelled, *table.corrected))
+        return new_cryosparc(table, path)
+
+    def _replaced(self) -> bool:
+        """Whether the table that the particles came from has other poses, or none."""
+        table = self.particles
+        if table is None or table.rotation is None or not np.allclose(table.rotation, self.rotation, atol=1e-6):
+            return True
+        shift = _shift_in_angstrom(table)
+        return not np.allclose(np.zeros_like(self.shift) if shift is None else shift, self.shift, atol=1e-4)
+
+    def _warn_lost(self, path: str | Path, lost: Sequence[str]) -> None:
+        """Say what changes the images, is known of them, and cannot be said in the format of ``path``."""
+        if lost:
+            what = f"{', '.join(lost)} of {self.source} cannot be written, and the images need it"
+            warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=5)
 
     def _described(self) -> ParticleTable:
         table = self.particles or ParticleTable(Path(str(self.source)), len(self))
@@ -208,10 +236,10 @@ class PoseTable:
         if mirrored.any():
             found = f"a mirror (determinant -1) in {np.count_nonzero(mirrored)} rows"
             raise BadInput(source, found, where=f"row {np.argmax(mirrored) + 1}", expected="a rotation")
-        for name in ("image_size", "pixel_size"):
+        for name, (low, high) in {"image_size": (1, 65536), "pixel_size": PIXEL_SIZES}.items():
             value = getattr(self, name)
-            if value is not None and not (np.isfinite(value) and value > 0):
-                raise BadInput(source, f"{name} {value}", expected="a positive number")
+            if value is not None and not low <= value <= high:
+                raise BadInput(source, f"{name} {value:g}", expected=f"{low} to {high:g}")
 
 
 def load_table(path: str | Path) -> ParticleTable:
@@ -232,19 +260,27 @@ def load_table(path: str | Path) -> ParticleTable:
 def from_table(table: ParticleTable) -> PoseTable:
     """The poses that a table of particles holds."""
     assert table.rotation is not None
-    shift = table.shift
-    if shift is not None and table.shift_in_pixels and shift.any():
-        if table.pixel_size is None:
-            raise BadInput(table.path, "shifts in pixels and no pixel size", hint="give pixel_size (Angstrom)")
-        shift = shift * table.pixel_size
     return PoseTable(
         table.rotation,
-        shift,
+        _shift_in_angstrom(table),
         table.confidence,
         image_size=table.image_size,
         pixel_size=table.pixel_size,
         particles=table,
     )
+
+
+def _shift_in_angstrom(table: ParticleTable) -> Floats | None:
+    shift = table.shift
+    if shift is None or not (table.shift_in_pixels and shift.any()):
+        return shift
+    if table.pixel_size is None:
+        raise BadInput(table.path, "shifts in pixels and no pixel size", hint="give pixel_size (Angstrom)")
+    return shift * table.pixel_size
+
+
+def _is_dark(table: ParticleTable) -> bool:
+    return table.sign is not None and bool((table.sign < 0).any())
 
 
 def _load_npz(path: str | Path, image_size: int | None, pixel_size: float | None) -> PoseTable:

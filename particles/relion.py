@@ -7,6 +7,7 @@ negative of our shift; RELION 3.0 has ``rlnOriginX`` in pixels instead. What dep
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,20 @@ from numpy.typing import NDArray
 from ..geometry.rotations import euler_to_matrix, matrix_to_euler
 from .ctf import CTF
 from .errors import BadInput
+from .mrc import PIXEL_SIZES
 from .star import StarBlock, StarFile
 from .star_text import Column
-from .table import HALF_SET_RELION, Floats, ParticleTable, in_use, one_value, warn_half_ctf
+from .table import (
+    HALF_SET_RELION,
+    Floats,
+    ParticleTable,
+    assigned,
+    checked_ctf,
+    in_use,
+    one_value,
+    warn_dropped,
+    warn_half_ctf,
+)
 
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _ORIGIN_ANGSTROM = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -31,12 +43,34 @@ _UNMODELLED = {
     **{"rlnCtfScalefactor": None, "rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0},
     **{"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
 }
+_UNMODELLED_VECTORS = ("rlnOddZernike", "rlnEvenZernike")  # written [0,0,1.5], zeros where they do not
+_CORRECTED = {"phase_flipped": "rlnCtfDataArePhaseFlipped", "premultiplied": "rlnCtfDataAreCtfPremultiplied"}
+_CTF = {
+    **{"defocus_u": "rlnDefocusU", "defocus_v": "rlnDefocusV", "defocus_angle": "rlnDefocusAngle"},
+    **{"voltage": "rlnVoltage", "spherical_aberration": "rlnSphericalAberration"},
+    **{"amplitude_contrast": "rlnAmplitudeContrast", "phase_shift": "rlnPhaseShift", "b_factor": "rlnCtfBfactor"},
+}
+# Where a table of subtomograms keeps the part of a pose that angles in the plane and shifts in it leave out, and the
+# value that changes nothing. Subtomogram averaging combines both parts; a projection has the second alone.
+_SUBTOMOGRAM = {
+    **dict.fromkeys(("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi"), 0.0),
+    **{"rlnOriginZAngst": 0.0, "rlnOriginZ": 0.0, "rlnImageDimensionality": 2.0},
+}
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _NUMBERS = (
     *(*_EULER, *_ORIGIN_ANGSTROM, *_ORIGIN_PIXELS, _CONFIDENCE, _HALF_SET),
-    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"),
-    *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"),
+    *_CTF.values(),
     *("rlnImagePixelSize", "rlnImageSize", "rlnDetectorPixelSize", "rlnMagnification"),
+    *_CORRECTED.values(),
+    *_SUBTOMOGRAM,
     *_UNMODELLED,
+)
+# What a refinement says about the poses that it found, and what one says where to look for them: RELION's local search
+# would start from the latter, whatever the angles are.
+_OF_OLD_POSES = (
+    *("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnAnglePsiFlipRatio", "rlnAngleRotFlipRatio"),
+    *("rlnAnglePsiFlip", "rlnOriginXPrior", "rlnOriginYPrior", "rlnOriginXPriorAngst", "rlnOriginYPriorAngst"),
+    *("rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples"),
 )
 
 # RELION opens no data_optics without voltage, spherical aberration and amplitude contrast. Without a defocus beside the
@@ -51,20 +85,25 @@ def read_relion(star: StarFile, table: ParticleTable) -> ParticleTable:
         BadInput: no particles, or a value that cannot be; with its row and column.
     """
     name = _particle_block(star)
+    if not star[name].is_loop:  # a table of one particle can come as labels and values
+        star = star.with_columns(name, {})
     columns = _Columns(star, name)
     n = len(star[name])
+    table = replace(table, size=n, origin=star, block=name)
+    if subtomograms := in_use({label: (columns.get(label), flat) for label, flat in _SUBTOMOGRAM.items()}):
+        expected, hint = "particles in 2D", "reconstruct subtomograms with the program that wrote the table"
+        raise BadInput(star.source, f"subtomograms: {', '.join(subtomograms)}", expected=expected, hint=hint)
     image_size = columns.get("rlnImageSize")
     table = replace(
         table,
-        size=n,
-        origin=star,
-        block=name,
         image_size=None if image_size is None else int(one_value(image_size, star.source, "rlnImageSize")),
         pixel_size=columns.pixel_size(),
-        ctf=columns.ctf(),
-        unmodelled=in_use({label: (columns.get(label), idle) for label, idle in _UNMODELLED.items()}),
+        ctf=columns.ctf(table),
+        unmodelled=columns.unmodelled(),
+        corrected=tuple(name for name, label in _CORRECTED.items() if np.any(columns.get(label))),
+        group=columns.optics_group(),
         confidence=columns.get(_CONFIDENCE),
-        half_set=columns.half_set(),
+        half_set=assigned(columns.half_set()),
     )
     if "rlnImageName" in star[name]:
         table = replace(table, **_image_names(star[name], star.source))
@@ -105,16 +144,26 @@ def pose_columns(
 
 
 def update_star(
-    star: StarFile, name: str, rotation: Floats, shift: Floats, confidence: Floats | None, pixel_size: float | None
+    star: StarFile,
+    name: str,
+    rotation: Floats,
+    shift: Floats,
+    confidence: Floats | None,
+    pixel_size: float | None,
+    *,
+    replaced: bool = True,
 ) -> StarFile:
-    """The file with other poses, in the dialect it is in, and all else unchanged."""
+    """The file with poses, in its dialect; what belongs to those that they replaced goes, all else is unchanged."""
     angstrom = "optics" in star or _ORIGIN_ANGSTROM[0] in star[name]
     pixels = None
     if not angstrom or _ORIGIN_PIXELS[0] in star[name]:
         if pixel_size is None and shift.any():
             raise BadInput(star.source, "no pixel size", expected="one, for shifts in pixels", hint="give pixel_size")
         pixels = pixel_size or 1.0
-    return star.with_columns(name, pose_columns(rotation, shift, confidence, angstrom=angstrom, pixels=pixels))
+    columns = pose_columns(rotation, shift, confidence, angstrom=angstrom, pixels=pixels)
+    old = [v for v in (*_OF_OLD_POSES, _CONFIDENCE) if replaced and v in star[name] and v not in columns]
+    warn_dropped(star.source, old)
+    return star.with_block(star[name].with_columns(columns, without=old))
 
 
 def new_star(table: ParticleTable, *, microscope: tuple[float, float, float] | None = None) -> StarFile:
@@ -133,8 +182,9 @@ def new_star(table: ParticleTable, *, microscope: tuple[float, float, float] | N
         settings = np.tile(microscope or _UNKNOWN_MICROSCOPE, (table.size, 1))
         if microscope is None:
             comment = "the microscope is not known: RELION wants numbers here, and they mean nothing"
-    # Settings that occur together are an optics group.
-    groups, group = np.unique(np.round(settings, 6), axis=0, return_inverse=True)
+    # An optics group is that of the table, as long as its settings are the same.
+    settings = np.column_stack([np.zeros(table.size) if table.group is None else table.group, np.round(settings, 6)])
+    groups, group = np.unique(settings, axis=0, return_inverse=True)
     particles: dict[str, Column] = {}
     if table.file is not None and table.index is not None:
         pairs = zip(table.index.tolist(), table.file.tolist(), strict=True)
@@ -158,20 +208,21 @@ def new_star(table: ParticleTable, *, microscope: tuple[float, float, float] | N
     optics: dict[str, Column] = {
         "rlnOpticsGroupName": [f"opticsGroup{k}" for k in range(1, count + 1)],
         "rlnOpticsGroup": np.arange(1, count + 1),
-        "rlnVoltage": groups[:, 0],
-        "rlnSphericalAberration": groups[:, 1],
-        "rlnAmplitudeContrast": groups[:, 2],
+        "rlnVoltage": groups[:, 1],
+        "rlnSphericalAberration": groups[:, 2],
+        "rlnAmplitudeContrast": groups[:, 3],
         "rlnImagePixelSize": np.full(count, table.pixel_size),
     }
     if table.image_size is not None:
         optics["rlnImageSize"] = np.full(count, table.image_size)
     optics["rlnImageDimensionality"] = np.full(count, 2)
+    optics |= {_CORRECTED[name]: np.ones(count, dtype=np.int64) for name in table.corrected}
     blocks = [StarBlock.from_columns("optics", optics, comment=comment), StarBlock.from_columns("particles", particles)]
     return StarFile(blocks)
 
 
 def _particle_block(star: StarFile) -> str:
-    tables = [name for name, block in star.blocks.items() if name != "optics" and block.is_loop]
+    tables = [name for name in star.blocks if name != "optics"]
     named = [name for name in tables if "rlnImageName" in star[name] or _EULER[0] in star[name]]
     if "particles" in tables:
         named = ["particles"]
@@ -226,8 +277,21 @@ class _Columns:
             raise BadInput(self._source, f"{values[row]:g}", where=where, expected=expected)
         return values
 
+    def unmodelled(self) -> tuple[str, ...]:
+        """Labels of :data:`_UNMODELLED` and vectors of aberrations that are not zero."""
+        block = self._block if self._optics is None else self._optics
+        vectors = [label for label in _UNMODELLED_VECTORS if label in block]
+        used = [v for v in vectors if any(float(x) for cell in set(block.text(v)) for x in _NUMBER.findall(cell))]
+        return (*in_use({label: (self.get(label), idle) for label, idle in _UNMODELLED.items()}), *used)
+
+    def optics_group(self) -> NDArray[np.int64] | None:
+        """(N,) the number that ``data_optics`` gives it."""
+        if self._optics is None or "rlnOpticsGroup" not in self._optics:
+            return None
+        return self._optics.integers("rlnOpticsGroup")[self._group]
+
     def pixel_size(self) -> float | None:
-        values = self._checked("rlnImagePixelSize", 0, 1000, "Angstrom")
+        values = self._checked("rlnImagePixelSize", *PIXEL_SIZES, "Angstrom")
         if values is None:
             detector = self._checked("rlnDetectorPixelSize", 0, 1e6, "micrometre")
             magnification = self._checked("rlnMagnification", 0, 1e9, "")
@@ -236,7 +300,7 @@ class _Columns:
             values = detector * 1e4 / magnification
         return one_value(values, self._source, "pixel size")
 
-    def ctf(self) -> CTF | None:
+    def ctf(self, table: ParticleTable) -> CTF | None:
         u = self.get("rlnDefocusU")
         if u is None:
             self._refuse_without("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
@@ -254,7 +318,8 @@ class _Columns:
         zero = np.zeros_like(u)
         v, angle = given("rlnDefocusV", u), given("rlnDefocusAngle", zero)
         phase, b_factor = given("rlnPhaseShift", zero), given("rlnCtfBfactor", zero)
-        return CTF(*map(torch.from_numpy, (u, v, angle, voltage, aberration, contrast, phase, b_factor)))
+        columns = (u, v, angle, voltage, aberration, contrast, phase, b_factor)
+        return checked_ctf(CTF(*map(torch.from_numpy, columns)), table, _CTF)
 
     def half_set(self) -> NDArray[np.int64] | None:
         values = self._numbers.get(_HALF_SET)

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import BadInput
 from .files import Tally
-from .poses import PoseTable
+from .poses import IN_MEMORY, PoseTable
+from .star import StarFile
 from .table import ParticleTable
 
+Names = list[str]
 
-def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, path: str | Path) -> PoseTable:
-    """The poses of the particles of a table, in its order.
 
-    Where both name images the names decide: all of ``1@sub/a.mrcs``, or else ``1@a.mrcs``, where no two files of a
-    table are called the same. Where one names none, rows of the same number belong together; also, with a warning,
-    where no image is in both.
+@dataclass(frozen=True)
+class Matched:
+    """Poses of particles of a table.
+
+    Attributes:
+        poses: n of them.
+        rows: (n,) the row of each in the table, in ascending order; all rows, unless some have no pose.
+    """
+
+    poses: PoseTable
+    rows: NDArray[np.int64]
+
+
+def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, path: str | Path) -> Matched:
+    """Find the poses of the particles of a table.
+
+    What both tables say about a particle decides: the name of its image (all of ``1@sub/a.mrcs``), the ``uid`` of
+    cryoSPARC, the names of particles of RELION 5, the place on its micrograph, or else ``1@a.mrcs``, where no two
+    files of a table are called the same. Particles without a pose are left out, with a warning that counts them. Where
+    no particle is in both, or one file says nothing, rows of the same number belong together, with a warning.
 
     Args:
         poses: to choose from.
@@ -24,41 +47,80 @@ def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, pat
         path: the file they are from.
 
     Raises:
-        BadInput: an image without a pose or with several, or another number of rows.
+        BadInput: an image with several poses, or rows that cannot be matched in tables of different length.
     """
-    source = poses.source
-    named = False
-    for full in (True, False):
-        wanted, known = _names(table, full), _names(poses.particles, full)
-        if wanted is None or known is None:
-            continue
+    source, everything = poses.source, np.arange(count)
+    if table is not None and table is poses.particles:
+        return Matched(poses, everything)
+    best: tuple[NDArray[np.int64], str, Names, dict[str, int]] | None = None
+    repeated: BadInput | None = None
+    compared = []
+    for what, wanted, known in _shared(table, poses.particles):
         if wanted == known:
-            return poses
-        named = True
+            return Matched(poses, everything)
+        compared.append(what)
         place = {name: row for row, name in enumerate(known)}
-        if place.keys().isdisjoint(wanted):
-            continue
-        if missing := next((row for row, name in enumerate(wanted, 1) if name not in place), None):
-            found, where = f"no row for {wanted[missing - 1]}", f"row {missing} of {path}"
-            raise BadInput(source, found, where=where, expected="one for every image")
-        if repeated := {name for row, name in enumerate(known) if place[name] != row} & set(wanted):
-            expected = f"one row for every image, or all rows in the order of {path}"
-            raise BadInput(source, f"{min(repeated)} in several rows", expected=expected)
-        return poses.subset([place[name] for name in wanted])
+        rows = np.array([row for row, name in enumerate(wanted) if name in place], dtype=np.int64)
+        if twice := {name for row, name in enumerate(known) if place[name] != row} & set(wanted):
+            expected = f"one row for every particle, or all rows in the order of {path}"
+            repeated = repeated or BadInput(source, f"{min(twice)} in several rows", expected=expected)
+        elif len(rows) and (best is None or len(rows) > len(best[0])):
+            best = rows, what, wanted, place
+    tally = Tally(source)
+    if best is not None:
+        rows, what, wanted, place = best
+        if len(rows) < count:
+            without = int(np.setdiff1d(everything, rows)[0])
+            tally.add(f"no pose, by {what}: left out", f"row {without + 1} of {path}", count - len(rows))
+            tally.warn()
+        return Matched(poses.subset([place[wanted[row]] for row in rows.tolist()]), rows)
+    if repeated is not None:
+        raise repeated
     if len(poses) != count:
-        raise BadInput(source, f"{len(poses)} poses", expected=f"{count} as in {path}, or the same image names")
-    if named:
-        tally = Tally(source)
-        tally.add("names no image that the other table names: rows of the same number are taken together", str(path))
-        tally.warn()
-    return poses
+        expected = f"{count} as in {path}, or names of the same images"
+        raise BadInput(source, f"{len(poses)} poses", expected=expected)
+    if poses.source == IN_MEMORY:
+        return Matched(poses, everything)
+    why = f"differ in {' and in '.join(compared)}" if compared else "have no names of particles in common"
+    tally.add(f"the two files {why}: rows of the same number are taken together", str(path))
+    tally.warn()
+    return Matched(poses, everything)
 
 
-def _names(table: ParticleTable | None, full: bool) -> list[str] | None:
-    """The image of every row, such as ``1@sub/a.mrcs`` or ``1@a.mrcs``; None where none is named, or not clearly."""
-    if table is None or table.file is None or table.index is None:
-        return None
-    files = table.files if full else [PurePath(name).name for name in table.files]
-    if len(set(files)) < len(files):
-        return None
+def _shared(table: ParticleTable | None, other: ParticleTable | None) -> Iterator[tuple[str, Names, Names]]:
+    """What both tables name their particles by, and the names in both; the surest first."""
+    if table is None or other is None:
+        return
+    mine, theirs = _names(table), _names(other)
+    for what in mine:
+        if what in theirs:
+            yield what, mine[what], theirs[what]
+
+
+def _names(table: ParticleTable) -> dict[str, Names]:
+    names: dict[str, Names] = {}
+    if table.file is not None and table.index is not None:
+        names["the names of images"] = _images(table, [os.path.normpath(name) for name in table.files])
+    if isinstance(table.origin, np.ndarray) and "uid" in (table.origin.dtype.names or ()):
+        uid = table.origin["uid"]
+        if (uid != np.arange(1, len(uid) + 1)).any():  # row numbers, as ``new_cryosparc`` writes them, name nothing
+            names["uid"] = [str(number) for number in uid.tolist()]
+    if isinstance(table.origin, StarFile):
+        block = table.origin[table.block]
+        if "rlnTomoParticleName" in block:
+            names["rlnTomoParticleName"] = block.text("rlnTomoParticleName")
+        if all(label in block for label in ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")):
+            places = np.round(block.numbers("rlnCoordinateX", "rlnCoordinateY"), 1).tolist()
+            micrographs = block.text("rlnMicrographName")
+            names["places on micrographs"] = [f"{x}, {y} of {m}" for m, (x, y) in zip(micrographs, places, strict=True)]
+    files = [PurePath(name).name for name in table.files]
+    if table.file is not None and len(set(files)) == len(files):
+        names["the names of images, without folders"] = _images(table, files)
+    return names
+
+
+def _images(table: ParticleTable, files: Names) -> Names:
+    """The image of every row, such as ``1@sub/a.mrcs``."""
+    assert table.index is not None
+    assert table.file is not None
     return [f"{index + 1}@{files[file]}" for index, file in zip(table.index.tolist(), table.file.tolist(), strict=True)]

@@ -29,8 +29,7 @@ class ParticleStack:
     """N particle images of L x L pixels, read from disk when they are asked for.
 
     Made by ``ParticleStack.open``. It holds no open files, so it can be copied to other processes and used by several
-    threads. The images are as in the files unless they are to be inverted; ``blob/sign`` of a .cs table is not
-    applied.
+    threads. The images are as in the files, times ``blob/sign`` where a .cs table has it, or the negatives of that.
 
     Attributes:
         path: the file that was opened.
@@ -142,9 +141,8 @@ class ParticleStack:
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
-        """(N,) integers, the same for rows that name the same image of the same file."""
-        file, index = _image_of(self.table)
-        return file * (index.max(initial=0) + 1) + index
+        """(N,) integers, the same for rows that name the same image of the same file, however it is spelled."""
+        return _image_ids(self.table, self._stacks)
 
     @cached_property
     def poses(self) -> PoseTable | None:
@@ -177,7 +175,7 @@ class ParticleStack:
             indices: (n,) rows, in any order, repeated or not.
 
         Returns:
-            (n, L, L) float32, as in the files, or their negatives.
+            (n, L, L) float32.
 
         Raises:
             IndexError: a row outside 0 .. N - 1.
@@ -208,6 +206,8 @@ class ParticleStack:
         for group in np.split(order, starts[1:]):
             if len(group):
                 self._stacks[file[group[0]]].read_into(out, group, index[group])
+        if self.table.sign is not None:
+            out *= self.table.sign[rows, None, None].astype(np.float32)
         if self.inverted:
             np.negative(out, out=out)
         return out
@@ -269,6 +269,14 @@ def _image_of(table: ParticleTable) -> tuple[NDArray[np.int64], NDArray[np.int64
     return table.file, table.index
 
 
+def _image_ids(table: ParticleTable, stacks: tuple[MrcStack, ...]) -> NDArray[np.int64]:
+    """(N,) as in ``ParticleStack.image_ids``: links and other spellings of a path are the same file."""
+    file, index = _image_of(table)
+    numbers: dict[tuple[int, int], int] = {}
+    same = np.array([numbers.setdefault(stack.identity, len(numbers)) for stack in stacks])
+    return same[file] * (index.max(initial=0) + 1) + index
+
+
 def _image_size(table: ParticleTable, stacks: tuple[MrcStack, ...]) -> int:
     size = table.image_size or stacks[0].shape[1]
     for stack in stacks:
@@ -312,8 +320,7 @@ def _check_indices(table: ParticleTable, stacks: tuple[MrcStack, ...], skip_bad:
             raise BadInput(table.path, f"no row whose image exists; the first is {found}", expected=expected)
         tally.add("left out: an image beyond the end of its file", table.where(row), len(outside))
         table = table.subset(np.setdiff1d(np.arange(table.size), outside))
-        file, index = _image_of(table)
-    places = file * (index.max() + 1) + index
+    places = _image_ids(table, stacks)
     order = np.argsort(places, kind="stable")
     again = order[1:][np.diff(places[order]) == 0]
     if len(again):

@@ -10,7 +10,7 @@ Not supported, because RELION does not write them: values over several lines, se
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
@@ -123,8 +123,8 @@ class StarBlock:
             place += f" (line {next(islice(lines, row, None))})"
         return place + (f", {label}" if label else "")
 
-    def with_columns(self, columns: Mapping[str, Column]) -> StarBlock:
-        """Return the block with columns replaced where the label exists and appended where not."""
+    def with_columns(self, columns: Mapping[str, Column], *, without: Collection[str] = ()) -> StarBlock:
+        """Return the block with columns replaced where the label exists and appended where not; some left out."""
         new = {label: checked_column(label, values) for label, values in columns.items()}
         for label, values in new.items():
             if len(values) != len(self):
@@ -132,6 +132,7 @@ class StarBlock:
         labels = self.labels + tuple(label for label in new if label not in self.labels)
         targets = [(labels.index(label), values) for label, values in new.items()]
         missing = [b""] * (len(labels) - len(self.labels))
+        kept = [k for k, label in enumerate(labels) if label not in without]
         text = BytesIO()  # hands its buffer over without a copy
         done = 0
         for rows in self._batches():
@@ -140,8 +141,9 @@ class StarBlock:
             for k, values in targets:
                 for cells, cell in zip(rows, column_cells(values[done : done + len(rows)]), strict=True):
                     cells[k] = cell
-            text.writelines(b" ".join(cells) + b"\n" for cells in rows)
+            text.writelines(b" ".join([cells[k] for k in kept]) + b"\n" for cells in rows)
             done += len(rows)
+        labels = tuple(labels[k] for k in kept)
         header = _loop_header(self.name, labels)
         return self._with_rows(text.getvalue(), len(self), labels=labels, is_loop=True, _header=header)
 

@@ -26,14 +26,17 @@ Column = NDArray | Sequence[str]
 def check_text(path: str | Path, handle: FileIO) -> None:
     """Refuse what is not text or has endless lines before the file is in memory."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    rest = 0
+    rest, lines = 0, 1
     for chunk in iter(lambda: handle.read(_CHUNK), b""):
         if b"\0" in chunk:
             raise BadInput(path, "NUL bytes", expected="a STAR file, which is text")
         try:
             decoder.decode(chunk)
-        except UnicodeDecodeError:
-            raise BadInput(path, "bytes that are not UTF-8 text", expected="a STAR file") from None
+        except UnicodeDecodeError as error:
+            line = lines + error.object.count(b"\n", 0, error.start)
+            found, hint = f"byte {error.object[error.start]:#04x}, which is not UTF-8 text", "save the file as UTF-8"
+            raise BadInput(path, found, where=f"line {line}", expected="a STAR file", hint=hint) from None
+        lines += chunk.count(b"\n")
         first, *more = chunk.split(b"\n")
         longest = max(rest + len(first), max(map(len, more), default=0))
         if longest > _MAX_LINE:

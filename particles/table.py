@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,15 @@ class ParticleTable:
         pixel_size: Angstrom.
         ctf: CTF parameters, float64.
         unmodelled: names of columns about the microscope that ``ctf`` leaves out although they matter.
+        corrected: what was done to the images about the CTF: "phase_flipped" or "premultiplied".
+        group: (N,) number of the optics group (RELION) or exposure group (cryoSPARC), as in the table.
+        sign: (N,) 1 or -1, by which pixels are multiplied to make particles bright.
         rotation: (N, 3, 3) in our convention.
         shift: (N, 2), where the content has moved; in Angstrom, or in pixels of ``pixel_size``.
         shift_in_pixels: which of the two.
         confidence: (N,).
-        half_set: (N,) numbered from 1, as the table says; ``checked_half_set`` when it has to be 1 or 2.
+        half_set: (N,) numbered from 1, as the table says, None where all are in the same; ``checked_half_set`` when it
+            has to be 1 or 2.
     """
 
     path: Path
@@ -54,6 +58,9 @@ class ParticleTable:
     pixel_size: float | None = None
     ctf: CTF | None = None
     unmodelled: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
+    group: NDArray[np.int64] | None = None
+    sign: Floats | None = None
     rotation: Floats | None = None
     shift: Floats | None = None
     shift_in_pixels: bool = False
@@ -75,7 +82,7 @@ class ParticleTable:
             origin = origin[indices]
         columns: dict[str, Any] = {
             name: None if (column := getattr(self, name)) is None else column[indices]
-            for name in ("file", "index", "ctf", "rotation", "shift", "confidence", "half_set")
+            for name in ("file", "index", "ctf", "group", "sign", "rotation", "shift", "confidence", "half_set")
         }
         return replace(self, size=len(indices), origin=origin, **columns)
 
@@ -106,11 +113,36 @@ def one_value(values: Floats, table: str | Path, label: str) -> float:
     return float(values[0])
 
 
+def checked_ctf(ctf: CTF, table: ParticleTable, labels: Mapping[str, str]) -> CTF:
+    """The CTF itself; ``labels`` are the columns that its fields come from.
+
+    Raises:
+        BadInput: a value that no microscope can have.
+    """
+    if wrong := ctf.impossible():
+        name, row, expected = wrong
+        found = f"{getattr(ctf, name)[row]:g}"
+        raise BadInput(table.path, found, where=table.where(row, labels[name]), expected=expected)
+    return ctf
+
+
+def assigned(half_set: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """The half-sets; None where all particles are in the same, as programs write it that assigned none."""
+    return None if half_set is None or (half_set == half_set[0]).all() else half_set
+
+
+def warn_dropped(table: str | Path, labels: Sequence[str]) -> None:
+    """Say which columns of a table do not go with its new poses."""
+    if labels:
+        what = f"{', '.join(labels)}: left out, as they belong to the poses that were replaced"
+        warnings.warn(BadInputWarning(f"{table}: {what}"), stacklevel=4)
+
+
 def warn_half_ctf(table: str | Path, defocus: str | None, constants: Mapping[str, Floats | None]) -> None:
-    """Say of a table with a defocus and no constants of the microscope that its images pass for such without a CTF."""
+    """Say that the CTF of a table is ignored, because it has a defocus and not all constants of the microscope."""
     missing = [name for name, values in constants.items() if values is None]
     if defocus is not None and missing:
-        what = f"{defocus} and no {' and no '.join(missing)}: the images are taken for such without a CTF"
+        what = f"{defocus} and no {' and no '.join(missing)}: the CTF is ignored"
         warnings.warn(BadInputWarning(f"{table}: {what}"), stacklevel=3)
 
 

@@ -106,7 +106,9 @@ def resolve_gauge(quaternions: Tensor, copies: Tensor, phi: Tensor, *, group: Te
     if not quaternions.isfinite().all():
         raise ValueError("quaternions: not all numbers are finite")
     if len(copies[:, 0].unique()) < 2:
-        raise ValueError(f"{len(copies)} copies of one image, expected copies of several: one fits either reading")
+        raise ValueError(
+            f"{len(copies)} copies of one image, expected copies of several images: those of one fit both readings"
+        )
     phi = phi.detach().to(quaternions.device, torch.float64)
     _refuse_kinds(phi)
     rotations = quaternion_to_matrix(quaternions.detach().double())
@@ -153,8 +155,8 @@ def _refuse_kinds(phi: Tensor) -> None:
     ]
     if missing:
         raise ValueError(
-            f"{len(phi)} copies, no {' and no '.join(missing)} among them: expected both, or the poses stay open by a "
-            "turn or a mirroring of all images at once"
+            f"{len(phi)} copies, no {' and no '.join(missing)} among them: expected both; without them the poses are "
+            "known only up to a turn or a mirroring of all images"
         )
 
 

@@ -214,8 +214,8 @@ def checked_pairs(distances: Tensor, pairs: Tensor | None) -> Pairs:
     some = checked.sample(4096, torch.Generator().manual_seed(0))[2]
     if float(some.max() - some.min()) < _TOLERANCE:
         raise ValueError(
-            f"all distances are {float(some[0]):.6g}, expected those between different orientations: what estimated "
-            "them makes all images alike"
+            f"all distances are {float(some[0]):.6g}, expected those between different orientations: to what "
+            "estimated them all images look alike"
         )
     return checked
 

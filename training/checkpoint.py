@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write
+from .migrations import migrated
+from .recipe import Recipe
 
 FORMAT = "cryozoo-checkpoint-1"
 
@@ -40,6 +42,34 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     except (OSError, safetensors.SafetensorError) as error:
         raise BadInput(path, f"not readable: {error}", expected="a training checkpoint") from error
     return groups, json.loads(metadata["state"])
+
+
+def has_other_steps(path: Path, state: Mapping[str, Any], recipe: Recipe, table: str | None) -> bool:
+    """Whether the checkpoint's recipe differs from this one in its number of steps, of which more are to do.
+
+    Raises:
+        BadInput: it differs in anything else, so many steps are done already, or the table of particles is another.
+    """
+    ours, theirs = recipe.to_dict(), _todays(state["recipe"])
+    changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    hint = "use another folder, or --restart"
+    if changed and changed != ["steps"]:
+        raise BadInput(path, f"was made by another recipe (differs in {', '.join(changed)})", hint=hint)
+    if state.get("table") != table:
+        raise BadInput(path, "was trained on another table of particles", hint=hint)
+    if changed and recipe.steps <= state["step"]:
+        expected = f"more than the {state['step']} that {path} has done already"
+        raise BadInput(recipe.source, str(recipe.steps), where="field steps", expected=expected, hint=hint)
+    return bool(changed)
+
+
+def _todays(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe of a checkpoint, which an earlier version may have written, as this one would write it."""
+    plain, _ = migrated(recipe)
+    try:
+        return Recipe.from_dict(plain).to_dict()
+    except BadInput:  # of a source that no file describes
+        return plain
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

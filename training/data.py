@@ -75,7 +75,11 @@ _DEFAULT_HELD_OUT = 2048
 class Simulated:
     """Particles simulated from a volume, and imaged as the fields of :class:`Imaging` say, which stand beside these."""
 
-    volume: str = setting(text("a map, an atomic model or phantom:SEED"), "what is imaged; sought in CRYOZOO_DATA, too")
+    volume: str = setting(
+        text("a map, an atomic model or phantom:SEED"),
+        "what is imaged; sought in CRYOZOO_DATA, too",
+        example="phantom:0",
+    )
     imaging: Imaging = field(default_factory=Imaging)
     symmetry: str = setting(_SYMMETRY, "point group of the volume, in RELION's axes", "C1")
     images: int | None = setting(
@@ -125,7 +129,7 @@ class Simulated:
     def simulator(self, image_size: int, pixel_size: float | None) -> Simulator:
         """The simulator of the volume, for images of this box."""
         volume = load_volume(self.volume, image_size=image_size, pixel_size=pixel_size)
-        return Simulator(volume, self.imaging, image_size=image_size, pixel_size=pixel_size or volume.pixel_size)
+        return Simulator(volume, self.imaging, image_size=image_size, pixel_size=pixel_size, name=self.volume)
 
     def open(
         self, image_size: int, pixel_size: float | None, device: torch.device, seed: int = 0

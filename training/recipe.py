@@ -9,14 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ..imaging.simulate import Imaging
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.fields import (
     BOOLEAN,
-    FieldFacts,
     Rule,
     check_fields,
-    describe,
     documented,
     from_plain,
     mapping,
@@ -29,7 +26,7 @@ from ..particles.fields import (
     whole,
 )
 from ..particles.yaml_files import read_yaml
-from .data import DataSource, Recorded, Simulated, data_from_plain
+from .data import DataSource, data_from_plain
 from .migrations import migrated
 
 _SHIFT_FIELDS = {"shift", "shift_scale", "shift_weight"}
@@ -44,15 +41,19 @@ class Recipe:
         source: the file it came from, for messages.
     """
 
-    encoder: str = setting(text("<backbone>-<head>"), "what to train")
-    image_size: int = setting(whole(8, 4096), "box of the network's input in pixels")
+    encoder: str = setting(text("<backbone>-<head>"), "what to train", example="d4_vgg_gem_s-qcqp_bingham")
+    image_size: int = setting(whole(8, 4096), "box of the network's input in pixels", example=64)
     data: DataSource = setting(  # noqa: RUF009 (makes a field, as everywhere here)
         Rule(lambda x: isinstance(x, DataSource), "names and values: a volume or particles, and how they are used"),
         "what to train on",
+        example="",  # its own fields stand below it
     )
-    steps: int = setting(whole(1, 10**9), "optimiser steps")
+    steps: int = setting(whole(1, 10**9), "optimiser steps", example=8000)
     pixel_size: float | None = setting(
-        optional(number("Angstrom", above=0, below=1e3), "that of the data"), "of the network's input", None
+        optional(number("Angstrom", above=0, below=1e3), "that of the data"),
+        "of the network's input",
+        None,
+        example=5.0,
     )
     backbone_args: Mapping[str, Any] = setting(mapping(), "arguments of the backbone", {})
     head_args: Mapping[str, Any] = setting(mapping(), "arguments of the head", {})
@@ -63,11 +64,18 @@ class Recipe:
     shift_scale: float | None = setting(
         optional(number("Angstrom", above=0), "a twentieth of the box"), "shift that counts as an error of 1", None
     )
-    loss: str = setting(text("the name of a loss"), "what compares poses with the truth", "chordal")
+    loss: str = setting(
+        text("the name of a loss"), "what compares poses with the truth", "chordal", example="bingham_nll"
+    )
     loss_args: Mapping[str, Any] = setting(mapping(), "its arguments", {})
+    init: str | None = setting(
+        optional(text("a pretrained encoder of the same name and arguments"), "random ones"),
+        "weights to begin with, such as local-dir:runs/mine/model",
+        None,
+    )
     batch_size: int = setting(whole(2, 10**9), "images per step", 64)  # 1 leaves nothing to normalise over
     optimizer: Literal["adamw", "adam", "rmsprop"] = setting(one_of("adamw", "adam", "rmsprop"), "optimiser", "adamw")
-    lr: float = setting(number(above=0, below=10), "peak learning rate", 1e-3)
+    lr: float = setting(number(above=0, below=10), "peak learning rate", 1e-3, example=3e-3)
     weight_decay: float = setting(number(least=0), "decoupled for AdamW, else L2", 0.01)
     betas: tuple[float, float] = setting(
         numbers(2, lambda x: all(0 <= b < 1 for b in x), "two numbers from 0 to below 1"),
@@ -130,10 +138,3 @@ class Recipe:
         """Plain data, JSON-serialisable."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
         return json.loads(json.dumps({**values, "data": self.data.to_dict()}))
-
-
-def recipe_fields() -> list[FieldFacts]:
-    """All fields that a recipe file may have, those of ``data`` as ``data.<name>``."""
-    data = [*describe(Simulated, "data."), *describe(Imaging, "data.")]
-    names = {facts.name for facts in data}
-    return [*describe(Recipe), *data, *(facts for facts in describe(Recorded, "data.") if facts.name not in names)]

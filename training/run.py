@@ -36,8 +36,11 @@ class FinishedRun:
 
     @cached_property
     def encoder(self) -> PoseEncoder:
-        """The trained encoder."""
-        return load_pretrained(f"local-dir:{self.folder / 'model'}")
+        """The trained encoder; BadInput where the training has not ended."""
+        encoder = load_pretrained(f"local-dir:{self.folder / 'model'}")
+        if encoder.entry is not None and (unfinished := encoder.entry.metrics.get("unfinished")):
+            raise BadInput(self.folder, unfinished, expected="a training that has ended", hint="let it go on")
+        return encoder
 
     @property
     def simulated(self) -> Simulated:

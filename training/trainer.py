@@ -4,35 +4,36 @@ so a resumed run repeats what the undisturbed one would have done, bit for bit o
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..losses.base import Mismatch
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write, check_folder, make_folder, write_json
+from ..particles.files import check_folder, make_folder, write_json
 from ..zoo.cost import describe_cost, multiply_accumulates
 from ..zoo.encoder import PoseEncoder, create_encoder
-from ..zoo.parts import BadArguments, blaming, load_part, parts_of
+from ..zoo.parts import BadArguments, blaming, parts_of
 from ..zoo.pretrained import save_pretrained
 from ..zoo.provenance import provenance
-from ..zoo.registry import UnknownName, split_name
-from .checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from .migrations import migrated
+from .beginning import begin_from, check_names, load_start
+from .checkpoint import has_other_steps, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .log import open_tensorboard, write_log
 from .objective import Objective, Supervised, make_objective
 from .optimisation import average, learning_rate, make_optimizer
+from .progress import Progress, named
 from .recipe import Recipe
 from .signals import postponed_signals
 
 _CHECKPOINT = "checkpoint.safetensors"
+_RESULT = "result.json"
 _OBJECTIVE = "objective."
 
 
@@ -52,12 +53,23 @@ class TrainingResult:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal after a checkpoint was written; ``signum`` says which."""
+    """Training was stopped by a signal after a checkpoint was written; ``signum`` says which.
 
-    def __init__(self, signum: int, step: int, path: Path | None) -> None:
+    Args:
+        signum: the signal.
+        step: steps that are done.
+        path: the folder of the run.
+        best_step: of the encoder in ``model/``; None before the first validation.
+    """
+
+    def __init__(self, signum: int, step: int, path: Path | None, best_step: int | None = None) -> None:
         self.signum = signum
-        where = f"; checkpoint in {path}, the same command goes on from there" if path else ""
-        super().__init__(f"stopped at step {step}{where}")
+        text = f"stopped at step {step}"
+        if path is not None:
+            text += f"; checkpoint in {path}, the same command goes on from there"
+            kept = best_step is not None and (path / "model").exists()
+            text += f"; the encoder of step {best_step}, the best so far, is in {path / 'model'}" if kept else ""
+        super().__init__(text)
 
 
 def train(
@@ -74,45 +86,30 @@ def train(
 
     Args:
         recipe: what, on what, how.
-        out: folder for ``recipe.json``, ``checkpoint.safetensors``, ``log.csv``, TensorBoard events, ``result.json``
-            and, at the end, ``model/`` (see :func:`save_pretrained`). A checkpoint of the same recipe is resumed.
+        out: folder for ``recipe.json``, ``checkpoint.safetensors``, ``log.csv``, TensorBoard events, ``model/``, the
+            best encoder so far (see :func:`save_pretrained`), and, at the end, ``result.json``. A checkpoint of the
+            same recipe is resumed. The number of steps may be another one, of which more are to do: from the step that
+            was reached, the learning rate, and what else depends on the share that is done, are those of the new one.
         device: default a GPU where there is one.
-        progress: show a bar with the time left, the loss and the last validation error.
+        progress: show a bar on stderr, too.
         restart: begin anew although ``out`` has a checkpoint.
         objective: makes what to train for, of the recipe and the encoder; by default what the recipe's loss says.
-        report: told before the first step what the encoder costs.
+        report: told in lines what is trained, how long it takes, and of every validation.
 
     Raises:
         BadInput: a recipe, data file or checkpoint that cannot be used.
         PartError: a backbone, head or loss itself fails.
         Interrupted: stopped by Ctrl-C, SIGTERM or SIGUSR1, after writing a checkpoint; a second Ctrl-C stops at once.
     """
-    trainer = _Trainer(recipe, out, device, progress, restart, objective)
+    trainer = _Trainer(recipe, out, device, progress, restart, objective, report)
     parts = parts_of(trainer.encoder)
     if isinstance(trainer.objective, Supervised):
         parts.append(("loss", recipe.loss, trainer.objective.loss))
     try:
         with blaming(*parts):
-            if report is not None:
-                report(f"{recipe.encoder}: {describe_cost(trainer.encoder)}")
             return trainer.run()
     except Mismatch as error:
         raise BadInput(recipe.source, str(error), where="fields encoder and loss") from error
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Refuse parts that do not exist, before anything is read or simulated."""
-    try:
-        where = "field encoder"
-        backbone, head, tag = split_name(recipe.encoder)
-        if tag is not None:
-            raise UnknownName(f"{recipe.encoder!r} names pretrained weights; leave .{tag} away")
-        load_part("backbone", backbone)
-        load_part("head", head)
-        where = "field loss"
-        load_part("loss", recipe.loss)
-    except UnknownName as error:
-        raise BadInput(recipe.source, str(error), where=where) from None
 
 
 class _Trainer:
@@ -124,19 +121,22 @@ class _Trainer:
         progress: bool,
         restart: bool,
         objective: Callable[[Recipe, PoseEncoder], Objective],
+        report: Callable[[str], object] | None = None,
     ) -> None:
         self.recipe = recipe
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.out = None if out is None else Path(out)
         if self.out is not None:
             check_folder(self.out)
-        _check_names(recipe)
-        self.progress = progress
+        check_names(recipe)
+        resuming = self.out is not None and not restart and (self.out / _CHECKPOINT).exists()
+        # A checkpoint has all weights, and what they began from need not be fetched again.
+        start = None if resuming or recipe.init is None else load_start(recipe)
         self.data = recipe.data.open(recipe.image_size, recipe.pixel_size, self.device, recipe.seed)
         torch.manual_seed(recipe.seed)
         backbone_args = dict(recipe.backbone_args)
-        if self.out is not None and not restart and (self.out / _CHECKPOINT).exists():
-            backbone_args.pop("pretrained", None)  # all weights come from there, and need not be fetched again
+        if resuming or start is not None:
+            backbone_args.pop("pretrained", None)
         try:
             self.encoder = create_encoder(
                 recipe.encoder,
@@ -146,6 +146,7 @@ class _Trainer:
                 head_args=recipe.head_args,
                 shift=recipe.shift,
             ).to(self.device)
+            self.begun_from = None if start is None else begin_from(recipe, start, self.encoder)
             self.objective = objective(recipe, self.encoder).to(self.device)
         except BadArguments as error:
             raise BadInput(recipe.source, str(error), where=f"field {error.field}") from error
@@ -156,44 +157,50 @@ class _Trainer:
         self.best_error = math.inf
         self.stale = 0
         self.step = 0
+        self.prolonged: list[str] = []
         self.cpu_seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.table = recipe.data.digest()
         self.provenance = provenance(str(self.device))
         self.commits = [self.provenance["commit"]]
+        self.bar, self.report = progress, report
         if self.out is not None:
             self._open_folder(self.out, restart)
 
     def run(self) -> TrainingResult:
         recipe = self.recipe
-        writer = self._tensorboard()
-        bar = tqdm(
-            total=recipe.steps,
-            initial=self.step,
-            desc=recipe.encoder,
-            disable=not self.progress,
-            unit="step",
-            smoothing=0.02,
-        )
+        writer = None if self.out is None else open_tensorboard(self.out, self.step)
+        criterion = self.objective.criterion
+        progress = Progress(recipe.encoder, recipe.steps, self.step, criterion, bar=self.bar, report=self.report)
+        if self.report is not None:
+            progress.say(self._opening())
         began = time.process_time()
-        with bar, postponed_signals() as received:
+        with closing(progress), postponed_signals() as received:
             while self.step < recipe.steps and not self._stop_early():
                 loss = self._train_step()
-                bar.update()
+                progress.stepped()
                 if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
                     began = self._count_cpu(began)
                     self._validate(loss, writer)
                     self._save()
                     began = time.process_time()  # validation is not training
-                    criterion = self.objective.criterion
-                    bar.set_postfix_str(f"loss {loss:.3f}, {criterion} {self.history[-1][criterion]:.2f}")
+                    progress.validated(self.history[-1], self._best_row() or self.history[-1])
                 if received:
                     self._count_cpu(began)
                     self._save()
-                    raise Interrupted(received[0], self.step, self.out)
+                    best = self._best_row()
+                    raise Interrupted(received[0], self.step, self.out, None if best is None else int(best["step"]))
         if writer is not None:
             writer.close()
         return self._finish()
+
+    def _opening(self) -> str:
+        data = ", ".join(f"{name} {value}" for name, value in self.recipe.data.to_dict().items())
+        threads = f", {self.provenance['threads']} thread(s)" if self.device.type == "cpu" else ""
+        text = f"{self.recipe.encoder} on {self.device}{threads}: {describe_cost(self.encoder)}; data: {data}"
+        text += "" if self.out is None else f"; folder {self.out}"
+        text += f"; goes on after step {self.step:,} of {self.recipe.steps:,}" if self.step else ""
+        return text + (f", with the learning rates of {self.recipe.steps:,} from there" if self.prolonged else "")
 
     def _train_step(self) -> float:
         recipe = self.recipe
@@ -227,7 +234,6 @@ class _Trainer:
             state = self.averaged
             self._load(state)
         metrics = self.objective.measure(self.encoder, self.data.validation)
-        self._load(current)
         row = {
             "step": self.step,
             "loss": loss,
@@ -240,30 +246,54 @@ class _Trainer:
         if row[self.objective.criterion] < self.best_error:
             self.best_error, self.stale = row[self.objective.criterion], 0
             self.best = {name: tensor.clone() for name, tensor in state.items()}
+            self._keep_unfinished(row)
         else:
             self.stale += 1
+        self._load(current)
         if writer is not None:
             for name, value in row.items():
                 writer.add_scalar(name, value, self.step)
+
+    def _keep_unfinished(self, row: Mapping[str, Any]) -> None:
+        """Save the encoder, which has its best weights now, for who stops here; no test has measured it."""
+        if self.out is None:
+            return
+        (self.out / _RESULT).unlink(missing_ok=True)  # of a run that was shorter, or of another one
+        criterion = self.objective.criterion
+        measured = f"{named(criterion, row[criterion])} in the validation at step {row['step']}"
+        metrics = {"unfinished": f"{measured} of {self.recipe.steps}", "validation": row, **self._origin()}
+        save_pretrained(self.encoder, self.out / "model", metrics=metrics, recipe=self.recipe, overwrite=True)
+
+    def _best_row(self) -> dict[str, float] | None:
+        criterion = self.objective.criterion
+        return next((row for row in self.history if row[criterion] == self.best_error), None)
+
+    def _origin(self) -> dict[str, Any]:
+        """What produced the weights; of what is seldom, only where it was so."""
+        seldom = {"begun_from": self.begun_from, "prolonged": "; ".join(self.prolonged)}
+        return {
+            "encoder": self.recipe.encoder,
+            "parameters": sum(p.numel() for p in self.encoder.parameters()),
+            "seed": self.recipe.seed,
+            **self.provenance,
+            "commit": ", ".join(str(commit) for commit in self.commits),
+            **{name: text for name, text in seldom.items() if text},
+        }
 
     def _finish(self) -> TrainingResult:
         self._load(self.best)
         self.encoder.eval()
         metrics = {
             **self.objective.measure(self.encoder, self.data.test, thorough=True),
-            "encoder": self.recipe.encoder,
             "steps": self.step,
             "cpu_s": round(self.cpu_seconds, 1),
-            "parameters": sum(p.numel() for p in self.encoder.parameters()),
             "gmacs": multiply_accumulates(self.encoder) / 1e9,
-            "seed": self.recipe.seed,
-            **self.provenance,
-            "commit": ", ".join(str(commit) for commit in self.commits),
+            **self._origin(),
         }
         if self.out is not None:
-            self._write_log(self.out)  # of a run that was resumed after its last step
+            write_log(self.out / "log.csv", self.history)  # of a run that was resumed after its last step
             save_pretrained(self.encoder, self.out / "model", metrics=metrics, recipe=self.recipe, overwrite=True)
-            write_json(self.out / "result.json", {"recipe": self.recipe.to_dict(), "metrics": metrics}, overwrite=True)
+            write_json(self.out / _RESULT, {"recipe": self.recipe.to_dict(), "metrics": metrics}, overwrite=True)
         return TrainingResult(self.encoder, metrics, self.history)
 
     def _stop_early(self) -> bool:
@@ -301,15 +331,7 @@ class _Trainer:
 
     def _resume(self, path: Path) -> None:
         tensors, state = load_checkpoint(path)
-        ours, theirs = self.recipe.to_dict(), _todays(state["recipe"])
-        if ours != theirs:
-            changed = ", ".join(sorted(k for k in ours if ours[k] != theirs.get(k)))
-            raise BadInput(
-                path, f"was made by another recipe (differs in {changed})", hint="use another folder, or --restart"
-            )
-        if state.get("table") != self.table:
-            hint = "use another folder, or --restart"
-            raise BadInput(path, "was trained on another table of particles", hint=hint)
+        other_steps = has_other_steps(path, state, self.recipe, self.table)
         self._load(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.averaged is not None:
@@ -318,6 +340,10 @@ class _Trainer:
         self.best_error, self.stale = state["best_error"], state["stale"]
         self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
         self.step, self.cpu_seconds, self.history = state["step"], state["cpu_s"], state["history"]
+        self.begun_from, self.prolonged = state.get("begun_from"), state.get("prolonged", [])
+        if other_steps:
+            self.prolonged = [*self.prolonged, f"{state['recipe']['steps']} steps until step {self.step}"]
+            self.stale = 0
 
     def _save(self) -> None:
         if self.out is None:
@@ -334,44 +360,11 @@ class _Trainer:
             "best_error": self.best_error,
             "commits": self.commits,
             "table": self.table,
+            "begun_from": self.begun_from,
+            "prolonged": self.prolonged,
             "stale": self.stale,
             "cpu_s": self.cpu_seconds,
             "history": self.history,
         }
         save_checkpoint(self.out / _CHECKPOINT, groups, state)
-        self._write_log(self.out)
-
-    def _write_log(self, out: Path) -> None:
-        with atomic_write(out / "log.csv", overwrite=True) as file:
-            lines = _CsvLines(file.write)
-            table = csv.DictWriter(lines, list(self.history[0]) if self.history else [])
-            table.writeheader()
-            table.writerows(self.history)
-
-    def _tensorboard(self) -> Any:
-        if self.out is None:
-            return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # an extra; the CSV has the same numbers
-            return None
-        return SummaryWriter(str(self.out), purge_step=self.step + 1 if self.step else None)
-
-
-def _todays(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recipe of a checkpoint, which an earlier version may have written, as this one would write it."""
-    plain, _ = migrated(recipe)
-    try:
-        return Recipe.from_dict(plain).to_dict()
-    except BadInput:  # of a source that no file describes
-        return plain
-
-
-class _CsvLines:
-    """Lets the csv module write text to a binary file."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-
-    def write(self, text: str) -> None:
-        self._write(text.replace("\r\n", "\n").encode())
+        write_log(self.out / "log.csv", self.history)

@@ -148,7 +148,17 @@ _COLUMNS = (
     Column("parameters", "parameters", "parameters", "{:,}", "parameters", 0, kind="size"),
     *(
         Column(key, key, key, "{}", key, 0, kind="provenance")
-        for key in ("seed", "cryozoo", "commit", "torch", "hardware", "threads")
+        for key in (
+            "unfinished",
+            "prolonged",
+            "begun_from",
+            "seed",
+            "cryozoo",
+            "commit",
+            "torch",
+            "hardware",
+            "threads",
+        )
     ),
 )
 COLUMNS = {column.key: column for column in _COLUMNS}

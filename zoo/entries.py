@@ -41,7 +41,7 @@ def get_entry(name: str) -> Entry:
         get_part("backbone", backbone)
         get_part("head", head)
         if tagged := list_encoders(f"{name}.*", pretrained=True):
-            raise UnknownName(f"{name!r} says not which weights: {', '.join(tagged)}")
+            raise UnknownName(f"{name!r} needs a tag, one of: {', '.join(tagged)}")
         raise UnknownName(f"no pretrained weights for {name!r}; create_encoder makes it with random ones")
     known = list_encoders(pretrained=True)
     if name not in known:

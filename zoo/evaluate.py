@@ -18,6 +18,9 @@ from ..losses.siamese import SiameseDistance
 from .calibration import calibration_metrics
 from .encoder import PoseEncoder
 
+_FEWEST_TO_RANK = 50
+"""Particles of which a rank correlation has an error below 0.15."""
+
 
 @torch.no_grad()
 def predict_batches(encoder: PoseEncoder, images: Tensor, batch_size: int = 256) -> Pose:
@@ -51,8 +54,9 @@ def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict
         ``n``, ``median_deg``, ``mean_deg``, ``acc_5``, ``acc_10``, ``acc_15``, ``acc_30`` (shares within so many
         degrees), ``chance_median_deg``, ``chance_mean_deg``; with shifts ``shift_rmse_A`` (per axis) and
         ``shift_rmse_of_zero_A`` (predicting none); with a confidence ``spearman`` (of confidence and error; -1 is
-        perfect), ``auroc_5deg`` (of "within 5 degrees"), ``mean_deg_kept_75`` and ``median_deg_kept_75`` (the 25 %
-        least confident left out), ``median_deg_kept_50``.
+        perfect) and ``auroc_5deg`` (of "within 5 degrees"), both left out where they mean nothing, see
+        :func:`confidence_metrics`; ``mean_deg_kept_75`` and ``median_deg_kept_75`` (the 25 % least confident left out),
+        ``median_deg_kept_50``.
     """
     if predicted.rotation is None or target.rotation is None:
         raise ValueError("pose_metrics needs predicted and true rotations")
@@ -100,26 +104,37 @@ def distance_metrics(loss: SiameseDistance, predicted: Pose, target: Pose) -> di
 
 
 def confidence_metrics(confidence: NDArray[np.floating], error_deg: NDArray[np.floating]) -> dict[str, float]:
-    """How well a confidence (larger is surer) ranks errors in degrees, both (N,); AUROC is NaN for one class."""
+    """How well a confidence (larger is surer) ranks errors in degrees, both (N,).
+
+    ``spearman`` and ``auroc_5deg`` are left out for fewer than 50 particles, and the latter also where all errors are
+    on one side of 5 degrees.
+    """
     order = np.argsort(-confidence, kind="stable")
     by_confidence = error_deg[order]
     n = len(error_deg)
     kept_75, kept_50 = by_confidence[: max(1, round(0.75 * n))], by_confidence[: max(1, round(0.5 * n))]
+    ranked = {}
+    if n >= _FEWEST_TO_RANK:
+        ranked["spearman"] = float(np.corrcoef(_ranks(confidence), _ranks(error_deg))[0, 1])
+        if (area := auroc(confidence, error_deg <= 5)) is not None:
+            ranked["auroc_5deg"] = area
     return {
-        "spearman": float(np.corrcoef(_ranks(confidence), _ranks(error_deg))[0, 1]),
-        "auroc_5deg": auroc(confidence, error_deg <= 5),
+        **ranked,
         "mean_deg_kept_75": float(kept_75.mean()),
         "median_deg_kept_75": float(np.median(kept_75)),
         "median_deg_kept_50": float(np.median(kept_50)),
     }
 
 
-def auroc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive has a larger score than a negative (Mann-Whitney), ties counting half."""
+def auroc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float | None:
+    """Probability that a positive has a larger score than a negative (Mann-Whitney), ties counting half.
+
+    None where one of the two is missing.
+    """
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     if not (n_positive and n_negative):
-        return float("nan")
+        return None
     rank_sum = _ranks(score)[positive].sum()
     return float((rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 

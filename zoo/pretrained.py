@@ -369,9 +369,11 @@ def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without the folders of somebody's machine; ``find_data`` finds files by their names."""
 
     def name_of(value: Any) -> Any:
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        path = value.removeprefix("local-dir:") if isinstance(value, str) else ""
+        return value.removesuffix(path) + Path(path).name if Path(path).is_absolute() else value
 
-    return {**recipe, "data": {key: name_of(value) for key, value in recipe["data"].items()}}
+    plain = {key: name_of(value) for key, value in recipe.items()}
+    return {**plain, "data": {key: name_of(value) for key, value in recipe["data"].items()}}
 
 
 def _molecule(data: Mapping[str, Any]) -> dict[str, str] | None:

@@ -87,6 +87,8 @@ class Unfinished:
         for position in dict.fromkeys(file.tolist()):
             key.update(f"{position}: {self._files[position]}".encode())
         key.update(file.tobytes() + index.tobytes())
+        if table.sign is not None:
+            key.update(table.sign[:n].tobytes())
         return self._out.with_name(f"{self._out.stem}.partial-{key.hexdigest()[:16]}.npz")
 
 

@@ -285,7 +285,7 @@ def table(results: Path) -> str:
             "published": f"{e_or:.2f}",
             "blind": f"{m['blind']:.3f}",
             "blind, chance": f"{m['blind_chance']:.2f}",
-            "gauge found": f"{m['gauge_found']:.0%}" if "gauge_found" in m else "is that of the images",
+            "camera's side found": f"{m['gauge_found']:.0%}" if "gauge_found" in m else "not needed",
             "FSC 0.5, A": f"{m['resolution_recovered_A']:.1f}",
             "published, A": f"{resolution:.1f}",
             "true poses, A": f"{m['resolution_true_A']:.1f}",

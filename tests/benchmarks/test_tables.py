@@ -1,12 +1,10 @@
 """Suites, and the tables they make."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from cryozoo.benchmarks.readme import with_tables
-from cryozoo.benchmarks.runs import RESULTS, Result, load_results, markdown_table, spread
+from cryozoo.benchmarks.runs import Result, load_results, markdown_table, spread
 from cryozoo.benchmarks.suites import SUITES
 from cryozoo.benchmarks.tables import _seconds_to
 from cryozoo.training.data import Simulated
@@ -46,19 +44,6 @@ def test_a_row_is_built_by_the_name_that_it_bears(name: str) -> None:
             built[key] = sum(p.numel() for p in encoder.parameters())
         assert built[key] == result.metrics["parameters"], result.run
     assert built
-
-
-def test_the_readme_shows_the_results_as_they_are() -> None:
-    readme = (RESULTS.parents[1] / "README.md").read_text()
-    assert with_tables(readme) == readme
-
-
-def test_sections_are_filled_and_refilled(tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text("| table |\n")
-    text = "x\n<!-- begin results/a.md -->\nold\n<!-- end results/a.md -->\ny\n"
-    filled = with_tables(text, tmp_path)
-    assert filled == "x\n<!-- begin results/a.md -->\n\n| table |\n\n<!-- end results/a.md -->\ny\n"
-    assert with_tables(filled, tmp_path) == filled
 
 
 def test_markdown_and_spread() -> None:

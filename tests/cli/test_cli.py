@@ -21,7 +21,7 @@ from cryozoo import __version__
 from cryozoo.cli import VERBS
 from cryozoo.cli import main as cli
 from cryozoo.particles.errors import BadInputWarning
-from cryozoo.particles.mrc import write_volume
+from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 
 ROOT = Path(__file__).parents[2]
@@ -268,6 +268,19 @@ class TestSimulate:
         residual = [(mrcfile.read(tmp_path / f"{n}.mrcs") - noisy).var() for n in ("ctf", "bare")]
         assert residual[0] < 0.9 * residual[1]
 
+    def test_a_molecule_larger_than_its_images(self, run, data, tmp_path):
+        words = ["simulate", "--volume", data("maps/4v7r_5A.mrc"), "-n", 2, "--size", 32, "-o", tmp_path / "a.mrcs"]
+        refused = run(*words)
+        assert refused.code == 3
+        assert "4v7r_5A.mrc: a molecule of 315 A in images of 160 A (32 pixels of 5 A)" in refused.err
+        assert list(tmp_path.iterdir()) == []
+        assert run(*words, "--allow-wrap").code == 0
+
+    def test_defocus_in_micrometres(self, run, tmp_path):
+        done = run("simulate", "--volume", "phantom:2", "-n", 2, "--defocus", 1.5, 2.5, "-o", tmp_path / "a.mrcs")
+        assert done.code == 2
+        assert "1.5 is not a number at least 100 and at most 100000 (Angstrom; 1.5 micrometres are 15,000)" in done.err
+
     def test_a_signal_leaves_nothing(self, tmp_path):
         program = """
 import os, signal, sys
@@ -331,7 +344,37 @@ class TestTrain:
         assert f"local-dir:{out / 'model'}" in done.out
         assert run("verify", out / "model").code == 0
 
-    def test_goes_on_after_a_signal(self, run, recipe, tmp_path):
+    def test_says_how_far_it_is(self, run, recipe, tmp_path):
+        """One line for the beginning and for every validation, bar or not."""
+        for words in (["--no-progress"], ["--progress", "--restart"]):
+            first, *lines = run("train", recipe, "--out", tmp_path / "out", *words).out.splitlines()
+            assert re.match(r"test_vgg_gem-sixd_svd on cpu, \d+ thread\(s\): 7,393 parameters, 0.\d+ GMACs", first)
+            assert first.endswith(f"; data: volume phantom:0, images 64, snr 1.0; folder {tmp_path / 'out'}")
+            value = r"\d+\.\d\d deg"
+            expected = rf"step 2 of 4: median error ({value}), the best so far \1 at step 2; loss \d\.\d+; \d s left"
+            assert re.fullmatch(expected, lines[0])
+            assert re.match(rf"step 4 of 4: median error {value}, the best so far {value} at step [24]; ", lines[1])
+
+    def test_a_longer_run_goes_on(self, run, recipe, tmp_path):
+        assert run("train", recipe, "--out", tmp_path / "out").code == 0
+        done = run("train", recipe, "--out", tmp_path / "out", "--set", "steps=6")
+        assert "; goes on after step 4 of 6, with the learning rates of 6 from there\n" in done.out
+        done = run("train", recipe, "--out", tmp_path / "out")
+        checkpoint = tmp_path / "out/checkpoint.safetensors"
+        expected = f"field steps: 4; expected more than the 6 that {checkpoint} has done already"
+        assert (done.code, done.err) == (3, f"error: {recipe}, {expected}; use another folder, or --restart\n")
+
+    def test_the_template_is_a_recipe(self, run, tmp_path):
+        done = run("train", "--template")
+        assert (done.code, done.err) == (0, "")
+        (tmp_path / "recipe.yaml").write_text(done.out)
+        changes = {**RECIPE, "data": {"volume": "phantom:0", "held_out": 8}, "validate_every": 4}
+        words = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+        assert (
+            run("train", tmp_path / "recipe.yaml", "--out", tmp_path / "out", *words, "--set", "loss=chordal").code == 0
+        )
+
+    def test_goes_on_after_a_signal(self, run, recipe, stack, tmp_path):
         program = """
 import os, signal, sys
 from cryozoo.training import trainer as train
@@ -346,7 +389,13 @@ main(sys.argv[1:])
 """
         done = shell("train", recipe, "--out", tmp_path / "out", code=program)
         assert done.returncode == 143
-        assert re.fullmatch(r"error: stopped at step \d; .*goes on from there\n", done.stderr)
+        kept = rf"the encoder of step 2, the best so far, is in {tmp_path}/out/model"
+        assert re.fullmatch(rf"error: stopped at step 2; .*goes on from there; {kept}\n", done.stderr)
+        assert not (tmp_path / "out/result.json").exists()
+        info = run("info", f"local-dir:{tmp_path}/out/model").out
+        assert re.search(r"unfinished +median error \d+\.\d\d deg in the validation at step 2 of 4\n", info)
+        assert "on its test set\n  parameters" in info
+        assert run("predict", stack, "--encoder", tmp_path / "out/model", "-o", tmp_path / "poses.star").code == 0
         assert run("train", recipe, "--out", tmp_path / "out").code == 0
         assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]["steps"] == 4
 

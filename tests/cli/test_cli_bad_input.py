@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryozoo.particles.mrc import write_stack
+from cryozoo.particles.mrc_writer import write_stack
 from cryozoo.particles.star import StarFile
 from cryozoo.zoo.encoder import PoseEncoder
 
@@ -215,6 +215,8 @@ class TestArguments:
             ["-n", "5", "--snr", "nan"],
             ["-n", "5", "--shift-sigma", "-1"],
             ["-n", "5", "--defocus", "-5", "inf"],
+            ["-n", "5", "--defocus", "1.5", "2.5"],
+            ["-n", "5", "--defocus", "15000", "250000"],
             ["-n", "5", "--seed", "-1"],
         ],
     )

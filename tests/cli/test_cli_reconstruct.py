@@ -17,9 +17,10 @@ from cryozoo.imaging.reconstruct import reconstruct
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
-from cryozoo.particles import mrc
+from cryozoo.particles import mrc_writer
 from cryozoo.particles.errors import BadInput
-from cryozoo.particles.mrc import read_volume, write_volume
+from cryozoo.particles.mrc import read_volume
+from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.particles.star import StarFile
@@ -173,7 +174,7 @@ class TestReconstruct:
 
     def test_a_disk_that_is_full_leaves_nothing(self, run, many, tmp_path, monkeypatch):
         """The half maps are written and the map is not: the next try must not find them in its way."""
-        real = mrc.write_volume
+        real = mrc_writer.write_volume
 
         def full(path, *arguments, **options):
             if path.name == "map.mrc":
@@ -182,7 +183,7 @@ class TestReconstruct:
 
         words = ("reconstruct", many[0], "-o", tmp_path / "map.mrc", "--halves")
         with monkeypatch.context() as patch:
-            patch.setattr(mrc, "write_volume", full)
+            patch.setattr(mrc_writer, "write_volume", full)
             done = run(*words)
         assert done.code == 3
         assert "No space left" in done.err
@@ -191,7 +192,7 @@ class TestReconstruct:
         assert len(list(tmp_path.iterdir())) == 3
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         with monkeypatch.context() as patch:
-            patch.setattr(mrc, "write_volume", full)
+            patch.setattr(mrc_writer, "write_volume", full)
             assert run(*words, "--overwrite").code == 3
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

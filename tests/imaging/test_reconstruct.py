@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_fourier_slice import insert_central_slices_rfft_3d
 
 from cryozoo.geometry.point_groups import point_group
+from cryozoo.geometry.sampling import random_rotations
 from cryozoo.imaging.back_projector import BackProjector
 from cryozoo.imaging.fsc import fourier_shell_correlation, resolution_at
 from cryozoo.imaging.projector import Projector
@@ -25,6 +26,7 @@ from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.cryosparc import read_cryosparc
 from cryozoo.particles.ctf import make_ctf
 from cryozoo.particles.errors import BadInput, BadInputWarning
+from cryozoo.particles.mrc_writer import write_stack
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.relion import read_relion
 from cryozoo.particles.stack import ParticleStack
@@ -271,10 +273,12 @@ class TestReconstruct:
         assert poses is not None
         assert ctf is not None
         first = range(7)
+        images = few.images(first)
+        y, x = np.indices(images.shape[1:]) - SIZE // 2
+        images -= images[:, np.hypot(x, y) > SIZE / 2].mean(1)[:, None, None]
         expected.insert(
-            torch.from_numpy(few.images(first)), torch.from_numpy(poses.rotation[:7]),
-            torch.from_numpy(poses.shift[:7]), ctf[:7],
-        )  # fmt: skip
+            torch.from_numpy(images), torch.from_numpy(poses.rotation[:7]), torch.from_numpy(poses.shift[:7]), ctf[:7]
+        )
         assert relative_error(result.half_maps[0].data, expected.volume().data) < 1e-5
 
     def test_half_sets_of_cryosparc_count_from_zero(self, clean: ParticleStack) -> None:
@@ -289,6 +293,29 @@ class TestReconstruct:
         few.table = read_cryosparc(table, few.table)
         with pytest.raises(BadInput, match=r"row 7, alignments3D/split: half-set 2; expected 0 or 1"):
             reconstruct(few, given)
+
+    def test_one_half_set_for_all_is_none_and_those_of_the_table_can_be_left(self, clean: ParticleStack) -> None:
+        few = clean.subset(np.arange(20))
+        few.table = with_half_sets(few, np.full(20, 1))
+        alone = reconstruct(few)
+        assert alone.counts == (10, 10)
+        assert alone.half_sets_source is None
+        few.table = with_half_sets(few, np.array([1] * 7 + [2] * 13))
+        assert reconstruct(few).half_sets_source == few.path
+        other = reconstruct(few, random_halves=True)
+        assert other.counts == (10, 10)
+        assert other.half_sets_source is None
+
+    @pytest.mark.parametrize("background", [0.0, 30.0, 300.0])
+    def test_noise_on_a_background_has_no_resolution(self, tmp_path: Path, background: float) -> None:
+        """A background is in both halves, and would correlate through the mask; RELION's halves do not show it."""
+        generator = torch.Generator().manual_seed(0)
+        rotation = random_rotations(200, generator=generator).numpy()
+        noise = torch.randn(200, 32, 32, generator=generator) + background
+        write_stack(tmp_path / "noise.mrcs", noise.numpy(), 2.0)
+        fsc = reconstruct(ParticleStack.open(tmp_path / "noise.mrcs"), PoseTable(rotation)).fsc
+        assert fsc[1:].abs().mean() < 0.1
+        assert resolution_at(fsc, 0.5, 2.0) == 64.0
 
     def test_without_half_sets_the_split_is_random_and_repeatable(self, clean: ParticleStack) -> None:
         few = clean.subset(np.arange(21))
@@ -358,7 +385,8 @@ class TestBadInput:
 
     def test_no_pose_for_an_image(self, clean: ParticleStack) -> None:
         poses = clean.subset(np.arange(5)).poses
-        self.refused(clean.subset(np.arange(10)), "no row for 6@particles.mrcs", "row 6 of ", poses=poses)
+        with pytest.warns(BadInputWarning, match=r"no pose, by the names .*: left out \(5 times, first: row 6 of"):
+            assert reconstruct(clean.subset(np.arange(10)), poses).counts == (3, 2)
 
     def test_poses_of_another_box(self, clean: ParticleStack) -> None:
         poses = PoseTable(np.tile(np.eye(3), (10, 1, 1)), image_size=SIZE, pixel_size=5.0, source="poses.npz")
@@ -400,9 +428,12 @@ class TestBadInput:
 
     def test_images_that_were_corrected_for_the_ctf(self, clean: ParticleStack) -> None:
         stack = clean.subset(np.arange(4))
-        star = stack.star.with_columns("optics", {"rlnCtfDataArePhaseFlipped": np.array([1])})  # type: ignore[union-attr]
-        stack.table = replace(stack.table, origin=star)
-        self.refused(stack, "data_optics", "rlnCtfDataArePhaseFlipped", "corrected for the CTF")
+        assert stack.star is not None
+        for block in ("optics", "particles"):
+            flipped = np.ones(len(stack.star[block]), dtype=np.int64)
+            star = stack.star.with_columns(block, {"rlnCtfDataArePhaseFlipped": flipped})
+            stack.table = read_relion(star, stack.table)
+            self.refused(stack, "corrected for the CTF (phase_flipped)")
 
     def test_an_unknown_point_group(self, clean: ParticleStack) -> None:
         with pytest.raises(ValueError, match="point group 'X3', expected Cn"):

@@ -49,13 +49,17 @@ def test_a_generator_gives_the_same_particles() -> None:
     ("field", "values"),
     [
         ("snr", [0.0, -1.0, np.nan, np.inf]),
-        ("shift_sigma", [-1.0, np.nan, np.inf]),
-        ("defocus", [(2e4, 1e4), (0.0, 1e4), (1e4, np.nan), (np.nan, 1e4), (1e4, np.inf), (1e4,)]),
-        ("astigmatism", [-1.0, np.nan]),
-        ("voltage", [0.0, -300.0, 10.0, 3000.0, np.nan]),
-        ("spherical_aberration", [-1.0, np.nan, np.inf]),
+        ("shift_sigma", [-1.0, 1001.0, np.nan, np.inf]),
+        (
+            "defocus",
+            [(1.5, 2.0), (2e4, 2e5), (2e4, 1e4), (0.0, 1e4), (1e4, np.nan), (np.nan, 1e4), (1e4, np.inf), (1e4,)],
+        ),
+        ("astigmatism", [-1.0, 0.05, 2e5, np.nan]),
+        ("voltage", [0.0, -300.0, 10.0, 3000.0, 300_000.0, np.nan]),
+        ("spherical_aberration", [-1.0, 2.7e3, np.nan, np.inf]),
         ("amplitude_contrast", [7.0, -0.1, np.nan]),
-        ("b_factor", [-1.0, np.nan, np.inf]),
+        ("b_factor", [-1.0, 1e5, np.nan, np.inf]),
+        ("allow_wrap", [1, 0.0]),
     ],
 )
 def test_impossible_imaging_is_refused(field: str, values: list[object]) -> None:
@@ -64,9 +68,16 @@ def test_impossible_imaging_is_refused(field: str, values: list[object]) -> None
             Imaging(**{field: value})  # type: ignore[arg-type]
 
 
+def test_a_unit_that_is_told_by_the_number_is_named() -> None:
+    with pytest.raises(BadInput, match=r"in Angstrom, 100 to 100,000 .*1.5 micrometres are 15,000"):
+        Imaging(defocus=(1.5, 2.0))
+    with pytest.raises(BadInput, match=r"300000.0; expected .*\(kV\)"):
+        Imaging(voltage=300_000.0)
+
+
 def test_the_limits_of_imaging_give_images() -> None:
     for settings in ({"voltage": 11.0}, {"voltage": 2999.0}, {"amplitude_contrast": 0.0}, {"amplitude_contrast": 1.0}):
-        imaging = Imaging(defocus=(1e4, 1e4), **settings)
+        imaging = Imaging(defocus=(1e4, 1e4), **settings)  # type: ignore[arg-type]
         assert Simulator(VOLUME, imaging)(2).images.isfinite().all()
 
 

@@ -655,14 +655,43 @@ def other_image_size(folder):
     refused(ParticleStack.open, star(folder, ("1.5 16", "1.5 32")), "a.mrcs: images of 16 pixels; expected 32")
 
 
-@row(68, "-10000", "1000000000", "1500")
-def implausible_defocus(folder, defocus):
+def with_ctf(folder, **values):
+    """Three particles with a defocus of 15000, but ``values`` in the third."""
+    labels = ["rlnDefocusU", "rlnPhaseShift", "rlnCtfBfactor", "rlnSphericalAberration", "rlnAmplitudeContrast"]
+    usual = dict(zip(labels, [15000, 0, 0, 2.7, 0.1], strict=True))
     text = (OPTICS + PARTICLES).replace(
-        "_rlnVoltage #2", "_rlnVoltage #2\n_rlnSphericalAberration\n_rlnAmplitudeContrast"
+        "_rlnOpticsGroup #2", "\n".join(f"_{v}" for v in labels) + "\n_rlnOpticsGroup #2"
     )
-    text = text.replace("300.0", "300.0 2.7 0.1").replace("_rlnOpticsGroup #2", "_rlnDefocusU\n_rlnOpticsGroup #2")
-    text = text.replace("@a.mrcs 1 ", "@a.mrcs 15000 1 ").replace("3@a.mrcs 15000", f"3@a.mrcs {defocus}")
-    odd(ParticleStack.open, star(folder, text=text), "defocus", "row 3 (line 28)", f"{float(defocus):g}")
+    text = text.replace("@a.mrcs 1 ", "@a.mrcs " + " ".join(map(str, usual.values())) + " 1 ")
+    third = " ".join(map(str, (usual | values).values()))
+    return star(folder, text=text.replace("3@a.mrcs 15000 0 0 2.7 0.1", f"3@a.mrcs {third}"))
+
+
+@row(68, "-10000", "500000", "1500")
+def implausible_defocus(folder, defocus):
+    path = with_ctf(folder, rlnDefocusU=defocus)
+    odd(ParticleStack.open, path, "defocus", "row 3 (line 30)", f"{float(defocus):g}")
+
+
+@row(
+    68,
+    ("rlnDefocusU", "1e9", "1e+06 Angstrom"),
+    ("rlnAmplitudeContrast", "10", "0 to 1"),
+    ("rlnAmplitudeContrast", "-0.1", "0 to 1"),
+    ("rlnSphericalAberration", "2.7e7", "-100 to 100 mm"),
+    ("rlnPhaseShift", "9e4", "-720 to 720 degrees"),
+    ("rlnCtfBfactor", "-1e9", "Angstrom^2"),
+)
+def impossible_ctf(folder, wrong):
+    label, value, expected = wrong
+    both_refuse(with_ctf(folder, **{label: value}), "row 3 (line 30)", label, expected)
+
+
+@row(68, "1.5", "-2")
+def defocus_in_micrometres(folder, defocus):
+    path = with_ctf(folder)
+    path.write_text(path.read_text().replace("15000", defocus))
+    both_refuse(path, "rlnDefocusU", f"{defocus}; expected Angstrom; a micrometre is 10,000 of them")
 
 
 @row(69, "300000", "0", "-300")

@@ -31,7 +31,7 @@ class Settings:
     mode: str = setting(one_of("fast", "exact"), "how", "fast")
     flag: bool = setting(BOOLEAN, "whether", False)
     limits: tuple[float, float] = setting(
-        numbers(2, lambda x: x[0] < x[1], "lowest and highest"), "between", (0.0, 1.0)
+        numbers(2, lambda x: x[0] < x[1], "lowest and highest"), "between", (0.0, 1.0), example=[2, 3]
     )
 
     def __post_init__(self) -> None:
@@ -85,8 +85,11 @@ def test_refused_in_python_too():
 
 def test_described():
     facts = describe(Settings, "a.")
-    assert facts[0] == ("a.name", "a name", None, "what it is called")
-    assert facts[2] == ("a.share", "a number above 0 and at most 1, or nothing for all", "nothing", "which part")
+    assert facts[0] == ("a.name", "a name", None, "what it is called", None)
+    assert facts[2] == ("a.share", "a number above 0 and at most 1, or nothing for all", "", "which part", None)
+    assert facts[2].explained == "which part (a number above 0 and at most 1, or nothing for all; by default nothing)"
+    assert [one.default for one in facts[3:]] == ["fast", "false", "[0.0, 1.0]"]
+    assert facts[5].example == "[2, 3]"
     assert len(facts) == 6
 
 

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import threading
+import warnings
 
 import mrcfile
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from cryozoo.particles import mrc
 from cryozoo.particles.errors import BadInput, BadInputWarning
-from cryozoo.particles.mrc import MrcStack, StackWriter, read_volume, write_stack, write_volume
+from cryozoo.particles.mrc import MrcStack, read_volume
+from cryozoo.particles.mrc_writer import StackWriter, write_stack, write_volume
 
 DTYPES = {"int8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}
 
@@ -191,7 +193,7 @@ def test_disk_full_while_writing(tmp_path):
     code = """
 import sys
 import numpy as np
-from cryozoo.particles.mrc import write_stack
+from cryozoo.particles.mrc_writer import write_stack
 try:
     write_stack(sys.argv[1], np.zeros((100, 64, 64)), 1.0)
 except ValueError as error:
@@ -216,9 +218,21 @@ def test_writer_wants_a_pixel_size(tmp_path, images, pixel_size):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_what_is_not_finite_is_not_written(tmp_path, images, value):
+    images = images.astype(np.float64)
+    images[3, 2, 1] = value
+    for write in (write_stack, write_volume):
+        with np.errstate(over="ignore"), pytest.raises(ValueError, match="1 values are NaN or infinite in float32"):
+            write(tmp_path / "v.mrc", images, 1.0)
+    assert os.listdir(tmp_path) == []
+
+
 def test_volume_with_nan_is_refused(tmp_path, images):
-    images[3, 2, 1] = np.nan
-    write_volume(tmp_path / "v.mrc", images, 1.0)
+    with warnings.catch_warnings(), mrcfile.new(tmp_path / "v.mrc") as file:
+        warnings.simplefilter("ignore")  # about what is not finite
+        images[3, 2, 1] = np.nan
+        file.set_data(images.astype(np.float32))
     with pytest.raises(BadInput, match=r"v\.mrc: 1 voxels are NaN or infinite"):
         read_volume(tmp_path / "v.mrc")
 

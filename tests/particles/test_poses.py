@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import mrcfile
@@ -15,7 +16,7 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from cryozoo.particles.cs import read_cs, write_cs
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.poses import PoseTable, load_table
 from cryozoo.particles.star import StarBlock, StarFile
 
@@ -148,6 +149,9 @@ STARS_WITH_POSES = [
 ]
 
 
+OF_OLD_POSES = ["rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples"]
+
+
 @pytest.mark.parametrize("name", STARS_WITH_POSES)
 def test_real_star_keeps_everything_else(data, tmp_path, name):
     path = data("particles") / name
@@ -161,9 +165,12 @@ def test_real_star_keeps_everything_else(data, tmp_path, name):
     rotation = Rotation.random(n, rng=rng).as_matrix()
     shift = rng.uniform(-20, 20, (n, 2))
     new = PoseTable(rotation, shift, np.arange(n) / n, pixel_size=poses.pixel_size, particles=poses.particles)
-    new.save(tmp_path / "new.star")
+    old = [label for label in OF_OLD_POSES if label in before[block]]
+    with pytest.warns(BadInputWarning, match=", ".join(old)) if old else nullcontext():
+        new.save(tmp_path / "new.star")
     after = read_star(tmp_path / "new.star")
     assert list(after) == list(before)
+    before[block] = before[block].drop(columns=old)
     new_columns = [*EULER, "rlnParticleFigureOfMerit"]
     new_columns += [label for label in after[block] if label.startswith("rlnOrigin") and label[9] in "XY"]
     assert list(after[block])[: len(list(before[block]))] == list(before[block])
@@ -205,10 +212,14 @@ def test_real_cs_keeps_everything_else(data, tmp_path):
     assert np.allclose(poses.shift, -before["alignments3D/shift"] * 1.02734375, atol=1e-5)
     rotation = ROTATION[np.arange(len(poses)) % 8]
     new = PoseTable(rotation, poses.shift, np.full(len(poses), 0.5), particles=poses.particles)
-    new.save(tmp_path / "new.cs")
+    kept = ("shift", "pose", "psize_A", "split", "class")
+    old = [name for name in before.dtype.names if name.startswith("alignments3D/") and name[13:] not in kept]
+    assert len(old) == 13
+    with pytest.warns(BadInputWarning, match=", ".join(old)):
+        new.save(tmp_path / "new.cs")
     after = np.load(tmp_path / "new.cs", max_header_size=100_000)
-    assert after.dtype.names == (*before.dtype.names, "cryozoo/confidence")
-    for name in before.dtype.names:
+    assert after.dtype.names == (*(name for name in before.dtype.names if name not in old), "cryozoo/confidence")
+    for name in set(before.dtype.names) - set(old):
         assert after.dtype[name] == before.dtype[name]
         if name != "alignments3D/pose":
             assert np.array_equal(after[name], before[name]), name
@@ -298,7 +309,10 @@ def test_new_star_from_a_cs_table_has_what_relion_needs(data, tmp_path):
     table = read_cs(path)
     table["ctf/accel_kv"][1000:] = 300
     write_cs(tmp_path / "in.cs", table)
-    PoseTable.load(tmp_path / "in.cs").save(tmp_path / "out.star")
+    with pytest.warns(BadInputWarning) as seen:
+        PoseTable.load(tmp_path / "in.cs").save(tmp_path / "out.star")
+    assert ["blob/sign" in str(warning.message) for warning in seen] == [True, False]
+    assert "RELION reads stacks of images from .mrcs, not .mrc" in str(seen[1].message)
     star = read_star(tmp_path / "out.star")
     optics, particles = star["optics"], star["particles"]
     assert optics["rlnVoltage"].tolist() == [200, 300]
@@ -425,7 +439,9 @@ def test_chosen_rows(data, tmp_path):
         ({"rotation": np.where(np.arange(8)[:, None, None] == 3, np.nan, ROTATION)}, "row 4: rotation .*nan"),
         ({"shift": np.where(np.arange(8)[:, None] == 5, np.inf, SHIFT)}, "row 6: shift .*inf"),
         ({"confidence": np.where(np.arange(8) == 7, np.nan, 1)}, "row 8: confidence nan"),
-        ({"pixel_size": 0.0}, "pixel_size 0.0; expected a positive number"),
+        ({"pixel_size": 0.0}, "pixel_size 0; expected 0.01 to 1000"),
+        ({"pixel_size": 1e300}, "expected 0.01 to 1000"),
+        ({"image_size": 2**64}, "expected 1 to 65536"),
         ({"image_size": -64}, "image_size -64"),
     ],
 )
@@ -562,7 +578,7 @@ def test_half_a_set_of_columns(tmp_path, columns, message):
     """It would be taken for none at all: shifts of 0, and images without a CTF."""
     names = [*EULER, "rlnOpticsGroup", *(f"rln{column}" for column in columns)]
     header = "".join(f"_{name} #{k}\n" for k, name in enumerate(names, 1))
-    row = " ".join(["10", "20", "30", "1", *["5"] * len(columns)])
+    row = " ".join(["10", "20", "30", "1", *["500"] * len(columns)])
     path = tmp_path / "half.star"
     path.write_text(f"{OPTICS}1 300 2.7 0.1 2\n\ndata_particles\n\nloop_\n{header}{row}\n{row}\n")
     if message is None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.row_matching import matched_poses
+from cryozoo.particles.star import StarBlock, StarFile
 from cryozoo.particles.table import ParticleTable
 
 ROTATION = Rotation.random(6, rng=np.random.default_rng(0)).as_matrix()
@@ -27,7 +29,7 @@ def poses(particles: ParticleTable | None) -> PoseTable:
 
 
 def matched(given: PoseTable, wanted: ParticleTable | None) -> np.ndarray:
-    return matched_poses(given, wanted, 6, "particles.star").rotation
+    return matched_poses(given, wanted, 6, "particles.star").poses.rotation
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,8 @@ def test_names_decide(wanted, known):
 )
 def test_names_without_anything_in_common(wanted, known):
     with pytest.warns(
-        BadInputWarning, match=r"poses\.star: names no image .* rows of the same number .*particles\.star"
+        BadInputWarning,
+        match=r"poses\.star: the two files differ in the names .* rows of the same number .*particles\.star",
     ):
         found = matched(poses(table(*known)), table(*wanted).subset(ORDER))
     np.testing.assert_array_equal(found, ROTATION)
@@ -62,7 +65,13 @@ def test_names_without_anything_in_common(wanted, known):
 
 @pytest.mark.parametrize(("wanted", "known"), [(None, table("a.mrcs")), (table("a.mrcs"), None), (None, None)])
 def test_without_names_rows_go_by_number(wanted, known):
-    np.testing.assert_array_equal(matched(poses(known), wanted), ROTATION)
+    with pytest.warns(BadInputWarning, match=r"no names of particles in common: rows of the same number are taken"):
+        np.testing.assert_array_equal(matched(poses(known), wanted), ROTATION)
+
+
+def test_poses_that_are_from_no_file_go_by_number():
+    """Who made them in memory knows what they are of."""
+    np.testing.assert_array_equal(matched(PoseTable(ROTATION), table("a.mrcs")), ROTATION)
 
 
 def test_an_image_in_several_rows():
@@ -70,15 +79,64 @@ def test_an_image_in_several_rows():
     twice = replace(table("a.mrcs"), index=np.arange(6) // 2)
     np.testing.assert_array_equal(matched(poses(twice), twice), ROTATION)
     np.testing.assert_array_equal(matched(poses(table("a.mrcs")), twice), ROTATION[np.arange(6) // 2])
-    with pytest.raises(BadInput, match=r"poses\.star: 1@a\.mrcs in several rows; expected one row for every image, or"):
+    with pytest.raises(BadInput, match=r"poses\.star: 1@a\.mrcs in several rows; expected one row for every particle"):
         matched(poses(twice), twice.subset(ORDER))
 
 
 def test_images_without_a_pose():
-    few = PoseTable(ROTATION[:5], particles=table("sub/a.mrcs").subset(np.arange(5)), source="poses.star")
-    with pytest.raises(
-        BadInput, match=r"poses\.star, row 6 of particles\.star: no row for 6@a\.mrcs; expected one for"
+    rows = np.array([5, 3, 0])
+    few = PoseTable(ROTATION[rows], particles=table("sub/a.mrcs").subset(rows), source="poses.star")
+    with pytest.warns(
+        BadInputWarning, match=r"no pose, by the names .*: left out \(3 times, first: row 2 of particles"
     ):
-        matched(few, table("a.mrcs"))
-    with pytest.raises(BadInput, match=r"5 poses; expected 6 as in particles\.star, or the same image names"):
+        found = matched_poses(few, table("a.mrcs"), 6, "particles.star")
+    assert found.rows.tolist() == [0, 3, 5]
+    np.testing.assert_array_equal(found.poses.rotation, ROTATION[[0, 3, 5]])
+    with pytest.raises(BadInput, match=r"3 poses; expected 6 as in particles\.star, or names of the same images"):
         matched(few, table("c.mrcs"))
+
+
+def cryosparc(uid: list[int]) -> ParticleTable:
+    fields = np.zeros(len(uid), dtype=[("uid", "u8")])
+    fields["uid"] = uid
+    return ParticleTable(Path("particles.cs"), len(uid), origin=fields)
+
+
+def relion(**columns: Any) -> ParticleTable:
+    block = StarBlock.from_columns("particles", {f"rln{name}": values for name, values in columns.items()})
+    return ParticleTable(Path("particles.star"), len(block), origin=StarFile([block]), block="particles")
+
+
+MICROGRAPHS = {"MicrographName": ["a", "a", "b", "b", "c", "c"], "CoordinateX": [1.5, 2, 3, 4, 5, 5]}
+
+
+@pytest.mark.parametrize(
+    "particles",
+    [
+        cryosparc([90, 12, 55, 3, 2**63, 7]),
+        relion(TomoParticleName=[f"TS_01/{k}" for k in range(6)]),
+        relion(**MICROGRAPHS, CoordinateY=[9, 9, 9, 9, 9, 8]),
+    ],
+)
+def test_other_names_of_particles(particles):
+    np.testing.assert_array_equal(matched(poses(particles), particles.subset(ORDER)), ROTATION[ORDER])
+
+
+def test_places_that_several_particles_share_name_none():
+    particles = relion(**MICROGRAPHS, CoordinateY=[9, 9, 9, 9, 9, 9])
+    with pytest.raises(BadInput, match=r"poses\.star: 5\.0, 9\.0 of c in several rows"):
+        matched(poses(particles), particles.subset(ORDER))
+
+
+def test_row_numbers_as_uid_name_nothing():
+    """As tables made here have them: two such of different origin have the same numbers."""
+    with pytest.warns(BadInputWarning, match="rows of the same number"):
+        np.testing.assert_array_equal(
+            matched(poses(cryosparc([1, 2, 3, 4, 5, 6])), cryosparc([9, 8, 7, 6, 5, 4])), ROTATION
+        )
+
+
+def test_names_of_images_go_before_uid_and_spellings_are_one_name():
+    particles = replace(table("sub/../a.mrcs"), origin=cryosparc([6, 5, 4, 3, 2, 9]).origin)
+    other = replace(table("./a.mrcs").subset(ORDER), origin=cryosparc([60, 5, 4, 3, 2, 9]).origin)
+    np.testing.assert_array_equal(matched(poses(particles), other), ROTATION[ORDER])

@@ -189,7 +189,7 @@ def test_bad_distances_are_refused(spoil: Callable[[torch.Tensor], object], mess
 def test_distances_that_are_all_the_same_are_refused() -> None:
     """Those of an encoder that has collapsed: any orientations would explain them, by their mean."""
     for value in (0.0, 2.0):
-        with pytest.raises(ValueError, match="makes all images alike"):
+        with pytest.raises(ValueError, match="all images look alike"):
             recover_orientations(value * (1 - torch.eye(50)))
 
 

@@ -31,6 +31,7 @@ from cryozoo.training.optimisation import learning_rate
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import Interrupted, _Trainer, train
 from cryozoo.zoo import registry
+from cryozoo.zoo.pretrained import load_pretrained
 
 TINY = Recipe(
     encoder="test_vgg_gem-sixd_svd",
@@ -117,6 +118,8 @@ def test_kill_nine_at_five_random_moments(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         kills += 1
+        if (tmp_path / "parts/model/config.json").exists():
+            load_pretrained(f"local-dir:{tmp_path / 'parts/model'}")
     subprocess.run([*command, str(tmp_path / "parts")], check=True, env=env)
     whole, parts = (
         safetensors.torch.load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "parts")

@@ -29,7 +29,15 @@ def test_a_perfect_and_a_useless_confidence() -> None:
     assert confidence_metrics(-error, error)["spearman"] == pytest.approx(-1)
     assert auroc(-error, error <= 5) == 1
     assert auroc(np.zeros(100), error <= 5) == 0.5
-    assert np.isnan(auroc(error, error <= 1000))
+    assert auroc(error, error <= 1000) is None
+
+
+def test_few_particles_or_one_class_have_no_ranks() -> None:
+    """A correlation of few particles is noise; what is not measured is left out."""
+    error, kept = np.arange(1.0, 51.0), {"mean_deg_kept_75", "median_deg_kept_75", "median_deg_kept_50"}
+    assert confidence_metrics(-error, error).keys() == {"spearman", "auroc_5deg", *kept}
+    assert confidence_metrics(-error[1:], error[1:]).keys() == kept
+    assert confidence_metrics(-error, error + 5).keys() == {"spearman", *kept}
 
 
 def test_errors_are_geodesic_and_symmetric() -> None:

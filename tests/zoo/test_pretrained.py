@@ -438,7 +438,7 @@ def test_names_that_are_not_there(weights, function):
         function(NAME)
     add_entry(weights, make(), "toy_32")
     add_entry(weights, make(), "toy_64")
-    with pytest.raises(UnknownName, match=rf"'{NAME}' says not which weights: {NAME}\.toy_32, {NAME}\.toy_64$"):
+    with pytest.raises(UnknownName, match=rf"'{NAME}' needs a tag, one of: {NAME}\.toy_32, {NAME}\.toy_64$"):
         function(NAME)
     with pytest.raises(UnknownName, match=rf"no pretrained encoder '{NAME}\.toy_23'; did you mean {NAME}\.toy_32"):
         function(f"{NAME}.toy_23")
@@ -446,6 +446,8 @@ def test_names_that_are_not_there(weights, function):
         function("test_vgg_gen-qcqp_bingham")
     with pytest.raises(UnknownName, match="'vgg' is not an encoder name"):
         function("vgg")
+    with pytest.raises(UnknownName, match=r"weights are asked for by backbone_args=\{'pretrained': 'a1_in1k'\}"):
+        function("timm_resnet18.a1_in1k-sixd_svd")
 
 
 @pytest.mark.parametrize("name", ["/data/vgg", "./vgg", "owner/repo", "~/vgg", "..", "model.pt", "C:\\vgg", "here"])

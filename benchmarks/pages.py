@@ -1,4 +1,4 @@
-"""Put the tables of ``results/`` into the README, between their markers: python -m cryozoo.benchmarks readme."""
+"""Put the tables of ``results/`` into the pages that show them: python -m cryozoo.benchmarks pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from pathlib import Path
 
 from .runs import RESULTS
 
+_ROOT = RESULTS.parents[1]
 _SECTION = re.compile(r"(<!-- begin results/(?P<name>[\w.]+) -->\n).*?(<!-- end results/(?P=name) -->)", re.S)
+
+
+def pages() -> list[Path]:
+    """The README of this checkout, and one page for each question in ``docs/results``."""
+    return [_ROOT / "README.md", *sorted((_ROOT / "docs" / "results").glob("*.md"))]
 
 
 def with_tables(text: str, results: Path = RESULTS) -> str:
