@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cryozoo.cli.common import choose_device
-from cryozoo.particles.mrc import write_volume
+from cryozoo.particles.mrc_writer import write_volume
 
 RECIPE = "encoder: test_vgg_gem-sixd_svd\nimage_size: 32\ndata:\n  volume: phantom:0\nsteps: 4\n"
 
