@@ -1,4 +1,60 @@
-"""cryozoo: a model zoo of pose encoders for single-particle cryo-electron microscopy."""
+"""cryozoo: a model zoo of pose encoders for single-particle cryo-electron microscopy.
+
+    import cryozoo
+
+    encoder = cryozoo.load_pretrained("vgg_gem-qcqp_bingham.phantom_64")
+    poses = encoder.predict("particles.star")
+    poses.save("poses.star")
+
+Encoders
+
+    list_encoders         names of encoders, of those with trained weights with pretrained=True
+    get_entry             what is known of a pretrained encoder, an Entry
+    load_pretrained       an encoder with trained weights, by name or from a folder or the Hugging Face Hub
+    create_encoder        an encoder of a backbone and a head, with random weights
+    save_pretrained       writes an encoder with what is known of it, for load_pretrained
+    export                writes an encoder as one file for PyTorch or ONNX Runtime, without cryozoo
+    PoseEncoder           images to poses: predict, recover, features, with_head
+    Entry                 facts of a pretrained encoder
+
+Parts
+
+    list_parts            names of the backbones, heads or losses
+    create_loss           a loss by name
+    register_backbone     adds a backbone of yours; also register_head and register_loss
+    register_head         adds a head of yours
+    register_loss         adds a loss of yours
+    LossOutput            what a loss says of each image
+
+Poses and particles
+
+    Pose                  rotation, shift, confidence and raw vector of images, as tensors
+    PoseTable             poses in and out of .star, .cs, .pkl and .npz
+    ParticleStack         particle images and what their file says of them
+    CTF                   parameters of the contrast transfer function of images
+    evaluate              metrics of an encoder on prepared images whose poses are known
+    pose_metrics          metrics of poses against true ones
+    recover_orientations  orientations from pairwise distances
+    reconstruct           a density map from particles and poses
+
+Simulation
+
+    Volume                a density map: from a file, from atoms, or a phantom
+    Projector             projections of a volume, with gradients
+    Imaging               how images are made: SNR, shifts, defocus
+    Simulator             images of a volume at random or given poses
+    Batch                 images with their poses and CTF
+
+Training
+
+    train                 trains an encoder by a Recipe
+    Recipe                what is trained, on what, and how
+    Simulated             data made on the fly from a volume
+    Recorded              data of particles with known poses
+    Objective             what is optimised: a loss of poses, and of shifts
+
+help(cryozoo.load_pretrained) says more of one. The same at the shell: cryozoo --help.
+"""
 
 if __name__ != "cryozoo":
     raise ImportError(
@@ -6,6 +62,7 @@ if __name__ != "cryozoo":
         "install it (pip install -e .) and import cryozoo"
     )
 
+from sys import _getframe
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -93,4 +150,7 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({name for name in globals() if not name.startswith("_") or name.startswith("__")} | _HOMES.keys())
+    here = {name for name in globals() if not name.startswith("_") or name.startswith("__")}
+    # help() imports, through inspect, all that is listed, and shows none of it; the docstring has the names.
+    asked_by_help = _getframe(1).f_globals.get("__name__") == "inspect"
+    return sorted(here if asked_by_help else here | _HOMES.keys())

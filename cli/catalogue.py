@@ -44,7 +44,9 @@ def list_(pattern: str, pretrained: bool) -> None:
     sections.append(("pretrained encoders", entries))
     found = [f"{title}:\n{format_table(rows, indent='  ')}" for title, rows in sections if rows]
     if not found and pattern != "*":
-        raise click.BadParameter(f"nothing matches {pattern!r}", param_hint="PATTERN")
+        raise click.BadParameter(
+            f"nothing matches {pattern!r}; * stands for any letters: '*{pattern}*'", param_hint="PATTERN"
+        )
     click.echo("\n\n".join(found) or "no pretrained encoders")
 
 

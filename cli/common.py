@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 
 if TYPE_CHECKING:
     import torch
 
     from ..particles.poses import PoseTable
+    from ..particles.stack import ParticleStack
     from ..zoo.encoder import PoseEncoder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,6 +81,7 @@ class Symmetry(click.ParamType):
 INPUT = click.Path(path_type=Path)
 POSE_SUFFIXES = (".star", ".cs", ".pkl", ".npz")
 PIXEL_SIZE = Number(0, most=1000)
+SHARED_REFERENCE = "half maps whose poses come from one encoder or reference share it: their FSC is optimistic"
 
 
 def verb(name: str, function: F | None = None, **settings: Any) -> Any:
@@ -164,15 +167,14 @@ def stack_options(function: F) -> F:
     """Options that say how to open the particles, handed over as ``opened``, arguments of ``ParticleStack.open``."""
 
     @wraps(function)
-    def with_options(
-        *args: Any, datadir: Path | None, pixel_size: float | None, skip_bad: bool, allow_outside: bool, **kwargs: Any
-    ) -> Any:
-        opened = {"datadir": datadir, "pixel_size": pixel_size, "skip_bad": skip_bad, "allow_outside": allow_outside}
+    def with_options(*args: Any, **kwargs: Any) -> Any:
+        opened = {name: kwargs.pop(name) for name in ("datadir", "pixel_size", "invert", "skip_bad", "allow_outside")}
         return function(*args, opened=opened, **kwargs)
 
     decorated: Any = with_options
     for option in (
         click.option("--allow-outside", is_flag=True, help="Let image names lead out of the folder of the table."),
+        click.option("--invert", is_flag=True, help="Take the negatives of the images, where particles are dark."),
         click.option("--skip-bad", is_flag=True, help="Leave out rows whose image is unusable instead of stopping."),
         click.option(
             "--pixel-size", type=PIXEL_SIZE, metavar="A", help="Angstrom per pixel, instead of what the files say."
@@ -190,8 +192,8 @@ def check_suffix(path: Path) -> None:
 
 
 def check_map(path: Path) -> None:
-    """Refuse an output of another format than that of maps."""
-    if path.suffix.lower() not in (".mrc", ".map"):
+    """Refuse another format than that of maps."""
+    if path.suffix.lower() not in (".mrc", ".map", ".ccp4"):
         raise BadInput(path, f"the suffix {path.suffix!r}", expected="a map, .mrc")
 
 
@@ -232,13 +234,20 @@ def choose_device(name: str | None, threads: int | None = None) -> torch.device:
 
     if threads is not None:
         torch.set_num_threads(threads)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if gpus else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        reason = str(error).split("\n")[0]
+        device = torch.device(name.lower().replace("gpu", "cuda"))
+    except RuntimeError:
+        raise click.BadParameter(f"{name!r}; expected cpu, cuda or cuda:1", param_hint="--device") from None
+    if device.type == "cuda" and not (device.index or 0) < gpus:
+        there = f"PyTorch sees {gpus} here, from 0" if gpus else "PyTorch sees none here"
+        raise click.BadParameter(f"no GPU {name!r}: {there}; --device cpu does without", param_hint="--device")
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # torch raises all kinds, also of what it was compiled without
+        reason = str(error).split("\n")[0][:100]
         raise click.BadParameter(f"{name!r} cannot be used here: {reason}", param_hint="--device") from None
     return device
 
@@ -263,6 +272,17 @@ def save_poses(poses: PoseTable, out: Path, *, overwrite: bool) -> None:
         if kept := keep_poses(poses, out):
             raise BadInput(out, f"not written ({error})", hint=f"the poses are in {kept}") from error
         raise
+
+
+def say_datadir(stack: ParticleStack, out: Path) -> None:
+    """Warn where a table was written from which its images are not found."""
+    if out.suffix.lower() not in (".star", ".cs"):
+        return
+    from ..particles.image_files import needed_datadir
+
+    if (folder := needed_datadir(out, stack.table.files, stack.image_files)) is not None:
+        message = f"image names are as in {stack.path}; what reads the images from here needs --datadir {folder}"
+        warnings.warn(BadInputWarning(f"{out}: {message}"), stacklevel=2)
 
 
 def keep_poses(poses: PoseTable, out: Path) -> Path | None:

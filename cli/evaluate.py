@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..particles.errors import BadInput
 from ..particles.files import plain_json
 from .common import INPUT, image_size_option, metrics_table, pixel_size_option, symmetry_option, verb
+
+if TYPE_CHECKING:
+    from ..particles.poses import PoseTable
 
 _FEWEST_TO_ALIGN = 10
 
@@ -41,12 +45,11 @@ def evaluate(
     from ..geometry.alignment import align_frames
     from ..geometry.point_groups import point_group
     from ..geometry.pose import Pose
-    from ..particles.poses import PoseTable
     from ..particles.row_matching import matched_poses
     from ..zoo.evaluate import pose_metrics
 
     group = point_group(symmetry)
-    guess, true = (PoseTable.load(path, image_size=image_size, pixel_size=pixel_size) for path in (predicted, truth))
+    guess, true = _load_both(predicted, truth, image_size, pixel_size)
     matched = matched_poses(true, guess.particles, len(guess), predicted)
     true, guess = matched.poses, guess.subset(matched.rows)
     rotation, target = torch.tensor(guess.rotation), torch.tensor(true.rotation)
@@ -68,3 +71,21 @@ def evaluate(
     if align:
         hand = "the mirrored hand fits better" if found["mirrored"] else "the hand is right"
         click.echo(f"\nframes aligned: {hand}; mean squared error {found['mse']:.4g}, median {found['medse']:.4g}")
+
+
+def _load_both(
+    first: Path, second: Path, image_size: int | None, pixel_size: float | None
+) -> tuple[PoseTable, PoseTable]:
+    """Two tables of the same images: what one does not say of their box, the other may."""
+    from ..particles.poses import PoseTable
+
+    def load(path: Path, other: PoseTable | None = None) -> PoseTable:
+        size, pixel = (other.image_size, other.pixel_size) if other is not None else (None, None)
+        return PoseTable.load(path, image_size=image_size or size, pixel_size=pixel_size or pixel)
+
+    try:
+        found = load(first)
+    except BadInput:  # perhaps for want of the box
+        other = load(second)
+        return load(first, other), other
+    return found, load(second, found)

@@ -10,7 +10,17 @@ import click
 
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write
-from .common import INPUT, PIXEL_SIZE, check_map, check_output, check_picture, format_table, overwrite_option, verb
+from .common import (
+    INPUT,
+    PIXEL_SIZE,
+    SHARED_REFERENCE,
+    check_map,
+    check_output,
+    check_picture,
+    format_table,
+    overwrite_option,
+    verb,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +73,8 @@ def fsc(
     if out is not None and out.suffix.lower() not in (".star", ".csv"):
         raise BadInput(out, f"the suffix {out.suffix!r}", expected="one of .star, .csv")
     inputs = [a, b] + ([] if mask in (None, _AUTO) else [Path(str(mask))])
-    if aligned is not None:
-        check_map(aligned)
+    for path in filter(None, (*inputs, aligned)):
+        check_map(path)
     check_picture(plot)
     for output in (aligned, out, plot):
         if output is not None:
@@ -106,6 +116,7 @@ def fsc(
         resolution = resolution_at(best, threshold, first.pixel_size, size=first.size)
         reached = "better than" if bool((best[1:] >= threshold).all()) else "at"
         click.echo(f"FSC {threshold} ({meaning}): {reached} {resolution:.2f} A")
+    click.echo(SHARED_REFERENCE)
     if out is not None:
         _write(curves, box, out, overwrite=overwrite)
     if plot is not None:
@@ -130,7 +141,9 @@ def _check_fits(volume: Volume, path: str | Path, first: Volume, name: Path) -> 
         raise BadInput(name, " x ".join(map(str, first.data.shape)) + " voxels", expected="a cube")
     if volume.data.shape != first.data.shape:
         boxes = [" x ".join(map(str, v.data.shape)) for v in (first, volume)]
-        raise BadInput(path, f"{boxes[1]} voxels", expected=f"a cube of the same box as {name}, which has {boxes[0]}")
+        expected = f"a cube of the same box as {name}, which has {boxes[0]}"
+        hint = f"crop or pad it (relion_image_handler --new_box {first.size})"
+        raise BadInput(path, f"{boxes[1]} voxels", expected=expected, hint=hint)
     if abs(first.pixel_size / volume.pixel_size - 1) > 0.01:
         found, expected = (f"{v.pixel_size:.4g} A per voxel" for v in (volume, first))
         raise BadInput(path, found, expected=f"{expected} as in {name}", hint="--pixel-size replaces both")

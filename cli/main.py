@@ -1,8 +1,8 @@
 """The command ``cryozoo``: one verb per job, each in a file of this folder.
 
 Exit codes: 0 the job was done, 1 something unexpected, 2 wrong usage, 3 a file that cannot be used, 4 a repository
-that cannot be reached, 130 Ctrl-C, 143 SIGTERM. Errors are one line on stderr; ``--debug`` shows where they come from.
-Before a verb runs nothing is imported that is heavier than click.
+that cannot be reached, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM. Errors are one line on stderr; ``--debug`` shows where
+they come from. Before a verb runs nothing is imported that is heavier than click.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ for _verb in VERBS:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     settings = Settings()
-    with _counted_warnings(), _sigterm():
+    with _counted_warnings(), _signals():
         code = _run(arguments, settings)
     sys.exit(code)
 
@@ -69,8 +69,14 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     try:
         # Without standalone mode click returns what a verb, or an early exit like that of --help, returns.
         return cryozoo.main(arguments, "cryozoo", standalone_mode=False, obj=settings) or 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "cryozoo"
+        complete = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
+        more = "" if complete else f" (`{command} --help` says more)"
+        _explain(settings, error.format_message().rstrip(".") + more, error)
         return error.exit_code
     except (_Interrupted, click.Abort) as error:
         cause = error.__cause__ or error
@@ -104,6 +110,7 @@ def _is(error: Exception, module: str, name: str) -> bool:
 def _explain(settings: Settings, message: str, error: BaseException) -> None:
     if settings.debug:
         traceback.print_exception(error)
+    message = "; ".join([message, *getattr(error, "__notes__", [])])
     click.echo(f"error: {' '.join(message.split())}", err=True)
 
 
@@ -128,18 +135,23 @@ def _counted_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """Let SIGTERM end a job as Ctrl-C does: with its partial results kept and its temporary files removed."""
+def _signals() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that goes away, end a job as Ctrl-C does.
+
+    Its partial results are kept and its temporary files removed. What ``nohup`` ignores stays ignored.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         raise Stopped(signum)
 
+    ours = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
     try:
-        previous = signal.signal(signal.SIGTERM, stop)
+        previous = {signum: signal.signal(signum, stop) for signum in ours}
     except ValueError:  # not the main thread: somebody else handles signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..particles.errors import BadInput
 from .common import (
     INPUT,
     Run,
@@ -16,12 +18,12 @@ from .common import (
     check_suffix,
     encoder_option,
     has_flips,
-    keep_poses,
     load_encoder,
     overwrite_option,
     poses_out_option,
     run_options,
     save_poses,
+    say_datadir,
     stack_options,
     verb,
 )
@@ -49,27 +51,38 @@ def predict(
 ) -> None:
     """Predict the poses of PARTICLES (.star, .cs or .mrcs) and write them with all else the table says.
 
-    Ctrl-C keeps what is finished beside OUT.
+    What is finished when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
     """
     check_suffix(out)
     check_output(out, overwrite=overwrite, inputs=[particles])
     device = run.device()
 
     from ..particles.stack import ParticleStack
-    from ..zoo.predict import PredictionStopped
+    from ..zoo.unfinished import Unfinished
 
     stack = ParticleStack.open(particles, **opened)
     encoder = load_encoder(name, device)
+    unfinished = Unfinished(out, encoder, stack, batch_size)
+    before = unfinished.done
+    tables = [] if before is None else [before]
+    if before is not None:
+        click.echo(f"{len(before):,} particles were finished before")
     began = time.perf_counter()
     try:
-        poses = encoder.predict(stack, batch_size=batch_size, progress=run.progress)
-    except PredictionStopped as stop:
-        if stop.done is not None and (kept := keep_poses(stop.done, out)):
-            stop.args = (f"{stop}; they are in {kept}",)
+        poses = encoder.predict(
+            stack, batch_size=batch_size, progress=run.progress, done=before, on_batch=tables.append
+        )
+    except BaseException as error:
+        if tables:
+            with suppress(BadInput, OSError):  # nothing may hide the error itself
+                kept = unfinished.keep(tables)
+                error.add_note(f"{sum(map(len, tables)):,} finished ones are kept in {kept}; the same command goes on")
         raise
-    seconds = time.perf_counter() - began
+    speed = (len(poses) - (0 if before is None else len(before))) / (time.perf_counter() - began)
     save_poses(poses, out, overwrite=overwrite)
-    click.echo(f"{len(poses):,} particles, {len(poses) / seconds:,.0f} images/s, poses in {out}")
+    unfinished.remove()
+    click.echo(f"{len(poses):,} particles, {speed:,.0f} images/s, poses in {out}")
+    say_datadir(stack, out)
     click.echo(_frame(encoder))
 
 

@@ -11,6 +11,7 @@ import click
 
 from .common import (
     INPUT,
+    SHARED_REFERENCE,
     Run,
     check_map,
     check_output,
@@ -104,4 +105,5 @@ def reconstruct(
         click.echo("the halves do not agree in any shell: there is no resolution, only noise")
         return
     click.echo(f"the halves agree to {result.resolution:.2f} A (FSC 0.143, no mask)")
+    click.echo(SHARED_REFERENCE)
     click.echo(f"images reach {reached:.1%} of Fourier space up to there")

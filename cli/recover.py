@@ -22,6 +22,7 @@ from .common import (
     poses_out_option,
     run_options,
     save_poses,
+    say_datadir,
     stack_options,
     verb,
 )
@@ -81,6 +82,7 @@ def recover(
 
         save_figure(recovery_figure(found, title=f"{particles.name}, {encoder.name}"), figure)
     click.echo(f"{len(found.poses):,} particles, poses in {out}")
+    say_datadir(stack, out)
     click.echo(_trust(found, by_construction=has_flips(encoder) and found.recovery is None))
 
 

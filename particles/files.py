@@ -62,6 +62,8 @@ def looks_like(head: bytes) -> str | None:
     start = head[:64].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, perhaps the error page of a failed download"
+    if head[208:212] == b"MAP ":
+        return "an MRC file"
     for magic, name in _SIGNATURES:
         if head.startswith(magic) and (magic or not head):
             return name

@@ -111,7 +111,7 @@ class PoseTable:
             if fraction is None or not fraction.any():
                 shift = None
             elif image_size is None or pixel_size is None:
-                hint = "give image_size and pixel_size"
+                hint = "give image_size and pixel_size (--image-size, --pixel-size)"
                 raise BadInput(
                     path, "shifts in fractions of the box", expected="to know the box in Angstrom", hint=hint
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .ctf import CTF
 from .errors import BadInput
-from .files import Tally
+from .files import Tally, open_regular
+from .image_files import ImageFinder
 from .mrc import Image, MrcStack
 from .poses import PoseTable, from_table, load_table
 from .relion import lacks_optics
 from .star import StarFile
 from .table import ParticleTable
 
-_PARENTS = 4  # folders above the table in which a project is looked for
 # Squares and sums of larger values leave the range of float32.
 _LARGEST_PIXEL = 1e15
 _SCAN_BYTES = 1 << 26
@@ -30,23 +29,31 @@ class ParticleStack:
     """N particle images of L x L pixels, read from disk when they are asked for.
 
     Made by ``ParticleStack.open``. It holds no open files, so it can be copied to other processes and used by several
-    threads. The images are as in the files, times ``blob/sign`` where a .cs table has it.
+    threads. The images are as in the files, times ``blob/sign`` where a .cs table has it, or the negatives of that.
 
     Attributes:
         path: the file that was opened.
         image_size: L.
         pixel_size: Angstrom.
+        inverted: whether images are multiplied by -1 when they are read.
         table: what the file says about the particles.
     """
 
     def __init__(
-        self, table: ParticleTable, stacks: tuple[MrcStack, ...], *, image_size: int, pixel_size: float
+        self,
+        table: ParticleTable,
+        stacks: tuple[MrcStack, ...],
+        *,
+        image_size: int,
+        pixel_size: float,
+        invert: bool = False,
     ) -> None:
         self.path = table.path
         self.image_size = image_size
         self.pixel_size = pixel_size
         self.table = replace(table, image_size=image_size, pixel_size=pixel_size)
         self._stacks = stacks
+        self.inverted = invert
 
     @classmethod
     def open(
@@ -57,13 +64,14 @@ class ParticleStack:
         allow_outside: bool = False,
         skip_bad: bool = False,
         pixel_size: float | None = None,
+        invert: bool = False,
     ) -> ParticleStack:
         """Open particles; the headers of all image files are read and held against the table.
 
         Image names in a table are looked for in the folder of the table, then in ``datadir``, then in the folders
-        above the table, as in a RELION project whose tables lie in job folders. A name may not lead out of the folder
-        it is looked for in, by ``..``, as an absolute path or over a link, unless the target lies below the table's
-        folder or ``datadir``.
+        above the table, as in a RELION project whose tables lie in job folders, then in the working directory. A name
+        may not lead out of the folder it is looked for in, by ``..``, as an absolute path or over a link, unless the
+        target lies below the table's folder or ``datadir``.
 
         Args:
             path: .star, .cs, or a single .mrcs or .mrc file.
@@ -72,11 +80,13 @@ class ParticleStack:
             skip_bad: leave out rows whose image is missing from its file, NaN, infinite, constant or far too large,
                 with a warning that counts them; all images are read once to find them.
             pixel_size: Angstrom, instead of what the table or the images say.
+            invert: multiply the images by -1, where particles are dark.
 
         Raises:
             BadInput: a damaged or hostile file, with the row and what to do.
         """
         path = Path(path)
+        open_regular(path).close()
         tally = Tally(path)
         if path.suffix.lower() in (".star", ".cs"):
             table = load_table(path)
@@ -86,9 +96,11 @@ class ParticleStack:
             if table.file is None:
                 what = "column rlnImageName" if path.suffix.lower() == ".star" else "fields blob/path and blob/idx"
                 raise BadInput(path, f"no {what}", expected="names of image files")
-            finder = _Finder(path, datadir, allow_outside)
+            finder = ImageFinder(path, datadir, allow_outside)
             first = np.unique(table.file, return_index=True)[1].tolist()
             places = [finder.find(name, table, row) for name, row in zip(table.files, first, strict=True)]
+        elif path.suffix.lower() not in (".mrcs", ".mrc"):
+            raise BadInput(path, f"the suffix {path.suffix!r}", expected="particle images: a .star, .cs or .mrcs file")
         else:
             table = ParticleTable(path, 0, files=(str(path),))
             places = [path]
@@ -102,7 +114,7 @@ class ParticleStack:
         pixel_size = _pixel_size(table, stacks, pixel_size, tally)
         table = _check_indices(table, stacks, skip_bad, tally)
         _check_ctf(table, tally)
-        stack = cls(table, stacks, image_size=image_size, pixel_size=pixel_size)
+        stack = cls(table, stacks, image_size=image_size, pixel_size=pixel_size, invert=invert)
         if skip_bad:
             stack = stack._without_faults(tally)
         stack._check_contrast(tally)
@@ -121,6 +133,11 @@ class ParticleStack:
     def star(self) -> StarFile | None:
         """The STAR file, with the rows of this stack; None for other formats."""
         return self.table.origin if isinstance(self.table.origin, StarFile) else None
+
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """Where the files of ``table.files`` are."""
+        return tuple(stack.path for stack in self._stacks)
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
@@ -144,7 +161,11 @@ class ParticleStack:
         """The chosen particles, in the order given."""
         rows = self._rows(indices)
         return ParticleStack(
-            self.table.subset(rows), self._stacks, image_size=self.image_size, pixel_size=self.pixel_size
+            self.table.subset(rows),
+            self._stacks,
+            image_size=self.image_size,
+            pixel_size=self.pixel_size,
+            invert=self.inverted,
         )
 
     def images(self, indices: ArrayLike) -> Image:
@@ -187,6 +208,8 @@ class ParticleStack:
                 self._stacks[file[group[0]]].read_into(out, group, index[group])
         if self.table.sign is not None:
             out *= self.table.sign[rows, None, None].astype(np.float32)
+        if self.inverted:
+            np.negative(out, out=out)
         return out
 
     def _where(self, row: int) -> str:
@@ -206,7 +229,7 @@ class ParticleStack:
             contrast = (centre.mean(axis=1) - edge.mean(axis=1)) / images.std(axis=(1, 2))
             # Five standard errors below zero: chance alone does not get there.
             if contrast.mean() < -5 * contrast.std(ddof=1) / np.sqrt(len(contrast)):
-                what = "particles look darker than what is around them, and bright ones are expected: invert the images"
+                what = "particles look darker than what is around them: invert=True (--invert) will invert the images"
                 tally.add(what, f"by {-contrast.mean():.2f} standard deviations in {len(images)} images")
 
     def _without_faults(self, tally: Tally) -> ParticleStack:
@@ -313,36 +336,3 @@ def _check_ctf(table: ParticleTable, tally: Tally) -> None:
         if len(odd):
             what = "a defocus that is not plausible in Angstrom"
             tally.add(what, f"{table.where(int(odd[0]))}: {both[0, odd[0]]:g}", len(odd))
-
-
-class _Finder:
-    """Looks for image files and sees to it that names do not lead astray."""
-
-    def __init__(self, table: Path, datadir: str | Path | None, allow_outside: bool) -> None:
-        self._allow_outside = allow_outside
-        folder = Path(os.path.abspath(table)).parent
-        self._roots = [folder] + ([] if datadir is None else [Path(os.path.abspath(datadir))])
-        above = [parent for parent in folder.parents[:_PARENTS] if parent != parent.parent]
-        self._bases = self._roots + above
-        if datadir is not None and not os.path.isdir(datadir):
-            raise BadInput(datadir, "is not a folder", expected="the folder with the images")
-
-    def find(self, name: str, table: ParticleTable, row: int) -> Path:
-        """Where image file ``name`` is, which row ``row`` of the table is the first to name."""
-        for base in self._bases:
-            candidate = base / name
-            if not os.path.exists(candidate):
-                continue
-            real = Path(os.path.realpath(candidate))
-            # An absolute name is not looked for in a base, so only the named folders may hold it.
-            inside = self._roots if os.path.isabs(name) else [*self._roots, base]
-            if not self._allow_outside and not any(real.is_relative_to(os.path.realpath(root)) for root in inside):
-                found = f"image file {name[:200]!r} leads out to {real}"
-                hint = "give its folder as datadir (--datadir), or allow_outside (--allow-outside)"
-                expected = f"a file below {self._roots[0]}"
-                raise BadInput(table.path, found, where=table.where(row), expected=expected, hint=hint)
-            return real
-        found = f"image file {name[:200]!r} is missing"
-        folders = " and ".join(map(str, self._roots))
-        hint = f"looked in {folders} and in the folders above; give the folder as datadir (--datadir)"
-        raise BadInput(table.path, found, where=table.where(row), hint=hint)

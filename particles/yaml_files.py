@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadInput
+from .files import looks_like, open_regular
+
+_TEMPLATE = "`cryozoo train --template` prints one"
 
 
 def parse_yaml(text: str, source: str | Path) -> Any:
@@ -17,19 +20,33 @@ def parse_yaml(text: str, source: str | Path) -> Any:
 
     try:
         return yaml.load(text, Loader=_loader())
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}" if error.problem_mark else None
+        hint = "indent with blanks, not tabs" if "'\\t'" in str(error.problem) else None
+        raise BadInput(source, f"not readable as YAML or JSON: {error.problem}", where=where, hint=hint) from None
     except yaml.YAMLError as error:
         raise BadInput(source, f"not readable as YAML or JSON: {error}") from None
 
 
 def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
-    """Names and values of a YAML or JSON file; ``what`` it should be is said where it is none."""
+    """Names and values of a YAML or JSON file, which should be ``what``: a recipe.
+
+    Raises:
+        BadInput: the file is missing, is something else, is not YAML, or has no names.
+    """
+    with open_regular(path) as file:
+        data = file.read()
+    found = looks_like(data)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(path, f"not readable as YAML or JSON: {error}", expected=what) from error
-    values = parse_yaml(text, path)
+        values = None if found else parse_yaml(data.decode(), path)
+    except UnicodeDecodeError:
+        found = "no text"
+    except BadInput as error:
+        raise BadInput(path, error.found, where=error.where, expected=what, hint=error.hint or _TEMPLATE) from None
+    if found:
+        raise BadInput(path, f"is {found}", expected=what, hint=_TEMPLATE)
     if not isinstance(values, dict):
-        raise BadInput(path, "not a mapping", expected=what)
+        raise BadInput(path, "not a mapping", expected=what, hint=_TEMPLATE)
     return values
 
 

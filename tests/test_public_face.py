@@ -2,6 +2,9 @@
 
 import ast
 import importlib
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,19 @@ def test_dir_lists_what_there_is():
     assert set(cryozoo._HOMES) >= PROMISED
     assert listed >= set(cryozoo._HOMES)
     assert "__version__" in dir(cryozoo)
+
+
+def test_help_says_what_there_is_and_imports_nothing():
+    code = """if True:
+        import pydoc, sys, cryozoo
+        print(pydoc.plain(pydoc.render_doc(cryozoo)))
+        assert {"torch", "numpy"}.isdisjoint(sys.modules), "help imports"
+        dir(cryozoo)
+        assert {"torch", "numpy"}.isdisjoint(sys.modules), "dir imports"
+    """
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    described = re.findall(r"^ {8}(\w+) {2,}\S.*$", shown.partition("PACKAGE CONTENTS")[0], re.MULTILINE)
+    assert sorted(described) == sorted(cryozoo._HOMES)
 
 
 def test_type_checkers_see_the_same_names():

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -106,29 +107,32 @@ def _warn_of_other_images(source: ParticleStack | Images, encoder: Encoder) -> N
 
 
 def prepared_batches(
-    encoder: Encoder, source: ParticleStack | Images, batch_size: int, *, progress: bool, desc: str
+    encoder: Encoder, source: ParticleStack | Images, batch_size: int, *, start: int = 0, progress: bool, desc: str
 ) -> Iterator[tuple[range, Tensor]]:
-    """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile."""
+    """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile.
+
+    The rows before ``start`` are left out; the others come in the batches in which they come without that.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least 1")
     device = next(encoder.parameters()).device
-    batches = [range(k, min(k + batch_size, len(source))) for k in range(0, len(source), batch_size)]
+    batches = [range(k, min(k + batch_size, len(source))) for k in range(start, len(source), batch_size)]
 
     def prepare(rows: range) -> Tensor:
         step = max(1, _PIECE // source.image_size**2)
         pieces = []
-        for start in range(rows.start, rows.stop, step):
-            images = torch.as_tensor(source.images(range(start, min(start + step, rows.stop))))
+        for row in range(rows.start, rows.stop, step):
+            images = torch.as_tensor(source.images(range(row, min(row + step, rows.stop))))
             pieces.append(encoder.preprocessing(images.to(device), source.pixel_size))
         return torch.cat(pieces)
 
-    bar = tqdm(total=len(source), desc=desc, unit="image", disable=not progress, smoothing=0.05)
+    bar = tqdm(total=len(source), initial=start, desc=desc, unit="image", disable=not progress, smoothing=0.05)
     with bar, ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(prepare, batches[0])
-        for rows, following in zip(batches, [*batches[1:], None], strict=True):
-            images = pending.result()
+        pending = [reader.submit(prepare, rows) for rows in batches[:1]]
+        for rows, following in zip_longest(batches, batches[1:]):
+            images = pending.pop().result()
             if following is not None:
-                pending = reader.submit(prepare, following)
+                pending.append(reader.submit(prepare, following))
             yield rows, images
             bar.update(len(rows))
 

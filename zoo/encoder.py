@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,14 @@ from ..models.steerable import EquivariantLinear
 from ..particles.poses import PoseTable
 from ._source import Particles
 from .entry import Entry
-from .parts import blaming, load_part, make_part
+from .parts import BadArguments, argument_names, blaming, load_part, make_part
 from .predict import predict
 from .recover import RecoveredPoses, recover_poses
-from .registry import split_name
+from .registry import Kind, split_name
+
+_ENCODER_ARGS = ("image_size", "in_chans", "pixel_size", "shift")
+_RECIPE_FIELDS = ("shift_scale", "shift_weight")
+_PREPARE = "encoder.preprocessing(tensor, pixel_size) makes it of any images; encoder.predict takes arrays and files"
 
 
 class PoseEncoder(Meaning):
@@ -62,11 +66,7 @@ class PoseEncoder(Meaning):
 
     def features(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, in_chans, L, L) -> feature vectors (B, num_features)."""
-        expected = (self.config["in_chans"], self.preprocessing.image_size, self.preprocessing.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"{self.name}: images of shape {tuple(images.shape)}, expected (B, {expected})")
-        if images.dtype != self._dtype and not torch.is_autocast_enabled(images.device.type):
-            raise ValueError(f"{self.name}: images are {images.dtype}, its weights {self._dtype}: cast either")
+        self._check(images)
         return self.backbone(images)
 
     def raw(self, images: Tensor) -> Tensor:
@@ -85,6 +85,22 @@ class PoseEncoder(Meaning):
     def forward(self, images: Tensor) -> Pose:
         """Preprocessed images (B, in_chans, L, L) -> Pose; shift in Angstrom."""
         return self.pose(self.raw(images))
+
+    def _check(self, images: Tensor) -> None:
+        weight, size = next(self.projection.parameters()), self.preprocessing.image_size
+        shape = (self.config["in_chans"], size, size)
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != shape:
+            found = f"of shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+            expected = f"expected a tensor (B, {', '.join(map(str, shape))}) of {weight.dtype}"
+            error = ValueError if isinstance(images, Tensor) else TypeError
+            raise error(f"{self.name}: images are {found}, {expected}; {_PREPARE}")
+        if images.device != weight.device:
+            hint = f"images.to({str(weight.device)!r}) moves them"
+            raise ValueError(f"{self.name}: images are on {images.device}, its weights on {weight.device}; {hint}")
+        castable = images.is_floating_point() and torch.is_autocast_enabled(images.device.type)
+        if images.dtype != weight.dtype and not castable:
+            hint = f"images.to({weight.dtype}) casts them"
+            raise ValueError(f"{self.name}: images are {images.dtype}, its weights {weight.dtype}; {hint}")
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -111,6 +127,7 @@ class PoseEncoder(Meaning):
         batch_size: int = 256,
         pixel_size: float | None = None,
         progress: bool = False,
+        done: PoseTable | None = None,
         on_batch: Callable[[PoseTable], None] | None = None,
         **open_args: Any,
     ) -> PoseTable:
@@ -121,6 +138,7 @@ class PoseEncoder(Meaning):
             batch_size=batch_size,
             pixel_size=pixel_size,
             progress=progress,
+            done=done,
             on_batch=on_batch,
             **open_args,
         )
@@ -160,6 +178,7 @@ def create_encoder(
     backbone_args: Mapping[str, Any] | None = None,
     head_args: Mapping[str, Any] | None = None,
     shift: bool = False,
+    **misplaced: Never,
 ) -> PoseEncoder:
     """Build an encoder with random weights.
 
@@ -171,8 +190,10 @@ def create_encoder(
         backbone_args: arguments of the backbone (``list_parts`` names it, its docstring lists them).
         head_args: arguments of the head, for instance ``{"lmax": 4}``.
         shift: predict how far particles are off-centre, too.
+        misplaced: nothing; arguments of a part, given here, are answered with where they belong.
 
     Raises:
+        TypeError: an argument that is not of these.
         UnknownName: no such backbone or head; the message lists the nearest names.
         ValueError: a name with a tag (that is for :func:`load_pretrained`), or an argument that a part does not know or
             that is out of range.
@@ -182,6 +203,7 @@ def create_encoder(
     if tag is not None:
         raise ValueError(f"{name!r} names pretrained weights: load_pretrained({name!r}), or leave .{tag} away")
     backbone_args, head_args = dict(backbone_args or {}), dict(head_args or {})
+    _refuse_misplaced(backbone_name, head_name, backbone_args, head_args, misplaced)
     config = {
         "name": name,
         "image_size": image_size,
@@ -203,11 +225,30 @@ def create_encoder(
         return PoseEncoder(name, backbone, head, preprocessing, config)
 
 
+def _refuse_misplaced(
+    backbone: str, head: str, backbone_args: Mapping[str, Any], head_args: Mapping[str, Any], others: Mapping[str, Any]
+) -> None:
+    """Say of an argument that something else takes where it belongs; what nothing takes is for the part to refuse."""
+    own, of_head = argument_names("backbone", backbone), argument_names("head", head)
+    homes = {
+        **dict.fromkeys(_RECIPE_FIELDS, "a field of a training recipe"),
+        **dict.fromkeys(_ENCODER_ARGS, "an argument of create_encoder, or a field of a recipe,"),
+        **dict.fromkeys(of_head, f"an argument of the head {head} (head_args)"),
+        **dict.fromkeys(own, f"an argument of the backbone {backbone} (backbone_args)"),
+    }
+    for key in others:
+        raise TypeError(f"create_encoder: {key!r} is {homes.get(key, 'an argument of no part')}, not of create_encoder")
+    given: list[tuple[Kind, str, Mapping[str, Any], list[str]]] = [
+        ("backbone", backbone, backbone_args, own),
+        ("head", head, head_args, of_head),
+    ]
+    for kind, name, args, takes in given:
+        for key in args:
+            if key in homes and not any(name == key or name.startswith("**") for name in takes):
+                raise BadArguments(kind, name, f"{key!r} is {homes[key]} and not of the {kind}")
+
+
 def _create_head(name: str, args: Mapping[str, Any], equivariant: bool) -> Head:
-    if shift := {"shift", "shift_scale"} & set(args):
-        raise ValueError(
-            f"head_args {min(shift)}: the shift is the encoder's; create_encoder(..., shift=True) asks for it"
-        )
     defaults = getattr(load_part("head", name), "equivariant_args", {}) if equivariant else {}
     return make_part("head", name, **{**defaults, **args})
 

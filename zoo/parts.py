@@ -56,6 +56,14 @@ def load_part(kind: Kind, name: str) -> Callable[..., Any]:
         return part.load()
 
 
+def argument_names(kind: Kind, name: str) -> list[str]:
+    """Arguments of its own that a part takes, ``**name`` for any others; raises as :func:`load_part`."""
+    make = load_part(kind, name)
+    with _blamed_on(kind, name):
+        parameters = list(inspect.signature(make).parameters.values())[2 if kind == "backbone" else 0 :]
+    return [f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+
+
 def make_part(kind: Kind, name: str, /, *given: Any, **args: Any) -> Any:
     """Make a part.
 
@@ -77,7 +85,7 @@ def make_part(kind: Kind, name: str, /, *given: Any, **args: Any) -> Any:
         try:
             signature.bind(*given, **args)
         except TypeError as error:
-            takes = ", ".join(list(signature.parameters)[len(given) :]) or "none"
+            takes = ", ".join(argument_names(kind, name)) or "none"
             raise BadArguments(kind, name, f"{error}; its arguments: {takes}") from None
         try:
             return make(*given, **args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ def predict(
     batch_size: int = 256,
     pixel_size: float | None = None,
     progress: bool = False,
+    done: PoseTable | None = None,
     on_batch: Callable[[PoseTable], None] | None = None,
     **open_args: Any,
 ) -> PoseTable:
@@ -47,6 +48,8 @@ def predict(
         batch_size: images per step of the network.
         pixel_size: Angstrom per pixel, instead of what a file says; of images in memory, by default the encoder's.
         progress: show a bar with the time left.
+        done: poses of the first particles from an earlier call with the same encoder and batches, which are not
+            predicted again.
         on_batch: called with the poses of each batch as soon as they are there.
         **open_args: of :meth:`ParticleStack.open` for files, for instance ``datadir`` or ``skip_bad``.
 
@@ -58,6 +61,7 @@ def predict(
         BadInput: the encoder predicts no rotation; or the particles cannot be used, with file and row: NaN, infinite
             and constant images, and pixels of quite another size than those of the training.
         PartError: the backbone or head itself fails.
+        ValueError: ``done`` is no whole number of batches.
         PredictionStopped: Ctrl-C, with what was finished.
 
     Warns:
@@ -67,17 +71,21 @@ def predict(
         hint = "recover() or `cryozoo recover` finds those of many images together"
         raise BadInput(encoder.name, "predicts no rotation", hint=hint)
     source = open_particles(encoder, particles, pixel_size, open_args)
-    done: list[PoseTable] = []
+    start = 0 if done is None else len(done)
+    if start > len(source) or (start < len(source) and start % max(1, batch_size)):
+        raise ValueError(f"{start} poses are done: no whole batches of {batch_size} of {len(source)} particles")
+    tables = [] if done is None else [done]
     try:
         with inference(encoder):
-            for rows, images in prepared_batches(encoder, source, batch_size, progress=progress, desc="predict"):
-                done.append(_poses(source, rows, encoder(images)))
+            batches = prepared_batches(encoder, source, batch_size, start=start, progress=progress, desc="predict")
+            for rows, images in batches:
+                tables.append(_poses(source, rows, encoder(images)))
                 if on_batch is not None:
-                    on_batch(done[-1])
+                    on_batch(tables[-1])
     except KeyboardInterrupt as stop:
-        finished = _joined(source, done, encoder.has_shift) if done else None
+        finished = _joined(source, tables, encoder.has_shift) if tables else None
         raise PredictionStopped(finished, len(source), getattr(stop, "signum", None)) from None
-    return _joined(source, done, encoder.has_shift)
+    return _joined(source, tables, encoder.has_shift)
 
 
 def _poses(source: ParticleStack | Images, rows: range, pose: Pose) -> PoseTable:
@@ -89,8 +97,17 @@ def _poses(source: ParticleStack | Images, rows: range, pose: Pose) -> PoseTable
     )
 
 
-def _joined(source: ParticleStack | Images, done: list[PoseTable], shifts_predicted: bool) -> PoseTable:
-    rotation = np.concatenate([poses.rotation for poses in done])
-    shift = np.concatenate([poses.shift for poses in done]) if shifts_predicted else None
-    surest = [poses.confidence for poses in done if poses.confidence is not None]
-    return pose_table(source, rotation, shift, np.concatenate(surest) if surest else None)
+def _joined(source: ParticleStack | Images, tables: Sequence[PoseTable], shifts_predicted: bool) -> PoseTable:
+    poses = join_tables(tables)
+    return pose_table(source, poses.rotation, poses.shift if shifts_predicted else None, poses.confidence)
+
+
+def join_tables(tables: Sequence[PoseTable]) -> PoseTable:
+    """The bare poses of tables, one after the other; a confidence where all have one."""
+    confidence = [table.confidence for table in tables if table.confidence is not None]
+    return PoseTable(
+        np.concatenate([table.rotation for table in tables]),
+        np.concatenate([table.shift for table in tables]),
+        np.concatenate(confidence) if len(confidence) == len(tables) else None,
+        source=tables[0].source,
+    )

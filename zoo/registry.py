@@ -24,6 +24,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _TAG = re.compile(r"[a-z0-9][a-z0-9_]*")
+_LIST = "`cryozoo list` shows what there is"
 
 
 class UnknownName(KeyError):
@@ -315,8 +316,8 @@ def split_name(name: str) -> tuple[str, str, str | None]:
     match = re.fullmatch(rf"({_NAME.pattern})-({_NAME.pattern})(?:\.({_TAG.pattern}))?", name)
     if match is None:
         weights = re.fullmatch(r"timm_\w+\.(\w+)(-.*)?", name)
-        hint = f"; timm's weights are asked for by backbone_args={{'pretrained': '{weights[1]}'}}" if weights else ""
-        raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>{hint}")
+        hint = f"timm's weights are asked for by backbone_args={{'pretrained': '{weights[1]}'}}" if weights else _LIST
+        raise UnknownName(f"{name!r} is not an encoder name: <backbone>-<head> or <backbone>-<head>.<tag>; {hint}")
     backbone, head, tag = match.groups()
     return backbone, head, tag
 
@@ -324,7 +325,7 @@ def split_name(name: str) -> tuple[str, str, str | None]:
 def nearest(name: str, names: Mapping[str, Any] | list[str]) -> str:
     """``"; did you mean a, b?"`` with up to three close names, or a pointer to the list."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(close)}?" if close else "; `cryozoo list` shows what there is"
+    return f"; did you mean {', '.join(close)}?" if close else f"; {_LIST}"
 
 
 def _table(kind: Kind) -> dict[str, Part]:

@@ -101,5 +101,13 @@ def test_yaml(tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(BadInput, match=r"list.yaml: not a mapping; expected a recipe"):
         read_yaml(path, "a recipe")
-    with pytest.raises(BadInput, match=r"nosuch.yaml: not readable"):
+    with pytest.raises(BadInput, match=r"nosuch.yaml: cannot be read: No such file"):
         read_yaml(tmp_path / "nosuch.yaml", "a recipe")
+    path.write_bytes(b"\xa0" * 208 + b"MAP ")
+    with pytest.raises(BadInput, match=r"is an MRC file; expected a recipe; `cryozoo train --template` prints one"):
+        read_yaml(path, "a recipe")
+    path.write_bytes(b"\xa0")
+    with pytest.raises(BadInput, match=r"is no text; expected a recipe"):
+        read_yaml(path, "a recipe")
+    with pytest.raises(BadInput, match=r"x, line 2: not readable as YAML or JSON: .*'\\t'.*; indent with blanks"):
+        parse_yaml("a: 1\n\tb: 2", "x")

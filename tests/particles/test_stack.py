@@ -14,6 +14,7 @@ import pytest
 import starfile
 from scipy.spatial.transform import Rotation
 
+from cryozoo.particles import image_files
 from cryozoo.particles import stack as stack_module
 from cryozoo.particles.cs import read_cs
 from cryozoo.particles.errors import BadInput, BadInputWarning
@@ -331,6 +332,72 @@ def test_shifts_in_pixels_take_the_pixel_size_of_the_images(folder):
     assert PoseTable.load(folder / "b.star", pixel_size=1.0).shift.tolist() == [[-1, 0], [-2, 4]]
 
 
+class TestWhereImagesAre:
+    """A table in one folder, its images in another, a shell in a third."""
+
+    @pytest.fixture
+    def places(self, tmp_path, monkeypatch):
+        for name in ("images", "out", "here"):
+            (tmp_path / "a" / name).mkdir(parents=True)
+        write_stack(tmp_path / "a/images/s.mrcs", IMAGES, 1.5)
+        monkeypatch.chdir(tmp_path / "a/here")
+        return tmp_path / "a"
+
+    def test_below_the_working_directory(self, places, monkeypatch):
+        table = write_star(places / "out/t.star", ["1@images/s.mrcs"])
+        monkeypatch.setattr(image_files, "_PARENTS", 0)
+        with pytest.raises(BadInput, match=r"row 1 .* is missing; looked in .*/out, .* and here; .*\(--datadir\)"):
+            ParticleStack.open(table)
+        monkeypatch.chdir(places)
+        assert np.array_equal(ParticleStack.open(table).images([0]), IMAGES[:1])
+
+    def test_the_project_of_the_table_goes_before_that_of_the_shell(self, places, monkeypatch):
+        """Extract/job003/mic1.mrcs is a name in every project."""
+        (places / "here/images").mkdir()
+        write_stack(places / "here/images/s.mrcs", -IMAGES, 1.5)
+        table = write_star(places / "out/t.star", ["1@images/s.mrcs"])
+        assert np.array_equal(ParticleStack.open(table).images([0]), IMAGES[:1])
+
+    @pytest.mark.parametrize("absolute", [False, True])
+    def test_not_by_a_name_that_climbs_or_is_absolute(self, places, monkeypatch, absolute):
+        """The file is there from the working directory, and below it, yet it was not named plainly."""
+        monkeypatch.chdir(places / "images")
+        name = str(places / "images/s.mrcs") if absolute else "../images/s.mrcs"
+        with pytest.raises(BadInput, match=r"leads out|is missing"):
+            ParticleStack.open(write_star(places.parent / "b/deep/t.star", [f"1@{name}"]))
+
+    def test_not_over_a_link_that_leads_out_of_it(self, places):
+        (places / "here/link.mrcs").symlink_to(places / "images/s.mrcs")
+        with pytest.raises(BadInput, match="leads out"):
+            ParticleStack.open(write_star(places.parent / "b/t.star", ["1@link.mrcs"]))
+
+    def test_not_from_the_root_of_all_files(self, places, monkeypatch):
+        monkeypatch.chdir("/")
+        name = str(places / "images/s.mrcs").lstrip("/")
+        monkeypatch.setattr(image_files, "_PARENTS", 0)
+        with pytest.raises(BadInput, match="is missing"):
+            ParticleStack.open(write_star(places / "out/t.star", [f"1@{name}"]))
+
+    @pytest.mark.parametrize(
+        ("names", "files", "needed"),
+        [
+            (["s.mrcs"], ["images/s.mrcs"], "images"),
+            (["images/s.mrcs"], ["images/s.mrcs"], None),  # found above the table
+            (["s.mrcs"], ["out/s.mrcs"], None),
+            (["deep/s.mrcs"], ["images/deep/s.mrcs"], "images"),
+            (["t.mrcs", "s.mrcs"], ["out/t.mrcs", "images/s.mrcs"], "images"),
+            (["/images/s.mrcs"], ["images/s.mrcs"], "images"),  # made absolute below
+        ],
+    )
+    def test_the_datadir_that_a_table_elsewhere_needs(self, places, names, files, needed):
+        for file in files:
+            (places / file).parent.mkdir(exist_ok=True)
+            (places / file).touch()
+        names = [str(places) + name if name.startswith("/") else name for name in names]
+        found = image_files.needed_datadir(places / "out/t.star", names, [places / file for file in files])
+        assert found == (None if needed is None else places / needed)
+
+
 def test_contrast(tmp_path):
     y, x = np.indices((32, 32)) - 16
     blob = 0.3 * np.exp(-(x**2 + y**2) / 40)
@@ -340,8 +407,10 @@ def test_contrast(tmp_path):
     write_stack(tmp_path / "noise.mrcs", noise, 1.5)
     ParticleStack.open(tmp_path / "bright.mrcs")
     ParticleStack.open(tmp_path / "noise.mrcs")
-    with pytest.warns(BadInputWarning, match=r"dark\.mrcs: particles look darker .* invert the images \(by 0\.\d\d st"):
-        ParticleStack.open(tmp_path / "dark.mrcs")
+    with pytest.warns(BadInputWarning, match=r"dark\.mrcs: .* darker .*--invert.* invert the images \(by 0\.\d\d st"):
+        dark = ParticleStack.open(tmp_path / "dark.mrcs")
+    inverted = ParticleStack.open(tmp_path / "dark.mrcs", invert=True)
+    assert np.array_equal(inverted.subset([3, 1]).images([0, 1]), -dark.images([3, 1]))
 
 
 @pytest.mark.parametrize(

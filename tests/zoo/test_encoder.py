@@ -1,6 +1,7 @@
 """Encoders put together from parts."""
 
 import copy
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.poses import PoseTable
+from cryozoo.zoo import encoder as encoder_module
 from cryozoo.zoo import registry
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder
+from cryozoo.zoo.parts import BadArguments
 from cryozoo.zoo.predict import predict
 
 
@@ -99,14 +102,66 @@ def test_wrong_images_and_names_are_refused() -> None:
     encoder = create_encoder("test_vgg_gem-quaternion", image_size=32)
     with pytest.raises(ValueError, match="expected"):
         encoder(torch.zeros(1, 1, 31, 31))
-    with pytest.raises(ValueError, match=r"images are torch.float64, its weights torch.float32"):
-        encoder(torch.zeros(1, 1, 32, 32, dtype=torch.float64))
+    for wrong, message in (
+        (np.zeros((1, 1, 32, 32)), r"a ndarray, expected a tensor \(B, 1, 32, 32\) of torch.float32; encoder.preproc"),
+        (
+            "stack.mrcs",
+            r"a str, .* encoder.predict takes arrays and files",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            encoder(wrong)
+    for images, message in (
+        (torch.zeros(32, 32), r"of shape \(32, 32\), expected a tensor \(B, 1, 32, 32\)"),
+        (
+            torch.zeros(2, 1, 32, 32, dtype=torch.int16),
+            r"torch.int16, .*; images.to\(torch.float32\) casts",
+        ),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.float64), r"torch.float64, its weights torch.float32; images.to"),
+        (torch.zeros(1, 1, 32, 32, device="meta"), r"on meta, its weights on cpu; images.to\('cpu'\) moves them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder(images)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"torch.int16"):
+        encoder(torch.zeros(1, 1, 32, 32, dtype=torch.int16))
     with torch.autocast("cpu", torch.bfloat16):
         assert encoder(torch.zeros(1, 1, 32, 32).bfloat16()).rotation is not None
     with pytest.raises(ValueError, match="width 0"):
         create_encoder("d4_cnn-sixd_svd", image_size=32, backbone_args={"width": 0})
     with pytest.raises(ValueError, match="load_pretrained"):
         create_encoder("test_vgg_gem-quaternion.tag", image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ({"head_args": {"shift": True, "shift_scale": 20.0}}, BadArguments, "'shift' is an argument of create_encoder"),
+        ({"head_args": {"shift_scale": 20.0}}, BadArguments, "'shift_scale' is a field of a training recipe"),
+        ({"head_args": {"width": 0.5}}, BadArguments, r"'width' is an argument of the backbone .* \(backbone_args\)"),
+        ({"backbone_args": {"lmax": 2}}, BadArguments, r"'lmax' is an argument of the head .* \(head_args\)"),
+        ({"backbone_args": {"in_chans": 2}}, BadArguments, "'in_chans' is an argument of create_encoder"),
+        ({"backbone_args": {"nosuch": 2}}, BadArguments, "nosuch.*its arguments: width"),
+        ({"width": 0.5}, TypeError, r"create_encoder: 'width' is an argument of the backbone .* \(backbone_args\)"),
+        ({"lmax": 2}, TypeError, r"create_encoder: 'lmax' is an argument of the head .* \(head_args\)"),
+        ({"nosuch": 2}, TypeError, "create_encoder: 'nosuch' is an argument of no part"),
+    ],
+)
+def test_arguments_that_belong_elsewhere_are_told_where(args, error, message) -> None:
+    with pytest.raises(error, match=message) as refused:
+        create_encoder("vgg_gem_s-so3_harmonic", image_size=32, **args)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_argument_of_an_encoder_is_known_to_belong_to_it() -> None:
+    own = set(inspect.signature(create_encoder).parameters) - {"name", "backbone_args", "head_args", "misplaced"}
+    assert own == set(encoder_module._ENCODER_ARGS)
+
+
+def test_a_part_that_takes_any_argument_gets_those_that_others_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_PARTS", copy.deepcopy(registry._PARTS))
+    registry.register_backbone("greedy", lambda size, channels, **rest: pytest.fail(f"got {rest['lmax']}"))
+    with pytest.raises(pytest.fail.Exception, match="got 2"):
+        create_encoder("greedy-so3_harmonic", image_size=32, backbone_args={"lmax": 2})
 
 
 def test_an_encoder_without_shifts_leaves_those_of_the_table(tmp_path: Path) -> None:
