@@ -2,10 +2,11 @@
 
 For white noise the log-likelihood of an image F is -|F - s a|^2 / 2 in units of the noise, with ``a`` the map's
 projection at the pose, shifted and times the CTF, and s its amplitude. The best amplitude is <a, F> / <a, a>, and what
-is left to maximise is the score <a, F>^2 / <a, a>, twice the log-likelihood over that of noise alone. Products of image,
-projection and its five derivatives (rotation vector in the camera frame, shift) are one small matrix, of which score,
-slope and curvature are read off: damped Gauss-Newton with the amplitude eliminated (variable projection, Golub and
-Pereyra 1973, SIAM J. Numer. Anal. 10, 413).
+is left to maximise is the score <a, F>^2 / <a, a>, twice the log-likelihood over that of noise alone.
+
+The products of image, projection and its five derivatives (rotation vector in the camera frame, shift) are one small
+matrix, from which score, slope and curvature are read off. The steps are those of Gauss and Newton, damped, with the
+amplitude eliminated (variable projection: Golub and Pereyra 1973, SIAM J. Numer. Anal. 10, 413).
 """
 
 from __future__ import annotations
