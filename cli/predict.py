@@ -91,6 +91,6 @@ def _frame(encoder: PoseEncoder) -> str:
     assert entry is not None
     if entry.learnt_distances:
         side = "" if has_flips(encoder) else ", and so is the camera's side, which `cryozoo recover` finds"
-        return f"the encoder learnt distances only: the frame is anybody's, the hand too{side}"
+        return f"the encoder learnt distances only: the frame is arbitrary, and so is the hand{side}"
     of = entry.molecule.name if entry.molecule else "the molecule that the encoder was trained on"
     return f"poses are in the frame of {of}; for another molecule they mean nothing"

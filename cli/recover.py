@@ -63,7 +63,7 @@ def recover(
 ) -> None:
     """Find the poses of PARTICLES (.star, .cs or .mrcs) from the distances between their images.
 
-    For encoders that were trained on distances. The frame is anybody's, and the hand may be the wrong one.
+    For encoders that were trained on distances. The frame is arbitrary, and the hand may be the wrong one.
     """
     check_suffix(out)
     for path in filter(None, (out, figure)):
@@ -93,7 +93,7 @@ def _trust(found: RecoveredPoses, *, by_construction: bool) -> str:
         "poses of turned and mirrored images agree with them, as always with an equivariant encoder, right or wrong"
         if by_construction
         else f"turned and mirrored images agree with them to {right:.1f} degrees ({other:.1f} if they were transposed)",
-        "the frame is anybody's, and the hand may be the wrong one: compare the map with its mirror image",
+        "the frame is arbitrary, and the hand may be the wrong one: compare the map with its mirror image",
     ]
     if recovery is not None:
         particles = len(recovery.quaternions)
@@ -101,7 +101,7 @@ def _trust(found: RecoveredPoses, *, by_construction: bool) -> str:
             0, f"the poses explain {recovery.explained:.0%} of the distances, which are off by {recovery.noise:.2f} rad"
         )
         if recovery.explained < _LITTLE + _BY_CHANCE / particles:
-            lines.append("do not trust these poses: the distances are no distances between orientations")
+            lines.append("do not trust these poses: they are not distances between orientations")
         elif not recovery.converged:
             lines.append("the search did not come to rest: some poses may be far off; try another --seed")
     if right > _ANYWHERE:

@@ -40,7 +40,7 @@ class RecoveredPoses:
     """What :func:`recover_poses` found for N particles, some of which were copied 7 times each.
 
     Attributes:
-        poses: (N,) in nobody's frame in particular, and of either hand. The confidence is that of the head, or of an
+        poses: (N,) in an arbitrary frame, and of either hand. The confidence is that of the head, or of an
             embedding exp(-``particle_loss``).
         gauge: how the camera's side was found, and how surely.
         recovery: of the N embeddings, then of the copies, before the camera's side was found; None of rotations.

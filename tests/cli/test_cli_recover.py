@@ -77,7 +77,7 @@ def test_encoders_that_learnt_distances_claim_no_more(run, name, tmp_path):
     recovered = run("recover", *words, tmp_path / "a.star").out
     assert ("as always with an equivariant encoder, right or wrong" in recovered) == (encoder.group == "D4")
     predicted = run("predict", *words, tmp_path / "b.star").out
-    assert "learnt distances only: the frame is anybody's" in predicted
+    assert "learnt distances only: the frame is arbitrary" in predicted
     assert ("cryozoo recover" in predicted) == (encoder.group != "D4")
 
 
