@@ -34,6 +34,8 @@ Poses and particles
     CTF                   parameters of the contrast transfer function of images
     evaluate              metrics of an encoder on prepared images whose poses are known
     pose_metrics          metrics of poses against true ones
+    match                 poses of particles against a map, by maximum likelihood
+    refine                poses against a map, from those there are
     recover_orientations  orientations from pairwise distances
     reconstruct           a density map from particles and poses
 
@@ -93,6 +95,8 @@ if _TYPE_CHECKING:
     from .zoo.evaluate import pose_metrics as pose_metrics
     from .zoo.export import export as export
     from .zoo.loss import create_loss as create_loss
+    from .zoo.match import match as match
+    from .zoo.match import refine as refine
     from .zoo.pretrained import load_pretrained as load_pretrained
     from .zoo.pretrained import save_pretrained as save_pretrained
     from .zoo.registry import list_parts as list_parts
@@ -129,9 +133,11 @@ _HOMES = {
     "list_encoders": "zoo.entries",
     "list_parts": "zoo.registry",
     "load_pretrained": "zoo.pretrained",
+    "match": "zoo.match",
     "pose_metrics": "zoo.evaluate",
     "reconstruct": "imaging.reconstruct",
     "recover_orientations": "recovery.orientations",
+    "refine": "zoo.match",
     "register_backbone": "zoo.registry",
     "register_head": "zoo.registry",
     "register_loss": "zoo.registry",

@@ -13,9 +13,11 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
 from .fsc import fsc
+from .match import match
 from .predict import predict
 from .reconstruct import reconstruct
 from .recover import recover
+from .refine import refine
 from .simulate import simulate
 from .train import train
 from .verify import verify
@@ -28,6 +30,8 @@ VERBS = (
     convert,
     train,
     predict,
+    match,
+    refine,
     recover,
     evaluate,
     reconstruct,

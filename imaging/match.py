@@ -19,6 +19,7 @@ from .volumes import Volume
 _CANDIDATES = 64  # poses of the grid, of which the starts are chosen
 _STARTS, _KEPT = 8, 3  # poses that are climbed from at the search's resolution, and from these at full resolution
 _COARSE_STEPS, _STEPS = 3, 4
+_NOISE_ROUNDS = 2
 _SAME = 2.0  # degrees, between what steps from two starts reached, below which it is one mode
 
 
@@ -87,13 +88,19 @@ class Matcher:
             )
         return self._search
 
+    def __call__(
+        self, images: Tensor, ctf: CTF | None, noise: RadialNoise, start: tuple[Tensor, Tensor] | None = None
+    ) -> Matches:
+        """:meth:`match`, or :meth:`refine` from the rotations and shifts of ``start``."""
+        return self.match(images, ctf, noise) if start is None else self.refine(images, *start, ctf, noise)
+
     @torch.no_grad()
     def match(self, images: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
         """Find the poses of images (B, L, L), whatever they are."""
         samples, transfer = self._in_units_of_noise(images, ctf, noise)
         frequency, radius = self.search.frequency, self.search.radius
         passed = None if ctf is None else ctf(frequency)
-        weight = (1 / noise.power(radius)).expand(len(images), -1)
+        weight = noise.power(radius).reciprocal().expand(len(images), -1)
         rotation, shift, _ = self.search(images, passed, weight, _CANDIDATES)
         starts = distinct(rotation, _STARTS, 3 * math.pi / self.search.angles, self.group)
         low = self.likelihood.below(1.25 * float(radius[-1]))
@@ -113,11 +120,44 @@ class Matcher:
             rotation, shift = placed.rotation, placed.shift
         return self._judged(placed, len(images))
 
+    @torch.no_grad()
+    def estimate_noise(
+        self, images: Tensor, ctf: CTF | None, start: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[RadialNoise, Matches]:
+        """The power of the noise of some images (N, L, L), and their poses with it.
+
+        At first all power counts as noise; what is left when the projections at the best poses are taken off counts
+        from then on. The poses are refined from ``start`` where it is given.
+        """
+        likelihood = self.likelihood
+        samples = likelihood.samples(images)
+        passed = None if ctf is None else ctf(likelihood.frequency)
+
+        def of(residual: Tensor) -> RadialNoise:
+            return RadialNoise.of_samples(residual / 2**0.5, likelihood.radius, likelihood.box)
+
+        found = self(images, ctf, of(samples), start)
+        for _ in range(_NOISE_ROUNDS):
+            projections = likelihood.projections(found.rotation, found.shift, passed)
+            noise = of(samples - found.amplitude[:, None] * projections)
+            found = self.refine(images, found.rotation, found.shift, ctf, noise)
+        return noise, found
+
+    def informative(self, found: Matches, ctf: CTF | None, noise: RadialNoise, lost: float) -> float:
+        """The frequency in 1/Angstrom below which all but a share ``lost`` of the information about the pose lies."""
+        likelihood = self.likelihood
+        passed = None if ctf is None else ctf(likelihood.frequency)
+        signal = found.amplitude[:, None] * likelihood.projections(found.rotation, found.shift, passed)
+        # Turning the molecule moves a sample in proportion to its frequency.
+        each = (signal.abs() * likelihood.radius).square().mean(0) / noise.power(likelihood.radius)
+        share = each.double().cumsum(0) / each.double().sum()
+        return float(likelihood.radius[int((share < 1 - lost).sum().clamp_max(len(share) - 1))])
+
     def _in_units_of_noise(self, images: Tensor, ctf: CTF | None, noise: RadialNoise) -> tuple[Tensor, Tensor]:
         """Samples and transfer, (B, P), of which the noise has variance 1 in real and imaginary parts."""
         likelihood = self.likelihood
         whitening = noise.power(likelihood.radius).rsqrt()
-        passed = torch.ones(1, len(whitening)) if ctf is None else ctf(likelihood.frequency)
+        passed = whitening.new_ones(1) if ctf is None else ctf(likelihood.frequency)
         return likelihood.samples(images) * whitening, (passed * whitening).expand(len(images), -1)
 
     def _climbed(

@@ -13,8 +13,8 @@ class RadialNoise:
     """Noise whose power depends on the frequency's distance from the origin alone.
 
     Attributes:
-        shells: (S,) mean of |noise|^2 over the Fourier samples of an image in shells of one step, the first around the
-            origin; of white noise of standard deviation s per pixel it is s^2 L^2.
+        shells: (S,), or (B, S) for images that differ: mean of |noise|^2 over the Fourier samples of an image in shells
+            of one step, the first around the origin; of white noise of standard deviation s per pixel it is s^2 L^2.
         box: edge of the images in Angstrom, whose inverse is the step.
     """
 
@@ -26,16 +26,29 @@ class RadialNoise:
         """White noise of standard deviation ``sigma`` per pixel."""
         return cls(torch.full((image_size // 2 + 1,), (sigma * image_size) ** 2), image_size * pixel_size)
 
+    @classmethod
+    def of_samples(cls, samples: Tensor, radius: Tensor, box: float) -> RadialNoise:
+        """The mean power of N images' Fourier samples (N, P) at frequencies (P,) in 1/Angstrom.
+
+        Shells without a sample have what the nearest one below has, those before the first what it has.
+        """
+        shell = (radius * box).round().long()
+        shells = int(shell.max()) + 1
+        squares = samples.abs().square().mean(0)
+        count = torch.bincount(shell, minlength=shells)
+        means = torch.bincount(shell, squares, minlength=shells) / count.clamp_min(1)
+        filled = torch.where(count > 0, torch.arange(shells, device=count.device), 0).cummax(0).values
+        first = int((count > 0).nonzero()[0])
+        return cls(means[filled.clamp_min(first)].float(), box)
+
+    def rows(self, group: Tensor) -> RadialNoise:
+        """For images that belong to the rows ``group`` (B,) of :attr:`shells`."""
+        return RadialNoise(self.shells[group], self.box)
+
     def power(self, radius: Tensor) -> Tensor:
-        """At frequencies in 1/Angstrom, linear between shells."""
-        place = (radius * self.box).clamp(1, len(self.shells) - 1)
-        below = place.floor().long().clamp_max(len(self.shells) - 2)
+        """(..., P) at frequencies (P,) in 1/Angstrom, linear between shells."""
+        last = self.shells.shape[-1] - 1
+        place = (radius * self.box).clamp(min(1, last), last)
+        below = place.floor().long().clamp_max(max(last - 1, 0))
         share = place - below
-        return self.shells[below] * (1 - share) + self.shells[below + 1] * share
-
-
-def shell_means(squares: Tensor, radius: Tensor, box: float, shells: int) -> Tensor:
-    """(B, P) squares at frequencies (P,) -> (B, S) their means in shells of one step of the box's transform."""
-    shell = (radius * box).round().long().clamp_max(shells - 1)
-    count = torch.bincount(shell, minlength=shells).clamp_min(1)
-    return squares.new_zeros(len(squares), shells).index_add(1, shell, squares) / count
+        return self.shells[..., below] * (1 - share) + self.shells[..., (below + 1).clamp_max(last)] * share

@@ -78,6 +78,8 @@ class PoseLikelihood:
     Attributes:
         frequency: (P, 2) the Fourier samples that are compared, half of a plane without its origin, from low to high.
         radius: (P,) their distances from the origin.
+        highest: the largest frequency that is compared.
+        box: edge of the images in Angstrom.
     """
 
     def __init__(self, volume: Volume, image_size: int, pixel_size: float, *, highest: float | None = None) -> None:
@@ -93,6 +95,7 @@ class PoseLikelihood:
         self._places = inside[radius[inside].argsort(stable=True)]
         self.frequency, self.radius = frequency[self._places], radius[self._places]
         self.image_size, self.pixel_size = image_size, pixel_size
+        self.highest, self.box = highest, image_size * pixel_size
         self._box = volume.size * volume.pixel_size
         self._table = FourierTable(volume.data.float(), highest * self._box, gradient=True)
         # Sums over voxels become sums over pixels of another size; a sample stands for its conjugate, too.

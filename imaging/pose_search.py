@@ -34,7 +34,7 @@ class PoseSearch:
             which neighbours of the grid still correlate.
         reach: the largest shift in Angstrom.
         group: (K, 3, 3) point group of the map; directions are those of an asymmetric unit.
-        order: of the HEALPix grid; directions and in-plane angles are 29.3 / 2^order degrees apart.
+        order: of the HEALPix grid: directions are 58.6 / 2^order degrees apart, in-plane angles 30 / 2^order.
 
     Attributes:
         frequency: (P, 2) in 1/Angstrom, where images are sampled: ring by ring.
@@ -56,9 +56,9 @@ class PoseSearch:
         self.angles = 12 * 2**order
         half = self.angles // 2
         nyquist = 0.5 / max(pixel_size, volume.pixel_size)
-        # Neighbours are a step apart: at this frequency the rim of the molecule is then out of phase by a fifth of a
-        # turn. Beyond, a projection between those of the grid is not recognised.
-        highest = min(0.9 * nyquist, 0.4 * self.angles / (math.pi * diameter))
+        # Half a step between directions moves the rim of the molecule by two thirds of this wavelength. Beyond, a
+        # projection between those of the grid is not recognised; with less, more poses look alike.
+        highest = min(0.9 * nyquist, 0.66 * self.angles / (math.pi * diameter))
         lowest = 0.5 / (image_size * pixel_size)
         rings = max(4, math.ceil((highest - lowest) * diameter))
         edges = torch.linspace(lowest, highest, rings + 1)

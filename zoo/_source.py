@@ -50,12 +50,12 @@ class Images:
     def __len__(self) -> int:
         return len(self._images)
 
-    def images(self, rows: range) -> Tensor:
-        images = self._images[rows.start : rows.stop].float()
+    def images(self, rows: range | NDArray[np.int64]) -> Tensor:
+        images = self._images[torch.as_tensor(np.asarray(rows))].float()
         low, high = images.flatten(1).aminmax(dim=1)
         good = (low < high) & (low >= -_LARGEST_PIXEL) & (high <= _LARGEST_PIXEL)  # NaN compares as false
         if not good.all():
-            row = rows[int((~good).nonzero()[0])]
+            row = int(rows[int((~good).nonzero()[0])])
             found = f"an image that is NaN, infinite, constant or beyond {_LARGEST_PIXEL:g}"
             raise BadInput(self.path, found, where=f"row {row + 1}")
         return images

@@ -1,0 +1,299 @@
+"""Poses of particle images by maximum likelihood against a map: found from nothing, or refined; no network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..geometry.point_groups import point_group
+from ..imaging.extent import check_fits
+from ..imaging.fourier import crop_or_zero_pad
+from ..imaging.match import Matcher, Matches
+from ..imaging.noise import RadialNoise
+from ..imaging.volumes import Volume, load_volume
+from ..particles.ctf import CTF
+from ..particles.errors import BadInput, BadInputWarning
+from ..particles.poses import PoseTable
+from ..particles.row_matching import matched_poses
+from ..particles.stack import ParticleStack
+from ..particles.table import ParticleTable
+from ._source import Images, Particles, pose_table
+
+_SAMPLE = 256  # images of a group, from which its noise is estimated
+_LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
+_BATCH = 64
+_NEGATIVES = 64  # images whose negatives are matched, too
+_CLEARLY = 5.0  # standard errors
+
+
+class MatchedTable(PoseTable):
+    """Poses with what their likelihood says; the confidence is one over the expected angular error in radian.
+
+    Attributes:
+        matches: rotation, shift, covariance, probability, error, score and amplitude of every particle.
+        noise: the power of the noise, a row for each optics group.
+    """
+
+    matches: Matches
+    noise: RadialNoise
+
+
+class MatchingStopped(KeyboardInterrupt):
+    """Ctrl-C or another signal stopped the work; ``done`` are the poses of the first particles, or None."""
+
+    def __init__(self, done: MatchedTable | None, total: int, signum: int | None) -> None:
+        self.done = done
+        self.signum = signum
+        super().__init__(f"stopped after {0 if done is None else len(done)} of {total} particles")
+
+
+def match(
+    particles: Particles,
+    map: str | Path | Volume,
+    *,
+    symmetry: str = "C1",
+    reach: float | None = None,
+    resolution: float | None = None,
+    pixel_size: float | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **open_args: Any,
+) -> MatchedTable:
+    """Find the poses of particle images against a map, whatever they are.
+
+    All directions, in-plane angles and shifts of a grid are compared with every image, and the best are climbed from by
+    Gauss-Newton steps, up to the frequency beyond which nothing more is to be learnt. The power of the noise is
+    estimated from the images, for each optics group; the amplitude of each image is free.
+
+    Args:
+        particles: a .star, .cs or .mrcs file, an open stack, or images (N, L, L); particles bright.
+        map: the map, as a file or in memory; its hand is that of the poses.
+        symmetry: point group of the map, in RELION's axes. Poses are those of one of the mates.
+        reach: the largest shift in Angstrom; by default a tenth of the images' box.
+        resolution: Angstrom, of the highest frequency that is compared; by default as high as it helps.
+        pixel_size: Angstrom per pixel, instead of what a file says; needed for images in memory.
+        device: where the work is done.
+        progress: show a bar with the time left.
+        **open_args: of :meth:`ParticleStack.open` for files, for instance ``datadir`` or ``invert``.
+
+    Returns:
+        One row per particle in their order, with all else that the file says about them.
+
+    Raises:
+        BadInput: map or particles cannot be used, or do not belong together; with file and row.
+        MatchingStopped: Ctrl-C, with what was finished.
+
+    Warns:
+        BadInputWarning: the negatives of the images fit better.
+    """
+    source = _opened(particles, pixel_size, open_args)
+    work = _Work(source, map, symmetry, reach, resolution, device)
+    return work.run(None, progress)
+
+
+def refine(
+    particles: Particles,
+    map: str | Path | Volume,
+    *,
+    poses: PoseTable | None = None,
+    symmetry: str = "C1",
+    resolution: float | None = None,
+    pixel_size: float | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **open_args: Any,
+) -> MatchedTable:
+    """Refine poses of particle images against a map, from where they are; as :func:`match` without its search.
+
+    Args:
+        poses: of the same particles, matched as by :func:`matched_poses`; by default those in the particles' table.
+            They may be off by some ten degrees and a few pixels.
+
+    The other arguments, what is returned and what is raised are those of :func:`match`. Particles without a pose are
+    left out.
+    """
+    source = _opened(particles, pixel_size, open_args)
+    if poses is None:
+        poses = source.poses if isinstance(source, ParticleStack) else None
+        if poses is None:
+            raise BadInput(source.path, "no poses to refine", hint="give poses, or use match")
+    else:
+        matched = matched_poses(
+            poses, source.table if isinstance(source, ParticleStack) else None, len(source), source.path
+        )
+        poses = matched.poses
+        if len(matched.rows) < len(source):
+            assert isinstance(source, ParticleStack)
+            source = source.subset(matched.rows)
+    return _Work(source, map, symmetry, None, resolution, device).run(poses, progress)
+
+
+class _Work:
+    """One map and one set of images: what they have in common is prepared, then batches are worked through."""
+
+    def __init__(
+        self,
+        source: ParticleStack | Images,
+        map: str | Path | Volume,
+        symmetry: str,
+        reach: float | None,
+        resolution: float | None,
+        device: torch.device | str | None,
+    ) -> None:
+        self.source = source
+        self.device = torch.device("cpu") if device is None else torch.device(device)
+        volume, self.name = _opened_map(map, source)
+        self.volume = Volume(volume.data.float().to(self.device), volume.pixel_size, volume.reach)
+        self.group = point_group(symmetry)
+        self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
+        groups = np.zeros(len(source)) if self.table.group is None else self.table.group
+        self.group_of = torch.from_numpy(np.unique(groups, return_inverse=True)[1].reshape(-1))
+        self.reach = reach
+        self.highest = None if resolution is None else 1 / resolution
+
+    def run(self, poses: PoseTable | None, progress: bool) -> MatchedTable:
+        """Estimate the noise, and find or refine all poses."""
+        self.matcher = self._matcher(self.highest)
+        with torch.inference_mode():
+            noise = self._noise(poses)
+            parts: list[Matches] = []
+            bar = tqdm(
+                total=len(self.source),
+                desc="match" if poses is None else "refine",
+                unit="image",
+                disable=not progress,
+                smoothing=0.05,
+            )
+            try:
+                with bar:
+                    for rows in _batches(len(self.source)):
+                        parts.append(self._matches(rows, noise, poses))
+                        bar.update(len(rows))
+            except KeyboardInterrupt as stop:
+                done = self._table(parts, noise) if parts else None
+                raise MatchingStopped(done, len(self.source), getattr(stop, "signum", None)) from None
+        return self._table(parts, noise)
+
+    def _matcher(self, highest: float | None) -> Matcher:
+        source = self.source
+        group = None if len(self.group) == 1 else self.group.float().to(self.device)
+        return Matcher(
+            self.volume, source.image_size, source.pixel_size, group=group, reach=self.reach, highest=highest
+        )
+
+    def _images(self, rows: np.ndarray) -> tuple[Tensor, CTF | None]:
+        source = self.source
+        images = source.images(rows)
+        ctf = self.table.ctf
+        chosen = None if ctf is None else ctf[rows].to(torch.float32).to(self.device)
+        return torch.as_tensor(images, dtype=torch.float32).to(self.device), chosen
+
+    def _poses(self, poses: PoseTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return tuple(  # type: ignore[return-value]
+            torch.from_numpy(values[rows]).float().to(self.device) for values in (poses.rotation, poses.shift)
+        )
+
+    def _noise(self, poses: PoseTable | None) -> RadialNoise:
+        """That of every optics group; then the matcher is left with the frequencies that tell something."""
+        shells = []
+        for number in range(int(self.group_of.max()) + 1):
+            rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
+            images, ctf = self._images(rows)
+            start = None if poses is None else self._poses(poses, rows)
+            noise, found = self.matcher.estimate_noise(images, ctf, start)
+            shells.append(noise.shells)
+            if number == 0:
+                self._warn_of_negatives(images, ctf, noise, found, start)
+                informative = self.matcher.informative(found, ctf, noise, _LOST)
+        if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
+            self.matcher = self._matcher(informative)
+        return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
+
+    def _warn_of_negatives(
+        self,
+        images: Tensor,
+        ctf: CTF | None,
+        noise: RadialNoise,
+        found: Matches,
+        start: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        n = min(len(images), _NEGATIVES)
+        ctf = None if ctf is None else ctf[slice(n)]
+        first = None if start is None else (start[0][:n], start[1][:n])
+        gain = self.matcher(-images[:n], ctf, noise, first).score - found.score[:n]
+        if n > 1 and gain.mean() > _CLEARLY * gain.std() / n**0.5:
+            message = f"the negatives of the images fit {self.name} better: invert=True (--invert) takes them"
+            warnings.warn(BadInputWarning(f"{self.source.path}: {message}"), stacklevel=5)
+
+    def _matches(self, rows: np.ndarray, noise: RadialNoise, poses: PoseTable | None) -> Matches:
+        images, ctf = self._images(rows)
+        start = None if poses is None else self._poses(poses, rows)
+        return self.matcher(images, ctf, noise.rows(self.group_of[rows].to(self.device)), start)
+
+    def _table(self, parts: list[Matches], noise: RadialNoise) -> MatchedTable:
+        joined = {f.name: torch.cat([getattr(part, f.name).cpu() for part in parts]) for f in fields(Matches)}
+        matches = Matches(**joined)
+        plain = pose_table(
+            self.source,
+            matches.rotation.double().numpy(),
+            matches.shift.double().numpy(),
+            (1 / matches.error.double()).numpy(),
+        )
+        table = MatchedTable(
+            plain.rotation,
+            plain.shift,
+            plain.confidence,
+            image_size=plain.image_size,
+            pixel_size=plain.pixel_size,
+            particles=plain.particles,
+            source=plain.source,
+        )
+        table.matches, table.noise = matches, noise
+        return table
+
+
+def _opened(particles: Particles, pixel_size: float | None, open_args: dict[str, Any]) -> ParticleStack | Images:
+    if isinstance(particles, str | Path):
+        return ParticleStack.open(particles, pixel_size=pixel_size, **open_args)
+    if open_args or (isinstance(particles, ParticleStack) and pixel_size is not None):
+        raise TypeError(f"only for files that are to be opened: {', '.join(open_args) or 'pixel_size'}")
+    if isinstance(particles, ParticleStack):
+        return particles
+    if pixel_size is None or not pixel_size > 0:
+        raise ValueError(f"pixel_size {pixel_size}, expected Angstrom per pixel of the images")
+    return Images(torch.as_tensor(particles), pixel_size)
+
+
+def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tuple[Volume, str]:
+    """The map, its box cut to about that of the molecule, and its name."""
+    size, pixel_size = source.image_size, source.pixel_size
+    name = "the map" if isinstance(map, Volume) else str(map)
+    volume = map if isinstance(map, Volume) else load_volume(name, image_size=size, pixel_size=pixel_size)
+    shape = tuple(volume.data.shape)
+    if len(set(shape)) > 1:
+        raise BadInput(name, f"{' x '.join(str(n) for n in shape)} voxels", expected="a cube")
+    if not volume.data.isfinite().all():
+        raise BadInput(name, "voxels that are NaN or infinite")
+    if volume.data.min() == volume.data.max():
+        raise BadInput(name, "a constant map, against which all poses are the same")
+    check_fits(volume, size, pixel_size, name=name)
+    box = min(volume.size, 2 * int(np.ceil(size * pixel_size / volume.pixel_size / 2)))
+    return Volume(crop_or_zero_pad(volume.data, box), volume.pixel_size, volume.reach), name
+
+
+def _batches(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, _BATCH):
+        yield np.arange(start, min(start + _BATCH, count))
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of the rows, evenly."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
