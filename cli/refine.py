@@ -17,7 +17,6 @@ from .common import (
     poses_out_option,
     run_options,
     stack_options,
-    symmetry_option,
     verb,
 )
 from .match import keep_finished, map_option, resolution_option, save_matched
@@ -28,7 +27,6 @@ from .match import keep_finished, map_option, resolution_option, save_matched
 @map_option
 @poses_out_option
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
-@symmetry_option
 @resolution_option
 @stack_options
 @overwrite_option
@@ -38,7 +36,6 @@ def refine(
     map_name: str,
     out: Path,
     poses: Path | None,
-    symmetry: str,
     resolution: float | None,
     opened: dict[str, Any],
     overwrite: bool,
@@ -68,7 +65,6 @@ def refine(
             stack,
             map_name,
             poses=given,
-            symmetry=symmetry,
             resolution=resolution,
             device=device,
             progress=run.progress,

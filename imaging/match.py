@@ -16,9 +16,12 @@ from .pose_likelihood import Placed, PoseLikelihood
 from .pose_search import PoseSearch, distinct
 from .volumes import Volume
 
-_CANDIDATES = 64  # poses of the grid, of which the starts are chosen
-_STARTS, _KEPT = 8, 3  # poses that are climbed from at the search's resolution, and from these at full resolution
-_COARSE_STEPS, _STEPS = 3, 4
+# Poses of the grid, those that are climbed from at the search's resolution, and from these at full resolution; and the
+# same for a second look at images whose best mode is not sure.
+_FIRST, _SECOND = (64, 8, 3), (512, 48, 6)
+_SURE = 0.995
+_COARSE_STEPS, _STEPS = 3, 3
+_SECOND_BATCH = 16
 _NOISE_ROUNDS = 2
 _SAME = 2.0  # degrees, between what steps from two starts reached, below which it is one mode
 
@@ -101,13 +104,35 @@ class Matcher:
         frequency, radius = self.search.frequency, self.search.radius
         passed = None if ctf is None else ctf(frequency)
         weight = noise.power(radius).reciprocal().expand(len(images), -1)
-        rotation, shift, _ = self.search(images, passed, weight, _CANDIDATES)
-        starts = distinct(rotation, _STARTS, 3 * math.pi / self.search.angles, self.group)
-        low = self.likelihood.below(1.25 * float(radius[-1]))
-        modes = self._climbed(_taken(rotation, starts), _taken(shift, starts), samples, transfer, low, _COARSE_STEPS)
-        kept = self._best(modes, _KEPT)
-        modes = self._climbed(modes.rotation[kept], modes.shift[kept], samples, transfer, None, _STEPS)
-        return self._judged(modes, len(images))
+        rotation, shift, _ = self.search(images, passed, weight, _SECOND[0])
+        found = self._looked(rotation, shift, samples, transfer, *_FIRST)
+        unsure = (found.probability < _SURE).nonzero()[:, 0]
+        for rows in unsure.split(_SECOND_BATCH) if len(unsure) else ():
+            again = self._looked(rotation[rows], shift[rows], samples[rows], transfer[rows], *_SECOND)
+            for name, values in vars(found).items():
+                values[rows] = getattr(again, name)
+        return found
+
+    def _looked(
+        self,
+        rotation: Tensor,
+        shift: Tensor,
+        samples: Tensor,
+        transfer: Tensor,
+        candidates: int,
+        starts: int,
+        kept: int,
+    ) -> Matches:
+        """The best modes that are reached from the best poses of the grid, (B, K, 3, 3) and (B, K, 2)."""
+        apart = 3 * math.pi / self.search.angles
+        first = distinct(rotation[:, :candidates], starts, apart, self.group)
+        low = self.likelihood.below(1.25 * float(self.search.radius[-1]))
+        modes = self._climbed(_taken(rotation, first), _taken(shift, first), samples, transfer, low, _COARSE_STEPS)
+        order = modes.score.unflatten(0, (-1, starts)).argsort(dim=1, descending=True)
+        rows = order + starts * torch.arange(len(order), device=order.device)[:, None]
+        best = _taken(rows, distinct(modes.rotation[rows], kept, math.radians(_SAME), self.group))
+        modes = self._climbed(modes.rotation[best], modes.shift[best], samples, transfer, None, _STEPS)
+        return self._judged(modes, len(samples))
 
     @torch.no_grad()
     def refine(self, images: Tensor, rotation: Tensor, shift: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
@@ -169,12 +194,6 @@ class Matcher:
         transfer = transfer[:, :n].repeat_interleave(k, 0)
         placed = self.likelihood.at(rotation.flatten(0, 1), shift.flatten(0, 1), samples, transfer)
         return self.likelihood.climb(placed, samples, transfer, steps)
-
-    def _best(self, modes: Placed, count: int) -> Tensor:
-        """(B, count) rows of the best modes that are not the same."""
-        order = modes.score.unflatten(0, (-1, _STARTS)).argsort(dim=1, descending=True)
-        rows = order + _STARTS * torch.arange(len(order), device=order.device)[:, None]
-        return _taken(rows, distinct(modes.rotation[rows], count, math.radians(_SAME), self.group))
 
     def _judged(self, modes: Placed, count: int) -> Matches:
         """The best of the modes of each of ``count`` images, beside the others."""

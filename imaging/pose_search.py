@@ -116,8 +116,9 @@ class PoseSearch:
         parts = []
         for start in range(0, len(images), step):
             rows = slice(start, start + step)
-            scores = self._scores(samples[rows], None if transfer is None else transfer[rows], weight[rows])
-            best, shift = scores.max(1)  # (b, directions, angles)
+            products, norm = self._products(samples[rows], None if transfer is None else transfer[rows], weight[rows])
+            best, shift = products.max(1)  # (b, directions, angles)
+            best = best / norm[:, :, None]
             value, cell = best.flatten(1).topk(min(count, best[0].numel()), dim=1)
             parts.append((cell, shift.flatten(1).gather(1, cell), value))
         cell, shift, value = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -125,8 +126,8 @@ class PoseSearch:
         turn[..., 2] = 2 * math.pi / self.angles * (cell % self.angles)
         return rotvec_to_matrix(turn) @ self.directions[cell // self.angles], self.shifts[shift], value
 
-    def _scores(self, samples: Tensor, transfer: Tensor | None, weight: Tensor) -> Tensor:
-        """(b, shifts, directions, angles) <a, F> / |a|, the square root of the score at the best amplitude."""
+    def _products(self, samples: Tensor, transfer: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """<a, F>, (b, shifts, directions, angles), and |a|, (b, directions); their quotient is the score's root."""
         samples = samples.unflatten(1, (len(self.radius), -1)) * weight[:, :, None]
         passed = weight
         if transfer is not None:
@@ -138,7 +139,7 @@ class PoseSearch:
         moved = _coefficients(samples[:, None] * self._ramp)  # (b, shifts, rings, angles / 2 + 1)
         product = torch.bmm(moved.permute(3, 0, 1, 2).flatten(1, 2), self._projections)
         series = product.unflatten(1, (len(samples), -1)).permute(1, 2, 3, 0)
-        return torch.fft.irfft(series, n=self.angles, norm="forward") / norm[:, None, :, None] / self.angles**2
+        return torch.fft.irfft(series, n=self.angles, norm="forward"), norm * self.angles**2
 
 
 def _coefficients(samples: Tensor) -> Tensor:

@@ -104,7 +104,6 @@ def refine(
     map: str | Path | Volume,
     *,
     poses: PoseTable | None = None,
-    symmetry: str = "C1",
     resolution: float | None = None,
     pixel_size: float | None = None,
     device: torch.device | str | None = None,
@@ -133,7 +132,7 @@ def refine(
         if len(matched.rows) < len(source):
             assert isinstance(source, ParticleStack)
             source = source.subset(matched.rows)
-    return _Work(source, map, symmetry, None, resolution, device).run(poses, progress)
+    return _Work(source, map, "C1", None, resolution, device).run(poses, progress)
 
 
 class _Work:

@@ -45,7 +45,8 @@ class TestSearch:
         images = torch.randn(2, SIZE, SIZE, generator=generator)
         ctf = make_ctf(2, defocus_u=torch.tensor([9000.0, 15000.0]))
         weight = torch.rand(2, len(search.radius), generator=generator) + 0.5
-        scores = search._scores(search.samples(images), ctf(search.frequency), weight)
+        products, norm = search._products(search.samples(images), ctf(search.frequency), weight)
+        scores = products / norm[:, None, :, None]
         area = search._area[:, None].expand(-1, search.angles // 2).flatten() / (search.angles // 2)
         samples = search.samples(images)
         for b, s, d, a in ((0, 0, 0, 0), (1, 3, 5, 7), (0, 11, 77, 40), (1, 20, 150, 23)):
