@@ -27,8 +27,11 @@ from .common import (
     stack_options,
     verb,
 )
+from .match import keep_finished
 
 if TYPE_CHECKING:
+    from ..particles.poses import PoseTable
+    from ..particles.stack import ParticleStack
     from ..zoo.encoder import PoseEncoder
 
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 @encoder_option
 @poses_out_option
 @batch_size_option
+@click.option("--refine", "map_name", metavar="MAP", help="Then refine the poses against this map of the molecule.")
 @stack_options
 @overwrite_option
 @run_options
@@ -46,6 +50,7 @@ def predict(
     out: Path,
     opened: dict[str, Any],
     batch_size: int,
+    map_name: str | None,
     overwrite: bool,
     run: Run,
 ) -> None:
@@ -78,12 +83,24 @@ def predict(
                 kept = unfinished.keep(tables)
                 error.add_note(f"{sum(map(len, tables)):,} finished ones are kept in {kept}; the same command goes on")
         raise
+    if map_name is not None:
+        poses = _refined(stack, map_name, poses, out, run)
     speed = (len(poses) - (0 if before is None else len(before))) / (time.perf_counter() - began)
     save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
     click.echo(f"{len(poses):,} particles, {speed:,.0f} images/s, poses in {out}")
     say_datadir(stack, out)
     click.echo(_frame(encoder))
+
+
+def _refined(stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, run: Run) -> PoseTable:
+    from ..zoo.match import MatchingStopped, refine
+
+    try:
+        return refine(stack, map_name, poses=poses, device=run.device(), progress=run.progress)
+    except MatchingStopped as stop:
+        keep_finished(stop, out)
+        raise
 
 
 def _frame(encoder: PoseEncoder) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Never
 
 import torch
@@ -12,12 +13,15 @@ from ..geometry.plane_groups import PlaneGroup
 from ..geometry.pose import Pose
 from ..heads.base import Head
 from ..imaging.preprocessing import Preprocessing
+from ..imaging.volumes import Volume
 from ..models.base import Backbone
 from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
 from ..particles.poses import PoseTable
+from ..particles.stack import ParticleStack
 from ._source import Particles
 from .entry import Entry
+from .match import refine as refine_poses
 from .parts import BadArguments, argument_names, blaming, load_part, make_part
 from .predict import predict
 from .recover import RecoveredPoses, recover_poses
@@ -129,10 +133,15 @@ class PoseEncoder(Meaning):
         progress: bool = False,
         done: PoseTable | None = None,
         on_batch: Callable[[PoseTable], None] | None = None,
+        refine: str | Path | Volume | None = None,
         **open_args: Any,
     ) -> PoseTable:
-        """Poses of particle images; see :func:`cryozoo.zoo.predict.predict`."""
-        return predict(
+        """Poses of particle images; see :func:`cryozoo.zoo.predict.predict`.
+
+        With ``refine``, the map of the molecule that the encoder was trained on, in the same frame, they are refined
+        against it: see :func:`cryozoo.zoo.match.refine`.
+        """
+        poses = predict(
             self,
             particles,
             batch_size=batch_size,
@@ -141,6 +150,14 @@ class PoseEncoder(Meaning):
             done=done,
             on_batch=on_batch,
             **open_args,
+        )
+        if refine is None:
+            return poses
+        if not isinstance(particles, str | Path | ParticleStack):
+            pixel_size = poses.pixel_size
+        device = next(self.parameters()).device
+        return refine_poses(
+            particles, refine, poses=poses, pixel_size=pixel_size, device=device, progress=progress, **open_args
         )
 
     def recover(

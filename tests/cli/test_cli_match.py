@@ -1,0 +1,79 @@
+"""``cryozoo match``, ``refine`` and ``predict --refine``: files in, poses out, and what they refuse."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from cryozoo.imaging.simulate import Imaging, Simulator
+from cryozoo.imaging.simulate_files import write_simulated_stack
+from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.mrc_writer import write_volume
+from cryozoo.particles.poses import PoseTable
+
+SIZE, PIXEL, N = 32, 6.0, 40
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    volume = Volume.phantom(size=SIZE, pixel_size=PIXEL)
+    write_volume(folder / "map.mrc", volume.data.numpy(), PIXEL)
+    write_simulated_stack(folder / "particles.mrcs", Simulator(volume, Imaging(snr=2.0, shift_sigma=5.0)), N)
+    true = PoseTable.load(folder / "particles.star")
+    rng = np.random.default_rng(0)
+    off = Rotation.from_rotvec(rng.normal(scale=0.06, size=(N, 3))).as_matrix()
+    PoseTable(off @ true.rotation, true.shift + 4, particles=true.particles).save(folder / "rough.star")
+    return folder
+
+
+def median_error(project, found):
+    true = PoseTable.load(project / "particles.star")
+    relative = PoseTable.load(found).rotation.swapaxes(1, 2) @ true.rotation
+    return np.rad2deg(np.median(Rotation.from_matrix(relative).magnitude()))
+
+
+def test_match(run, project):
+    done = run("match", project / "particles.star", "--map", project / "map.mrc", "-o", project / "matched.star")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{N} particles, ")
+    assert "expected angular error: median " in done.out
+    assert "poses are in the frame of the map, and of its hand" in done.out
+    assert median_error(project, project / "matched.star") < 3
+
+
+def test_refine(run, project):
+    words = ("--map", project / "map.mrc", "--resolution", 12.5)
+    done = run("refine", project / "rough.star", *words, "-o", project / "refined.star")
+    assert (done.code, done.err) == (0, "")
+    assert median_error(project, project / "refined.star") < 3 < median_error(project, project / "rough.star")
+    poses = ("--poses", project / "rough.star")
+    done = run("refine", project / "particles.mrcs", *poses, *words, "-o", project / "again.npz")
+    assert done.code == 0
+    assert median_error(project, project / "again.npz") < 3
+
+
+def test_predict_and_refine(run, project, tiny_folder):
+    """An encoder that has learnt nothing: the poses are refined from wherever they are."""
+    words = ("--encoder", f"local-dir:{tiny_folder}", "--refine", project / "map.mrc", "-o", project / "both.star")
+    done = run("predict", project / "particles.star", *words)
+    assert done.code == 0
+    assert f"{N} particles" in done.out
+    assert len(PoseTable.load(project / "both.star")) == N
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--map", "nowhere.mrc"), 3, "nowhere.mrc: no such file"),
+        (("--map", "particles.star"), 3, "particles.star"),
+        (("--map", "map.mrc", "--symmetry", "D"), 2, "point group 'D'"),
+        (("--map", "map.mrc", "--reach", "-1"), 2, "-1 is not a number at least 0"),
+        ((), 2, "--map"),
+    ],
+)
+def test_what_is_refused(run, project, monkeypatch, words, code, message):
+    monkeypatch.chdir(project)
+    done = run("match", "particles.star", *words, "-o", "no.star")
+    assert done.code == code
+    assert message in done.err
+    assert not (project / "no.star").exists()

@@ -1,0 +1,174 @@
+"""``match`` and ``refine`` as people call them: from files and memory, with maps and tables as they come."""
+
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryozoo.imaging.simulate import Imaging, Simulator
+from cryozoo.imaging.simulate_files import write_simulated_stack
+from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.errors import BadInput, BadInputWarning
+from cryozoo.particles.mrc_writer import write_volume
+from cryozoo.particles.poses import PoseTable
+from cryozoo.particles.stack import ParticleStack
+from cryozoo.zoo import match as module
+from cryozoo.zoo.match import MatchedTable, MatchingStopped, match, refine
+
+SIZE, PIXEL, N = 32, 6.0, 72
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A map, and particles of it with CTF and noise."""
+    folder = tmp_path_factory.mktemp("match")
+    volume = Volume.phantom(size=SIZE, pixel_size=PIXEL)
+    write_volume(folder / "map.mrc", volume.data.numpy(), PIXEL)
+    imaging = Imaging(snr=1.0, shift_sigma=6.0, defocus=(8000.0, 15000.0))
+    write_simulated_stack(folder / "particles.mrcs", Simulator(volume, imaging), N)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(folder: Path) -> ParticleStack:
+    return ParticleStack.open(folder / "particles.star")
+
+
+@pytest.fixture(scope="module")
+def matched(folder: Path, stack: ParticleStack) -> MatchedTable:
+    return match(stack, folder / "map.mrc", reach=24.0)
+
+
+def errors(found: PoseTable, true: PoseTable) -> np.ndarray:
+    """Degrees."""
+    return np.rad2deg(Rotation.from_matrix(found.rotation.swapaxes(1, 2) @ true.rotation).magnitude())
+
+
+def rough(stack: ParticleStack, seed: int = 0) -> PoseTable:
+    """Poses that are off by some degrees and Angstrom."""
+    rng = np.random.default_rng(seed)
+    true = stack.poses
+    assert true is not None
+    off = Rotation.from_rotvec(rng.normal(scale=0.06, size=(len(true), 3))).as_matrix()
+    return PoseTable(off @ true.rotation, true.shift + rng.normal(scale=5, size=(len(true), 2)), particles=stack.table)
+
+
+def test_poses_are_found(stack: ParticleStack, matched: MatchedTable) -> None:
+    assert stack.poses is not None
+    error = errors(matched, stack.poses)
+    assert np.median(error) < 4
+    assert (error < 10).mean() > 0.95
+    assert np.abs(matched.shift - stack.poses.shift)[error < 10].mean() < 2
+    assert matched.confidence is not None
+    np.testing.assert_allclose(1 / matched.confidence, matched.matches.error.numpy(), rtol=1e-5)
+    expected = math.degrees(float(matched.matches.error.median()))
+    assert expected == pytest.approx(np.sqrt((error[error < 10] ** 2).mean()), rel=0.4)
+
+
+def test_refining_reaches_the_same(folder: Path, stack: ParticleStack, matched: MatchedTable) -> None:
+    start = rough(stack)
+    found = refine(stack, folder / "map.mrc", poses=start)
+    assert stack.poses is not None
+    assert np.median(errors(found, stack.poses)) < 0.7 * np.median(errors(start, stack.poses))
+    assert np.median(errors(found, matched)) < 0.5
+
+
+def test_the_table_comes_back_with_all_its_columns(folder: Path, stack: ParticleStack, matched: MatchedTable) -> None:
+    matched.save(folder / "out.star", overwrite=True)
+    again = ParticleStack.open(folder / "out.star")
+    assert again.table.files == stack.table.files
+    assert again.table.half_set is not None
+    assert again.ctf is not None
+    assert again.poses is not None
+    assert errors(again.poses, matched).max() < 1e-3
+
+
+def test_images_in_memory_and_a_map_of_other_voxels(folder: Path, stack: ParticleStack) -> None:
+    clean = Simulator(Volume.phantom(size=SIZE, pixel_size=PIXEL), Imaging(snr=2.0))(
+        24, torch.Generator().manual_seed(0)
+    )
+    finer = Volume.phantom(size=48, pixel_size=4.0)  # the same molecule: its size is a share of the box
+    found = match(clean.images, finer, pixel_size=PIXEL, reach=6.0)
+    assert clean.pose.rotation is not None
+    assert np.median(errors(found, PoseTable(clean.pose.rotation.numpy()))) < 5
+    with pytest.raises(ValueError, match="pixel_size None, expected Angstrom"):
+        match(clean.images, finer)
+
+
+def test_only_particles_with_a_pose_are_refined(folder: Path, stack: ParticleStack) -> None:
+    few = rough(stack).subset(np.arange(10, 40))
+    with pytest.warns(BadInputWarning, match=r"no pose, by the names of images: left out \(42 times"):
+        found = refine(stack, folder / "map.mrc", poses=few)
+    assert len(found) == 30
+    assert stack.poses is not None
+    assert np.median(errors(found, stack.poses.subset(np.arange(10, 40)))) < 4
+
+
+def test_every_optics_group_has_its_noise(folder: Path, stack: ParticleStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two groups, one with images ten times as large: each is whitened with its own."""
+    original = ParticleStack.images
+    group = np.arange(N) % 2
+    other = stack.subset(np.arange(N))
+    other.table = replace(other.table, group=group + 7)
+
+    def brighter(self: ParticleStack, rows: np.ndarray) -> np.ndarray:
+        return original(self, rows) * (1 + 9 * (np.asarray(rows) % 2))[:, None, None]
+
+    monkeypatch.setattr(ParticleStack, "images", brighter)
+    found = refine(other, folder / "map.mrc", poses=rough(stack))
+    assert found.noise.shells.shape[0] == 2
+    ratio = found.noise.shells[1] / found.noise.shells[0]
+    assert float(ratio.median()) == pytest.approx(100, rel=0.2)
+    assert stack.poses is not None
+    assert np.median(errors(found, stack.poses)) < 4
+
+
+def test_inverted_contrast_is_said(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dark = ParticleStack.open(folder / "particles.star", invert=True)
+    with pytest.warns(BadInputWarning, match=r"the negatives of the images fit .*map\.mrc better: invert=True"):
+        refine(dark, folder / "map.mrc", poses=rough(dark))
+
+
+@pytest.mark.parametrize(
+    ("data", "pixel_size", "message"),
+    [
+        (np.zeros((16, 16, 16)), 6.0, "a constant map"),
+        (np.random.default_rng(0).normal(size=(8, 16, 16)), 6.0, "16 x 16 voxels; expected a cube"),
+        (Volume.phantom(size=32, pixel_size=20.0).data.numpy(), 20.0, r"a molecule of \d+ A in images of 192 A"),
+    ],
+)
+def test_maps_that_cannot_be_used(
+    tmp_path: Path, stack: ParticleStack, data: np.ndarray, pixel_size: float, message: str
+) -> None:
+    write_volume(tmp_path / "bad.mrc", data, pixel_size)
+    with pytest.raises(BadInput, match=rf"bad\.mrc: .*{message}"):
+        match(stack, tmp_path / "bad.mrc")
+
+
+def test_particles_without_poses_are_not_refined(folder: Path) -> None:
+    stack = ParticleStack.open(folder / "particles.mrcs")
+    with pytest.raises(BadInput, match="no poses to refine; give poses, or use match"):
+        refine(stack, folder / "map.mrc")
+
+
+def test_what_is_finished_is_kept(folder: Path, stack: ParticleStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = module._Work._matches, []
+
+    def stop(self: object, *arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module._Work, "_matches", stop)
+    with pytest.raises(MatchingStopped, match="stopped after 64 of 72 particles") as caught:
+        refine(stack, folder / "map.mrc", poses=rough(stack))
+    assert caught.value.done is not None
+    assert len(caught.value.done) == 64
