@@ -46,9 +46,7 @@ resolution_option = click.option(
 @map_option
 @poses_out_option
 @symmetry_option
-@click.option(
-    "--reach", type=Number(least=0), metavar="A", help="Largest shift looked for.  [default: a tenth of the box]"
-)
+@click.option("--reach", type=Number(least=0), metavar="A", help="Largest usual shift.  [default: a tenth of the box]")
 @resolution_option
 @stack_options
 @overwrite_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from .pose_search import PoseSearch, distinct
 from .volumes import Volume
 
 # Poses of the grid, those that are climbed from at the search's resolution, and from these at full resolution; and the
-# same for a second look at images whose best mode is not sure.
+# same for a second look at images whose best mode is not sure, twice as far off the centre.
 _FIRST, _SECOND = (64, 8, 3), (512, 48, 6)
 _SURE = 0.995
 _COARSE_STEPS, _STEPS = 3, 3
@@ -58,8 +59,7 @@ class Matcher:
         image_size: L, pixels along an edge of the images.
         pixel_size: Angstrom per pixel of the images.
         group: (K, 3, 3) point group of the map.
-        reach: the largest shift in Angstrom that is searched; by default what the box leaves beside the molecule, up to
-            a tenth of the box.
+        reach: the largest shift in Angstrom that is searched at first; by default a tenth of the box.
         highest: the largest frequency that is compared, in 1/Angstrom; by default that of map or images.
     """
 
@@ -78,18 +78,21 @@ class Matcher:
         self.group = group
         self.likelihood = PoseLikelihood(volume, image_size, pixel_size, highest=highest)
         self.reach = 0.1 * box if reach is None else reach
-        self._search: PoseSearch | None = None
         self._volume = volume
 
-    @property
+    @cached_property
     def search(self) -> PoseSearch:
-        """The grid, made when it is first needed."""
-        if self._search is None:
-            size, pixel = self.likelihood.image_size, self.likelihood.pixel_size
-            self._search = PoseSearch(
-                self._volume, size, pixel, diameter=self.diameter, reach=self.reach, group=self.group
-            )
-        return self._search
+        """The grid of the first look."""
+        return self._grid(self.reach)
+
+    @cached_property
+    def wide_search(self) -> PoseSearch:
+        """The grid of the second look."""
+        return self._grid(2 * self.reach)
+
+    def _grid(self, reach: float) -> PoseSearch:
+        size, pixel = self.likelihood.image_size, self.likelihood.pixel_size
+        return PoseSearch(self._volume, size, pixel, diameter=self.diameter, reach=reach, group=self.group)
 
     def __call__(
         self, images: Tensor, ctf: CTF | None, noise: RadialNoise, start: tuple[Tensor, Tensor] | None = None
@@ -104,28 +107,22 @@ class Matcher:
         frequency, radius = self.search.frequency, self.search.radius
         passed = None if ctf is None else ctf(frequency)
         weight = noise.power(radius).reciprocal().expand(len(images), -1)
-        rotation, shift, _ = self.search(images, passed, weight, _SECOND[0])
-        found = self._looked(rotation, shift, samples, transfer, *_FIRST)
+        grid = self.search(images, passed, weight, _FIRST[0])
+        found = self._looked(grid, samples, transfer, *_FIRST[1:])
         unsure = (found.probability < _SURE).nonzero()[:, 0]
         for rows in unsure.split(_SECOND_BATCH) if len(unsure) else ():
-            again = self._looked(rotation[rows], shift[rows], samples[rows], transfer[rows], *_SECOND)
+            grid = self.wide_search(images[rows], None if passed is None else passed[rows], weight[rows], _SECOND[0])
+            again = self._looked(grid, samples[rows], transfer[rows], *_SECOND[1:])
             for name, values in vars(found).items():
                 values[rows] = getattr(again, name)
         return found
 
     def _looked(
-        self,
-        rotation: Tensor,
-        shift: Tensor,
-        samples: Tensor,
-        transfer: Tensor,
-        candidates: int,
-        starts: int,
-        kept: int,
+        self, grid: tuple[Tensor, Tensor, Tensor], samples: Tensor, transfer: Tensor, starts: int, kept: int
     ) -> Matches:
-        """The best modes that are reached from the best poses of the grid, (B, K, 3, 3) and (B, K, 2)."""
-        apart = 3 * math.pi / self.search.angles
-        first = distinct(rotation[:, :candidates], starts, apart, self.group)
+        """The best mode that is reached from the best poses of a grid, (B, K, 3, 3) and (B, K, 2)."""
+        rotation, shift, _ = grid
+        first = distinct(rotation, starts, 3 * math.pi / self.search.angles, self.group)
         low = self.likelihood.below(1.25 * float(self.search.radius[-1]))
         modes = self._climbed(_taken(rotation, first), _taken(shift, first), samples, transfer, low, _COARSE_STEPS)
         order = modes.score.unflatten(0, (-1, starts)).argsort(dim=1, descending=True)

@@ -77,7 +77,8 @@ def match(
         particles: a .star, .cs or .mrcs file, an open stack, or images (N, L, L); particles bright.
         map: the map, as a file or in memory; its hand is that of the poses.
         symmetry: point group of the map, in RELION's axes. Poses are those of one of the mates.
-        reach: the largest shift in Angstrom; by default a tenth of the images' box.
+        reach: the largest shift in Angstrom that is looked at first, and twice that where nothing fits well; by default
+            a tenth of the images' box.
         resolution: Angstrom, of the highest frequency that is compared; by default as high as it helps.
         pixel_size: Angstrom per pixel, instead of what a file says; needed for images in memory.
         device: where the work is done.
