@@ -1,0 +1,160 @@
+"""Poses of RELION's own projections against their map: ``match`` and ``refine`` beside RELION's local search.
+
+    python -m cryozoo.benchmarks.studies.matching_relion [IMAGES [SNR]]
+
+Needs RELION. The 70S map is projected by ``relion_project --ctf`` with shifts, white noise is added, the images are
+normalised as RELION wants them, and all start from the same poses, off by 3 degrees about each axis and by 4 Angstrom.
+RELION's local search has three iterations at HEALPix order 4 and one at order 5. All sides are whole commands on one
+thread. Prints one table and writes it to ``results/matching_relion.json`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...zoo.provenance import provenance
+from ..runs import markdown_table
+from .figures import write_figures
+
+_SIZE, _PIXEL = 64, 5.0
+_LOCAL = (
+    "relion_refine --i rough.star --ref map.mrc --firstiter_cc --ini_high 12 --ctf --tau2_fudge 4 --flatten_solvent "
+    "--zero_mask --particle_diameter 300 --oversampling 1 --sigma_ang 3 --offset_range 6 --norm --scale --K 1 --pad 2 "
+    f"--angpix {_PIXEL} --dont_check_norm --j 1"
+)
+_COMMANDS = {
+    "cryozoo refine": "refine rough.star --map map.mrc -o refined.star --threads 1",
+    "cryozoo match": "match rough.star --map map.mrc -o matched.star --threads 1",
+    "RELION, order 4": f"{_LOCAL} --healpix_order 4 --offset_step 2 --iter 3 --o order4/r",
+    "RELION, order 5": f"{_LOCAL} --healpix_order 5 --offset_step 1 --iter 1 --o order5/r",
+}
+_OUTPUTS = ("refined.star", "matched.star", "order4/r_it003_data.star", "order5/r_it001_data.star")
+
+
+def prepare(folder: Path, images: int, snr: float) -> float:
+    """Write map.mrc, truth.star, rough.star and their images; the bound's median in degrees."""
+    import numpy as np
+    import torch
+
+    from ...geometry.rotations import rotvec_to_matrix
+    from ...geometry.sampling import random_rotations
+    from ...imaging.cramer_rao import cramer_rao_bound
+    from ...imaging.fourier import crop_or_zero_pad
+    from ...imaging.projector import Projector
+    from ...imaging.simulate import inscribed_circle
+    from ...imaging.volumes import Volume, load_volume
+    from ...particles.ctf import make_ctf
+    from ...particles.mrc import MrcStack
+    from ...particles.mrc_writer import write_stack, write_volume
+    from ...particles.relion import new_star
+    from ...particles.table import ParticleTable
+
+    file = load_volume("maps/clean70S_ecoli_65.mrc", image_size=_SIZE, pixel_size=None)
+    volume = Volume(crop_or_zero_pad(file.data, _SIZE), file.pixel_size)
+    write_volume(folder / "map.mrc", volume.data.numpy(), _PIXEL)
+    generator = torch.Generator().manual_seed(0)
+    rotation = random_rotations(images, generator=generator).double()
+    shift = 10 * torch.randn(images, 2, generator=generator)
+    defocus = 10_000 + 20_000 * torch.rand(images, generator=generator)
+    ctf = make_ctf(images, defocus_u=defocus, defocus_v=defocus - 300, defocus_angle=30.0)
+    known: dict[str, Any] = {
+        "files": ("noisy.mrcs",),
+        "file": np.zeros(images, dtype=np.int64),
+        "index": np.arange(images),
+    }
+    table = ParticleTable(
+        Path("truth.star"), images, image_size=_SIZE, pixel_size=_PIXEL, ctf=ctf.to(torch.float64),
+        rotation=rotation.numpy(), shift=shift.double().numpy(), **known,
+    )  # fmt: skip
+    new_star(table).write(folder / "truth.star")
+    _run(f"relion_project --i map.mrc --o clean --ang truth.star --ctf --angpix {_PIXEL}", folder)
+    clean = torch.from_numpy(MrcStack(folder / "clean.mrcs").read(np.arange(images)))
+    circle = inscribed_circle(_SIZE)
+    sigma = float((clean[:, circle].var(dim=1).mean() / snr).sqrt())
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    outside = noisy[:, ~circle]
+    noisy = (noisy - outside.mean(1)[:, None, None]) / outside.std(1)[:, None, None]
+    write_stack(folder / "noisy.mrcs", noisy.numpy(), _PIXEL)
+    turned = rotvec_to_matrix(0.0524 * torch.randn(images, 3, generator=generator)).double() @ rotation
+    moved = shift + 4 * torch.randn(images, 2, generator=generator)
+    rough = ParticleTable(**{**vars(table), "rotation": turned.numpy(), "shift": moved.double().numpy()})
+    new_star(rough).write(folder / "rough.star")
+    projector, few = Projector(volume), slice(min(images, 256))
+    ours = projector(rotation[few].float(), shift[few], ctf[few])
+    scale = float(ours.std() / clean[few].std())  # RELION scales projections by another factor
+    bound = cramer_rao_bound(projector, rotation[few].float(), sigma * scale, shift=shift[few], ctf=ctf[few])
+    return float(bound.angles().rad2deg().median())
+
+
+def _run(command: str, folder: Path) -> float:
+    """Processor seconds of a command."""
+    before = os.times()
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = command.split()
+    if words[0] in ("match", "refine"):
+        words = [sys.executable, "-m", "cryozoo", *words]
+    subprocess.run(words, cwd=folder, env=one_thread, check=True, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def measure(images: int = 400, snr: float = 0.1) -> dict[str, Any]:
+    """Errors of all sides, and CPU milliseconds of an image, the start of the program included."""
+    import numpy as np
+
+    from ...particles.poses import PoseTable
+    from ...particles.row_matching import matched_poses
+
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for output in ("order4", "order5"):
+            (folder / output).mkdir()
+        bound = prepare(folder, images, snr)
+        truth = PoseTable.load(folder / "truth.star")
+        costs = {side: _run(command, folder) for side, command in _COMMANDS.items()}
+        for side, file in zip(["start", *costs], ["rough.star", *_OUTPUTS], strict=True):
+            poses = PoseTable.load(folder / file, pixel_size=_PIXEL)
+            true = matched_poses(truth, poses.particles, len(poses), file).poses
+            trace = np.einsum("nij,nij->n", true.rotation, poses.rotation)
+            error = np.rad2deg(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+            rows.append(
+                {
+                    "side": side,
+                    "median_deg": float(np.median(error)),
+                    "mean_deg": float(error.mean()),
+                    "within_5": float((error <= 5).mean()),
+                    "shift_rmse_A": float(np.sqrt(np.square(true.shift - poses.shift).mean())),
+                    "ms": 1e3 * costs.get(side, 0.0) / images,
+                }
+            )
+    return {"rows": rows, "bound_median_deg": bound, "images": images, "snr": snr, "seed": 0, **provenance()}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Markdown."""
+    keys = (("median_deg", "{:.2f}"), ("mean_deg", "{:.2f}"), ("within_5", "{:.1%}"), ("shift_rmse_A", "{:.2f}"))
+    rows = [
+        [row["side"], *(shown.format(row[key]) for key, shown in keys), f"{row['ms']:.0f}" if row["ms"] else "-"]
+        for row in figures["rows"]
+    ]
+    header = ["poses", "median deg", "mean deg", "within 5 deg", "shift A", "CPU ms an image"]
+    return markdown_table(header, rows) + (
+        f"\n{figures['images']} images at SNR {figures['snr']:g}, defocus 1 to 3 um; the bound's median is "
+        f"{figures['bound_median_deg']:.2f} degrees. Commit {figures['commit']}; {figures['hardware']}.\n"
+    )
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = sys.argv[1:]
+    write_figures("matching_relion", measure(*map(int, arguments[:1]), *map(float, arguments[1:])))
+
+
+if __name__ == "__main__":
+    main()
