@@ -1,0 +1,29 @@
+"""The studies of matching run, and their tables say what was measured."""
+
+import shutil
+
+import pytest
+
+from cryozoo.benchmarks.studies import matching, matching_relion
+
+
+def test_a_task_comes_near_to_its_bound(data) -> None:
+    data("maps/clean70S_ecoli_65.mrc")
+    found = matching.run("70S ribosome", 0.5, False, 24, 0)
+    assert found["median_deg"] < 2 * found["bound_median_deg"]
+    assert found["within_15"] == 1
+    row = {"map": "70S ribosome", "snr": 0.5, "ctf": False, "seeds": [found, found]}
+    text = matching.table({"rows": [row], "images": 24})
+    assert f"| 70S ribosome | 0.5 | none | {found['median_deg']:.2f} | {found['bound_median_deg']:.2f} |" in text
+
+
+@pytest.mark.referee
+@pytest.mark.skipif(shutil.which("relion_refine") is None, reason="RELION is not installed (make referee)")
+def test_relions_own_projections(data) -> None:
+    data("maps/clean70S_ecoli_65.mrc")
+    figures = matching_relion.measure(32, 0.5)
+    rows = {row["side"]: row for row in figures["rows"]}
+    for side in ("cryozoo refine", "cryozoo match"):
+        assert rows[side]["median_deg"] < 2 * figures["bound_median_deg"]
+        assert rows[side]["median_deg"] < rows["RELION, order 5"]["median_deg"] < rows["start"]["median_deg"]
+    assert matching_relion.table(figures).count("\n| ") == 5
