@@ -69,6 +69,9 @@ def reconstruct(
     from ..particles.stack import ParticleStack
 
     stack = ParticleStack.open(particles, **opened)
+    inputs += stack.image_files
+    for path in (out, *names):
+        check_output(path, overwrite=overwrite, inputs=inputs)
     given = None
     if poses is not None:
         given = PoseTable.load(poses, image_size=stack.image_size, pixel_size=stack.pixel_size)

@@ -101,6 +101,10 @@ def simulate(
     simulator = Simulator(source, imaging, image_size=box, pixel_size=pixel, name=volume)
     # The box is for cryoDRGN's .pkl, which has shifts in fractions of it.
     given = None if poses is None else PoseTable.load(poses, image_size=box, pixel_size=pixel)
+    if poses is not None and given is not None and given.particles is not None:  # not over the images of the table
+        folders = (Path(), *poses.absolute().parents)
+        images = [folder / name for name in given.particles.files for folder in folders]
+        check_output(out, overwrite=overwrite, inputs=images)
     optics = _ctf(given, str(poses)) if given is not None and ctf else None
     n = len(given) if given is not None else count or 0
     exact = None if given is None else (torch.tensor(given.rotation), torch.tensor(given.shift))

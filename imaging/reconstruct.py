@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
-from ..particles.errors import BadInput, BadInputWarning
+from ..particles.errors import BadInput
 from ..particles.files import Tally
 from ..particles.poses import PoseTable
 from ..particles.relion import missing_angles
@@ -75,9 +74,9 @@ def reconstruct(
     """Reconstruct a volume of the box and pixels of the images.
 
     Each image is corrected for its background (the mean outside of the circle that fits its box), its shift and its
-    CTF, where the table has one. The half-sets are those of the table (``rlnRandomSubset``, or ``alignments3D/split``)
-    where it parts the images in two, else a random split of the images, where rows of one image stay together. The
-    stack is read in batches.
+    CTF, where the table has one. Of images without a table, that of their poses says what they are. The half-sets are
+    those of the table (``rlnRandomSubset``, or ``alignments3D/split``) where it parts the images in two, else a random
+    split of the images, where rows of one image stay together. The stack is read in batches.
 
     Args:
         stack: N images.
@@ -93,23 +92,20 @@ def reconstruct(
 
     Raises:
         BadInput: no poses or not those of these particles, no confidence or negative ones, images whose CTF was
-            corrected already, or half-sets that are too small.
+            corrected already, half-sets that are too small, or sums that leave the range of float32.
         ValueError: no such point group.
 
     Warns:
         BadInputWarning: a table tells of a magnification, a beam tilt or a scale of its own for each image.
     """
     group = point_group(symmetry)
-    _refuse_corrected(stack)
     stack, poses = _matched(stack, poses)
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
-    for path, columns in {table.path: table.unmodelled for table in tables if table.unmodelled}.items():
-        what = f"{', '.join(columns)}: not modelled, and ignored"
-        warnings.warn(BadInputWarning(f"{path}: {what}"), stacklevel=2)
+    with_ctf = next((table for table in tables if table.ctf is not None), None)
+    for table in {table.path: table for table in (stack.table, with_ctf) if table is not None}.values():
+        table.check_modelled()
     # An envelope (the B-factor) is part of the CTF, as in RELION.
-    ctf, ctf_source = next(
-        ((table.ctf.to(torch.float32), table.path) for table in tables if table.ctf is not None), (None, None)
-    )
+    ctf = None if with_ctf is None or with_ctf.ctf is None else with_ctf.ctf.to(torch.float32)
     weights = torch.from_numpy(_weights(poses)) if fom_weighting else None
     half_sets_of = next((table for table in tables if table.half_set is not None and not random_halves), None)
     half_sets = _half_sets(stack, half_sets_of, weights, seed)
@@ -130,9 +126,13 @@ def reconstruct(
                     None if weights is None else weights[chosen],
                 )
                 bar.update(len(batch))
+    result = combine_halves(*projectors)
+    if not all(bool(part.data.isfinite().all()) for part in (result.map, *result.half_maps)):
+        hint = "look at the B-factors of the CTF, the pixel size and the weights"
+        raise BadInput(stack.path, "sums of images that leave the range of 32 bits", expected="a finite map", hint=hint)
     return replace(
-        combine_halves(*projectors),
-        ctf_source=ctf_source,
+        result,
+        ctf_source=None if with_ctf is None else with_ctf.path,
         half_sets_source=None if half_sets_of is None else half_sets_of.path,
     )
 
@@ -168,13 +168,6 @@ def _without_background(images: Tensor) -> Tensor:
     return images - images[:, outside].double().mean(1)[:, None, None]
 
 
-def _refuse_corrected(stack: ParticleStack) -> None:
-    """Images that were multiplied by the CTF or its sign already would be so twice."""
-    if stack.table.corrected:
-        found = f"images that were corrected for the CTF ({', '.join(stack.table.corrected)})"
-        raise BadInput(stack.path, found, hint="extract the particles without CTF correction")
-
-
 def _matched(stack: ParticleStack, poses: PoseTable | None) -> tuple[ParticleStack, PoseTable]:
     """The images that have a pose, and one pose for each."""
     if poses is None:
@@ -189,6 +182,11 @@ def _matched(stack: ParticleStack, poses: PoseTable | None) -> tuple[ParticleSta
         found = f"poses of images of {poses.image_size} pixels of {poses.pixel_size:g} A, a box of {box:g} A"
         raise BadInput(source, found, expected=expected)
     matched = matched_poses(poses, stack.table, len(stack), stack.path)
+    described = matched.poses.particles
+    if stack.table.origin is None and described is not None and described.sign is not None:
+        stack = stack.subset(matched.rows)
+        stack.table = replace(stack.table, sign=described.sign)
+        return stack, matched.poses
     return stack if len(matched.rows) == len(stack) else stack.subset(matched.rows), matched.poses
 
 
@@ -212,7 +210,8 @@ def _half_sets(
     stack: ParticleStack, table: ParticleTable | None, weights: Tensor | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
-    number = None if table is None else table.checked_half_set()
+    hint = "random_halves (--random-halves) splits the images at random"
+    number = None if table is None else table.checked_half_set(hint)
     images, image = np.unique(stack.image_ids, return_inverse=True)
     if number is None:
         number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]

@@ -34,7 +34,7 @@ _LIMITS = {
     "defocus_angle": (-720, 720, "degrees"),
     "voltage": (10, 3000, "kV"),
     "spherical_aberration": (-100, 100, "mm"),
-    "amplitude_contrast": (0, 1, "of the whole contrast"),
+    "amplitude_contrast": (0, 1, "(a fraction)"),
     "phase_shift": (-720, 720, "degrees"),
     "b_factor": (-1000, 1e5, "Angstrom^2"),
 }

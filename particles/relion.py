@@ -70,6 +70,7 @@ _NUMBERS = (
 _OF_OLD_POSES = (
     *("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnAnglePsiFlipRatio", "rlnAngleRotFlipRatio"),
     *("rlnAnglePsiFlip", "rlnOriginXPrior", "rlnOriginYPrior", "rlnOriginXPriorAngst", "rlnOriginYPriorAngst"),
+    *("rlnOriginZPrior", "rlnOriginZPriorAngst"),
     *("rlnLogLikeliContribution", "rlnMaxValueProbDistribution", "rlnNrOfSignificantSamples"),
 )
 

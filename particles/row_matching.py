@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -13,10 +14,15 @@ from numpy.typing import NDArray
 from .errors import BadInput
 from .files import Tally
 from .poses import IN_MEMORY, PoseTable
-from .star import StarFile
+from .star import StarBlock, StarFile
 from .table import ParticleTable
 
 Names = list[str]
+
+_IMAGES, _WITHOUT_FOLDERS = "the names of images", "the names of images, without folders"
+_PARTICLES = ("rlnTomoParticleName", "rlnParticleName")
+_MICROGRAPHS = ("rlnMicrographName", "rlnTomoName")
+_PLACE = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,10 @@ def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, pat
     """Find the poses of the particles of a table.
 
     What both tables say about a particle decides: the name of its image (all of ``1@sub/a.mrcs``), the ``uid`` of
-    cryoSPARC, the names of particles of RELION 5, the place on its micrograph, or else ``1@a.mrcs``, where no two
-    files of a table are called the same. Particles without a pose are left out, with a warning that counts them. Where
-    no particle is in both, or one file says nothing, rows of the same number belong together, with a warning.
+    cryoSPARC, the name of the particle, the place on its micrograph or in its tomogram; or else ``1@a.mrcs``, where no
+    two files of a table are called the same and none of the last three finds a particle: those that were picked or
+    chosen anew are numbered anew. Particles without a pose are left out, with a warning that counts them. Where no
+    particle is in both, or one file says nothing, rows of the same number belong together, with a warning.
 
     Args:
         poses: to choose from.
@@ -56,6 +63,8 @@ def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, pat
     repeated: BadInput | None = None
     compared = []
     for what, wanted, known in _shared(table, poses.particles):
+        if what == _WITHOUT_FOLDERS and best is not None and best[1] != _IMAGES:
+            break
         if wanted == known:
             return Matched(poses, everything)
         compared.append(what)
@@ -66,6 +75,8 @@ def matched_poses(poses: PoseTable, table: ParticleTable | None, count: int, pat
             repeated = repeated or BadInput(source, f"{min(twice)} in several rows", expected=expected)
         elif len(rows) and (best is None or len(rows) > len(best[0])):
             best = rows, what, wanted, place
+            if len(rows) == count:
+                break
     tally = Tally(source)
     if best is not None:
         rows, what, wanted, place = best
@@ -94,29 +105,38 @@ def _shared(table: ParticleTable | None, other: ParticleTable | None) -> Iterato
     mine, theirs = _names(table), _names(other)
     for what in mine:
         if what in theirs:
-            yield what, mine[what], theirs[what]
+            yield what, mine[what](), theirs[what]()
 
 
-def _names(table: ParticleTable) -> dict[str, Names]:
-    names: dict[str, Names] = {}
+def _names(table: ParticleTable) -> dict[str, Callable[[], Names]]:
+    """What a table names its particles by, and what makes the names, which takes seconds for a million."""
+    names: dict[str, Callable[[], Names]] = {}
     if table.file is not None and table.index is not None:
-        names["the names of images"] = _images(table, [os.path.normpath(name) for name in table.files])
+        names[_IMAGES] = lambda: _images(table, [os.path.normpath(name) for name in table.files])
     if isinstance(table.origin, np.ndarray) and "uid" in (table.origin.dtype.names or ()):
         uid = table.origin["uid"]
         if (uid != np.arange(1, len(uid) + 1)).any():  # row numbers, as ``new_cryosparc`` writes them, name nothing
-            names["uid"] = [str(number) for number in uid.tolist()]
+            names["uid"] = lambda: [str(number) for number in uid.tolist()]
     if isinstance(table.origin, StarFile):
         block = table.origin[table.block]
-        if "rlnTomoParticleName" in block:
-            names["rlnTomoParticleName"] = block.text("rlnTomoParticleName")
-        if all(label in block for label in ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")):
-            places = np.round(block.numbers("rlnCoordinateX", "rlnCoordinateY"), 1).tolist()
-            micrographs = block.text("rlnMicrographName")
-            names["places on micrographs"] = [f"{x}, {y} of {m}" for m, (x, y) in zip(micrographs, places, strict=True)]
+        names |= {label: partial(block.text, label) for label in _PARTICLES if label in block}
+        micrograph = next((label for label in _MICROGRAPHS if label in block), None)
+        if micrograph is not None and all(label in block for label in _PLACE[:2]):
+            names["places on micrographs"] = partial(_places, block, micrograph)
     files = [PurePath(name).name for name in table.files]
     if table.file is not None and len(set(files)) == len(files):
-        names["the names of images, without folders"] = _images(table, files)
+        names[_WITHOUT_FOLDERS] = partial(_images, table, files)
     return names
+
+
+def _places(block: StarBlock, micrograph: str) -> Names:
+    """The place of every row, such as ``12.0, 7.5 of a.mrc``; without folders where no two are called the same."""
+    micrographs = block.text(micrograph)
+    place = np.round(block.numbers(*(label for label in _PLACE if label in block)), 1).tolist()
+    short = {name: PurePath(name).name for name in set(micrographs)}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in short}
+    return [f"{', '.join(map(str, at))} of {short[name]}" for name, at in zip(micrographs, place, strict=True)]
 
 
 def _images(table: ParticleTable, files: Names) -> Names:

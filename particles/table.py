@@ -70,6 +70,8 @@ class ParticleTable:
     def where(self, row: int, label: str | None = None) -> str:
         """Say where a row stands in the file; rows in messages count from 1."""
         if isinstance(self.origin, StarFile):
+            if label is not None and label in self.origin.blocks.get("optics", ()):
+                return f"data_optics, {label}"
             return self.origin[self.block].where(row, label)
         return f"row {row + 1}" + (f", {label}" if label else "")
 
@@ -86,17 +88,30 @@ class ParticleTable:
         }
         return replace(self, size=len(indices), origin=origin, **columns)
 
-    def checked_half_set(self) -> NDArray[np.int64] | None:
+    def check_modelled(self) -> None:
+        """Refuse images to which the CTF cannot be applied, and say what it leaves out of what changed them.
+
+        Raises:
+            BadInput: images that were multiplied by the CTF or its sign already, and would be so twice.
+        """
+        if self.corrected:
+            found = f"images that were corrected for the CTF ({', '.join(self.corrected)})"
+            raise BadInput(self.path, found, hint="extract the particles without CTF correction")
+        if self.unmodelled:
+            what = f"{', '.join(self.unmodelled)}: not modelled, and ignored"
+            warnings.warn(BadInputWarning(f"{self.path}: {what}"), stacklevel=3)
+
+    def checked_half_set(self, hint: str | None = None) -> NDArray[np.int64] | None:
         """The half-sets, 1 or 2, where they are needed: what is wrong with them is nothing to who wants poses.
 
         Raises:
-            BadInput: another number.
+            BadInput: another number; ``hint`` says what to do.
         """
         number = self.half_set
         if number is not None and (wrong := np.flatnonzero((number < 1) | (number > 2))).size:
             label, lowest = HALF_SET_CRYOSPARC if isinstance(self.origin, np.ndarray) else HALF_SET_RELION
             found, expected = f"half-set {number[wrong[0]] + lowest - 1}", f"{lowest} or {lowest + 1}"
-            raise BadInput(self.path, found, where=self.where(int(wrong[0]), label), expected=expected)
+            raise BadInput(self.path, found, where=self.where(int(wrong[0]), label), expected=expected, hint=hint)
         return number
 
 
@@ -121,7 +136,7 @@ def checked_ctf(ctf: CTF, table: ParticleTable, labels: Mapping[str, str]) -> CT
     """
     if wrong := ctf.impossible():
         name, row, expected = wrong
-        found = f"{getattr(ctf, name)[row]:g}"
+        found = f"{getattr(ctf, name)[row]:g}" + (" degrees" if labels[name].endswith("_rad") else "")
         raise BadInput(table.path, found, where=table.where(row, labels[name]), expected=expected)
     return ctf
 

@@ -154,6 +154,7 @@ class _Work:
         self.volume = Volume(volume.data.float().to(self.device), volume.pixel_size, volume.reach)
         self.group = point_group(symmetry)
         self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
+        self.table.check_modelled()
         groups = np.zeros(len(source)) if self.table.group is None else self.table.group
         self.group_of = torch.from_numpy(np.unique(groups, return_inverse=True)[1].reshape(-1))
         self.reach = reach

@@ -55,6 +55,19 @@ class TestReconstruct:
         assert fsc[1:8].min() > 0.98
         assert sorted(path.name for path in tmp_path.iterdir()) == ["map.mrc", "map_half1.mrc", "map_half2.mrc"]
 
+    def test_not_over_the_images_of_a_table(self, run, many, tmp_path):
+        images = (many[0].parent / "particles.mrcs").read_bytes()
+        for name, out in (("a.mrc", "a.mrc"), ("b_half2.mrc", "b.mrc"), ("c.mrcs", "c.mrcs")):
+            (tmp_path / name).write_bytes(images)
+            (tmp_path / "in.star").write_text(many[0].read_text().replace("@particles.mrcs", f"@{name}"))
+            line = ["reconstruct", tmp_path / "in.star", "--halves"]
+            if out.endswith("s"):
+                line = ["simulate", "--volume", "phantom:0", "--poses", tmp_path / "in.star"]
+            done = run(*line, "-o", tmp_path / out, "--overwrite")
+            assert done.code == 3
+            assert f"{name}: is the input as well as the output" in done.err
+            assert (tmp_path / name).read_bytes() == images
+
     def test_only_the_map_unless_asked(self, run, many, tmp_path):
         assert run("reconstruct", many[0], "-o", tmp_path / "map.mrc").code == 0
         assert [path.name for path in tmp_path.iterdir()] == ["map.mrc"]

@@ -68,7 +68,7 @@ def quietly(function, *arguments, **options):
 
 
 class TestColumnsOfOldPoses:
-    PRIORS = ("AngleRotPrior", "AngleTiltPrior", "AnglePsiPrior", "OriginXPriorAngst", "OriginYPrior")
+    PRIORS = ("AngleRotPrior", "AngleTiltPrior", "AnglePsiPrior", "OriginXPriorAngst", "OriginYPrior", "OriginZPrior")
     OTHERS = ("AnglePsiFlipRatio", "MaxValueProbDistribution", "LogLikeliContribution", "ParticleFigureOfMerit")
 
     def test_go_with_the_poses_that_they_belong_to(self, tmp_path):
@@ -207,6 +207,21 @@ class TestHalfSets:
     def test_two_values_are_half_sets(self, tmp_path):
         assert load_table(star(tmp_path, RandomSubset=np.arange(N) % 2 + 1)).half_set.tolist() == [1, 2] * 3
         assert load_table(cs(tmp_path, alignments3D__split=np.arange(N) % 2)).half_set.tolist() == [1, 2] * 3
+
+
+class TestImpossibleConstants:
+    def test_are_found_where_they_stand(self, tmp_path):
+        with pytest.raises(BadInput, match=r"a\.star, data_optics, rlnAmplitudeContrast: 10; expected 0 to 1"):
+            load_table(star(tmp_path, optics={"AmplitudeContrast": 10.0}))
+        with pytest.raises(BadInput, match=r"data_particles, row 1 \(line \d+\), rlnPhaseShift: 900; expected -720 to"):
+            load_table(star(tmp_path, PhaseShift=900.0))
+
+    def test_are_named_in_the_unit_that_is_expected(self, tmp_path):
+        constants = {"df1_A": 12000, "df2_A": 11000, "df_angle_rad": 0, "accel_kv": 300, "cs_mm": 2.7}
+        constants |= {"amp_contrast": 0.1, "phase_shift_rad": 90}
+        path = cs(tmp_path, **{f"ctf/{name}": np.full(N, value, dtype="f4") for name, value in constants.items()})
+        with pytest.raises(BadInput, match=r"ctf/phase_shift_rad: 5156\.62 degrees; expected -720 to 720 degrees"):
+            load_table(path)
 
 
 def test_a_file_is_the_same_however_it_is_spelled(tmp_path):

@@ -116,6 +116,8 @@ MICROGRAPHS = {"MicrographName": ["a", "a", "b", "b", "c", "c"], "CoordinateX": 
         cryosparc([90, 12, 55, 3, 2**63, 7]),
         relion(TomoParticleName=[f"TS_01/{k}" for k in range(6)]),
         relion(**MICROGRAPHS, CoordinateY=[9, 9, 9, 9, 9, 8]),
+        relion(ParticleName=[f"p{k}" for k in range(6)]),
+        relion(TomoName=list("aabbcc"), CoordinateX=[1] * 6, CoordinateY=[1] * 6, CoordinateZ=[1, 2, 1, 2, 1, 2]),
     ],
 )
 def test_other_names_of_particles(particles):
@@ -126,6 +128,25 @@ def test_places_that_several_particles_share_name_none():
     particles = relion(**MICROGRAPHS, CoordinateY=[9, 9, 9, 9, 9, 9])
     with pytest.raises(BadInput, match=r"poses\.star: 5\.0, 9\.0 of c in several rows"):
         matched(poses(particles), particles.subset(ORDER))
+
+
+def test_micrographs_in_another_folder():
+    own = relion(**MICROGRAPHS, CoordinateY=range(6))
+    moved = relion(**MICROGRAPHS | {"MicrographName": [f"job002/{m}" for m in "aabbcc"]}, CoordinateY=range(6))
+    np.testing.assert_array_equal(matched(poses(own), moved.subset(ORDER)), ROTATION[ORDER])
+
+
+@pytest.mark.parametrize("order", [np.arange(6), ORDER])
+def test_particles_that_were_picked_anew_are_numbered_anew(order):
+    """Half of the places are others, and files and numbers are called the same: places decide."""
+    known = relion(**MICROGRAPHS, CoordinateY=[9, 9, 9, 9, 9, 8], ImageName=[f"{k}@job3/a.mrcs" for k in range(1, 7)])
+    known = replace(known, files=("job3/a.mrcs",), file=np.zeros(6, dtype=np.int64), index=np.arange(6))
+    block = known.origin.blocks["particles"].with_columns({"rlnCoordinateX": np.array([1.5, 77, 3, 78, 5, 79])})
+    wanted = replace(known, files=("job9/a.mrcs",), origin=StarFile([block])).subset(order)
+    with pytest.warns(BadInputWarning, match=r"no pose, by places on micrographs: left out \(3 times"):
+        found = matched_poses(poses(known), wanted, 6, "particles.star")
+    np.testing.assert_array_equal(order[found.rows] % 2, 0)
+    np.testing.assert_array_equal(found.poses.rotation, ROTATION[order[found.rows]])
 
 
 def test_row_numbers_as_uid_name_nothing():

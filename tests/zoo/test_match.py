@@ -152,6 +152,18 @@ def test_maps_that_cannot_be_used(
         match(stack, tmp_path / "bad.mrc")
 
 
+def test_images_that_the_ctf_does_not_describe(folder: Path, stack: ParticleStack) -> None:
+    few, volume = stack.subset(np.arange(4)), folder / "map.mrc"
+    for corrected in ("phase_flipped", "premultiplied"):
+        few.table = replace(few.table, corrected=(corrected,))
+        for find in (match, refine):
+            with pytest.raises(BadInput, match=rf"images that were corrected for the CTF \({corrected}\)"):
+                find(few, volume)
+    few.table = replace(few.table, corrected=(), unmodelled=("rlnBeamTiltX",))
+    with pytest.warns(BadInputWarning, match="rlnBeamTiltX: not modelled, and ignored"):
+        refine(few, volume)
+
+
 def test_particles_without_poses_are_not_refined(folder: Path) -> None:
     stack = ParticleStack.open(folder / "particles.mrcs")
     with pytest.raises(BadInput, match="no poses to refine; give poses, or use match"):
