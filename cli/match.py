@@ -28,7 +28,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..particles.stack import ParticleStack
-    from ..zoo.match import MatchedTable, MatchingStopped
+    from ..zoo.match import MatchedTable
+    from ..zoo.predict import PredictionStopped
 
 map_option = click.option(
     "--map", "map_name", required=True, metavar="MAP", help="The map, .mrc; or an atomic model, or phantom:SEED."
@@ -71,8 +72,8 @@ def match(
     device = run.device()
 
     from ..particles.stack import ParticleStack
-    from ..zoo.match import MatchingStopped
     from ..zoo.match import match as match_to
+    from ..zoo.predict import PredictionStopped
 
     stack = ParticleStack.open(particles, **opened)
     began = time.perf_counter()
@@ -86,13 +87,13 @@ def match(
             device=device,
             progress=run.progress,
         )
-    except MatchingStopped as stop:
+    except PredictionStopped as stop:
         keep_finished(stop, out)
         raise
     save_matched(poses, stack, out, began, overwrite=overwrite)
 
 
-def keep_finished(stop: MatchingStopped, out: Path) -> None:
+def keep_finished(stop: PredictionStopped, out: Path) -> None:
     """Write the poses that were finished beside the output, and say so."""
     if stop.done is not None and (kept := keep_poses(stop.done, out)):
         stop.args = (f"{stop}; they are in {kept}",)

@@ -94,11 +94,12 @@ def predict(
 
 
 def _refined(stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, run: Run) -> PoseTable:
-    from ..zoo.match import MatchingStopped, refine
+    from ..zoo.match import refine
+    from ..zoo.predict import PredictionStopped
 
     try:
         return refine(stack, map_name, poses=poses, device=run.device(), progress=run.progress)
-    except MatchingStopped as stop:
+    except PredictionStopped as stop:
         keep_finished(stop, out)
         raise
 

@@ -52,8 +52,8 @@ def refine(
 
     from ..particles.poses import PoseTable
     from ..particles.stack import ParticleStack
-    from ..zoo.match import MatchingStopped
     from ..zoo.match import refine as refine_against
+    from ..zoo.predict import PredictionStopped
 
     stack = ParticleStack.open(particles, **opened)
     given = None
@@ -69,7 +69,7 @@ def refine(
             device=device,
             progress=run.progress,
         )
-    except MatchingStopped as stop:
+    except PredictionStopped as stop:
         keep_finished(stop, out)
         raise
     save_matched(found, stack, out, began, overwrite=overwrite)

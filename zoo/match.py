@@ -26,8 +26,10 @@ from ..particles.row_matching import matched_poses
 from ..particles.stack import ParticleStack
 from ..particles.table import ParticleTable
 from ._source import Images, Particles, pose_table
+from .predict import PredictionStopped
 
 _SAMPLE = 256  # images of a group, from which its noise is estimated
+_FEWEST = 32  # images of a group that has an estimate of its own
 _LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
 _BATCH = 64
 _NEGATIVES = 64  # images whose negatives are matched, too
@@ -44,15 +46,6 @@ class MatchedTable(PoseTable):
 
     matches: Matches
     noise: RadialNoise
-
-
-class MatchingStopped(KeyboardInterrupt):
-    """Ctrl-C or another signal stopped the work; ``done`` are the poses of the first particles, or None."""
-
-    def __init__(self, done: MatchedTable | None, total: int, signum: int | None) -> None:
-        self.done = done
-        self.signum = signum
-        super().__init__(f"stopped after {0 if done is None else len(done)} of {total} particles")
 
 
 def match(
@@ -90,7 +83,7 @@ def match(
 
     Raises:
         BadInput: map or particles cannot be used, or do not belong together; with file and row.
-        MatchingStopped: Ctrl-C, with what was finished.
+        PredictionStopped: Ctrl-C, with what was finished.
 
     Warns:
         BadInputWarning: the negatives of the images fit better.
@@ -156,7 +149,7 @@ class _Work:
         self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
         self.table.check_modelled()
         groups = np.zeros(len(source)) if self.table.group is None else self.table.group
-        self.group_of = torch.from_numpy(np.unique(groups, return_inverse=True)[1].reshape(-1))
+        self.group_of = torch.from_numpy(_pooled(groups))
         self.reach = reach
         self.highest = None if resolution is None else 1 / resolution
 
@@ -180,7 +173,7 @@ class _Work:
                         bar.update(len(rows))
             except KeyboardInterrupt as stop:
                 done = self._table(parts, noise) if parts else None
-                raise MatchingStopped(done, len(self.source), getattr(stop, "signum", None)) from None
+                raise PredictionStopped(done, len(self.source), getattr(stop, "signum", None)) from None
         return self._table(parts, noise)
 
     def _matcher(self, highest: float | None) -> Matcher:
@@ -293,6 +286,13 @@ def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tup
 def _batches(count: int) -> Iterator[np.ndarray]:
     for start in range(0, count, _BATCH):
         yield np.arange(start, min(start + _BATCH, count))
+
+
+def _pooled(groups: np.ndarray) -> np.ndarray:
+    """(N,) numbers from 0 of the groups; those with few images are one, whose noise is estimated together."""
+    _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
+    number = number.reshape(-1)
+    return np.unique(np.where(count[number] < _FEWEST, -1, number), return_inverse=True)[1].reshape(-1)
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:

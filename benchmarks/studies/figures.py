@@ -10,7 +10,15 @@ from typing import Any
 from ...particles.files import atomic_write, write_json
 from ..runs import RESULTS, markdown_table
 
-STUDIES = ("matching_relion", "overhead", "reconstruction", "recovery", "recovery_moves", "so3_harmonic", "steerable_speed")
+STUDIES = (
+    "matching_relion",
+    "overhead",
+    "reconstruction",
+    "recovery",
+    "recovery_moves",
+    "so3_harmonic",
+    "steerable_speed",
+)
 
 
 def figure_table(figures: Mapping[str, Any]) -> str:

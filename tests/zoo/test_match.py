@@ -18,7 +18,8 @@ from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.zoo import match as module
-from cryozoo.zoo.match import MatchedTable, MatchingStopped, match, refine
+from cryozoo.zoo.match import MatchedTable, match, refine
+from cryozoo.zoo.predict import PredictionStopped
 
 SIZE, PIXEL, N = 32, 6.0, 72
 
@@ -128,6 +129,11 @@ def test_every_optics_group_has_its_noise(folder: Path, stack: ParticleStack, mo
     assert np.median(errors(found, stack.poses)) < 4
 
 
+def test_small_groups_are_estimated_together() -> None:
+    groups = np.repeat([5, 6, 7, 9], [40, 3, 50, 2])
+    assert module._pooled(groups).tolist() == [1] * 40 + [0] * 3 + [2] * 50 + [0] * 2
+
+
 def test_inverted_contrast_is_said(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -180,7 +186,7 @@ def test_what_is_finished_is_kept(folder: Path, stack: ParticleStack, monkeypatc
         return original(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module._Work, "_matches", stop)
-    with pytest.raises(MatchingStopped, match="stopped after 64 of 72 particles") as caught:
+    with pytest.raises(PredictionStopped, match="stopped after 64 of 72 particles") as caught:
         refine(stack, folder / "map.mrc", poses=rough(stack))
     assert caught.value.done is not None
     assert len(caught.value.done) == 64
