@@ -195,28 +195,27 @@ class Matcher:
     def _judged(self, modes: Placed, count: int) -> Matches:
         """The best of the modes of each of ``count`` images, beside the others."""
         k = len(modes.score) // count
-        covariance = torch.linalg.inv(modes.information().double())
+        information = modes.information().double()
+        # Of an image without any signal it is nothing: then the pose is not known to a thousand radian.
+        covariance = torch.linalg.inv(information + 1e-6 * torch.eye(5).to(information))
         # Laplace: the volume under a mode is its height times the square root of the determinant of its covariance.
-        evidence = (modes.score.double() / 2 + covariance.det().clamp_min(1e-300).log() / 2).unflatten(0, (count, k))
-        rotation = modes.rotation.double().unflatten(0, (count, k))
-        best = evidence.argmax(1)
-        rows = torch.arange(count, device=best.device)
-        winner = rotation[rows, best][:, None].expand_as(rotation)
+        evidence = (modes.score.double() + covariance.logdet()).unflatten(0, (count, k)) / 2
+        order = evidence.argsort(dim=1, descending=True)
+        rotation = _taken(modes.rotation.double().unflatten(0, (count, k)), order)
         group = torch.eye(3)[None] if self.group is None else self.group
-        apart = symmetric_distance(rotation, winner, group.to(rotation))
+        apart = symmetric_distance(rotation[:, :, None], rotation[:, None], group.to(rotation))
         # Steps from several starts that reached one mode are one mode.
-        other = apart > math.radians(_SAME)
-        other[rows, best] = True
-        share = evidence.masked_fill(~other, -torch.inf).softmax(1)
-        chosen = rows * k + best
+        again = (apart < math.radians(_SAME)).tril(-1).any(2)
+        share = _taken(evidence, order).masked_fill(again, -torch.inf).softmax(1)
+        chosen = order[:, 0] + k * torch.arange(count, device=order.device)
         covariance = covariance[chosen]
         spread = covariance.diagonal(dim1=1, dim2=2)[:, :3].sum(1)
-        error = (spread + (share * apart**2).sum(1)).sqrt()
+        error = (spread + (share * apart[:, 0] ** 2).sum(1)).sqrt().clamp_max(math.pi)
         return Matches(
             modes.rotation[chosen],
             modes.shift[chosen],
             covariance.float(),
-            share[rows, best].float(),
+            share[:, 0].float(),
             error.float(),
             modes.score[chosen],
             modes.amplitude[chosen],

@@ -193,3 +193,12 @@ def test_shells_without_samples_have_those_of_their_neighbours() -> None:
     samples = torch.tensor([[1.0, 3.0, 2.0]]).to(torch.complex64)
     noise = RadialNoise.of_samples(samples, torch.tensor([0.1, 0.1, 0.3]), 10.0)
     assert noise.shells.tolist() == [5, 5, 5, 4]
+
+
+def test_an_image_without_signal_is_not_known(matcher: Matcher) -> None:
+    images = torch.zeros(2, SIZE, SIZE)
+    images[1] = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    found = matcher.match(images, None, RadialNoise.white(1.0, SIZE, PIXEL))
+    assert found.rotation.isfinite().all()
+    assert found.error.isfinite().all()
+    assert (found.error > 0.3).all()
