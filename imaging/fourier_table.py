@@ -16,8 +16,8 @@ _PADDING = 2  # steps of the table in a step of the box's transform
 class FourierTable:
     """F[V](k), interpolated trilinearly as by ``Projector``, with its derivatives: those of F[-2 pi i x V](k).
 
-    The samples that belong together lie together, so that one lookup gathers a cell's eight corners in one go; that is
-    several times faster than ``grid_sample``, and gives no gradients.
+    What belongs together lies together, so that one lookup gathers the eight corners of a cell with all that is asked
+    for. It gives no gradients to the map; those are the ``Projector``'s.
 
     Args:
         data: (L, L, L) the map, origin at voxel ``L // 2``.

@@ -118,10 +118,10 @@ class Matcher:
         return found
 
     def _looked(
-        self, grid: tuple[Tensor, Tensor, Tensor], samples: Tensor, transfer: Tensor, starts: int, kept: int
+        self, grid: tuple[Tensor, Tensor], samples: Tensor, transfer: Tensor, starts: int, kept: int
     ) -> Matches:
         """The best mode that is reached from the best poses of a grid, (B, K, 3, 3) and (B, K, 2)."""
-        rotation, shift, _ = grid
+        rotation, shift = grid
         first = distinct(rotation, starts, 3 * math.pi / self.search.angles, self.group)
         low = self.likelihood.below(1.25 * float(self.search.radius[-1]))
         modes = self._climbed(_taken(rotation, first), _taken(shift, first), samples, transfer, low, _COARSE_STEPS)

@@ -19,6 +19,7 @@ from .fourier_table import FourierTable
 from .preprocessing import fourier_resize
 from .volumes import Volume
 
+_ORDER = 2  # of the HEALPix grid: directions are 14.7 degrees apart, in-plane angles 7.5
 _BYTES = 1 << 27  # of the scores that are held at a time
 _GENERIC = (0.36, 0.48, 0.8)  # a direction that no symmetry axis comes near
 
@@ -34,7 +35,6 @@ class PoseSearch:
             which neighbours of the grid still correlate.
         reach: the largest shift in Angstrom.
         group: (K, 3, 3) point group of the map; directions are those of an asymmetric unit.
-        order: of the HEALPix grid: directions are 58.6 / 2^order degrees apart, in-plane angles 30 / 2^order.
 
     Attributes:
         frequency: (P, 2) in 1/Angstrom, where images are sampled: ring by ring.
@@ -50,10 +50,9 @@ class PoseSearch:
         diameter: float,
         reach: float,
         group: Tensor | None = None,
-        order: int = 2,
     ) -> None:
         device = volume.data.device
-        self.angles = 12 * 2**order
+        self.angles = 12 * 2**_ORDER
         half = self.angles // 2
         nyquist = 0.5 / max(pixel_size, volume.pixel_size)
         # Half a step between directions moves the rim of the molecule by two thirds of this wavelength. Beyond, a
@@ -68,7 +67,7 @@ class PoseSearch:
         ring = torch.stack([angle.cos(), angle.sin()], -1)
         self.frequency = (self.radius[:, None, None] * ring).flatten(0, 1)
 
-        grid = so3_grid(order)[:: 6 * 2**order]
+        grid = so3_grid(_ORDER)[:: 6 * 2**_ORDER]
         self.directions = _asymmetric_unit(grid, group, self.angles).float().to(device)
         box = volume.size * volume.pixel_size
         table = FourierTable(volume.data.float(), highest * box)
@@ -96,9 +95,7 @@ class PoseSearch:
         coarse = fourier_resize(images.float(), self._coarse).flatten(1)
         return torch.view_as_complex((coarse @ self._wave).unflatten(1, (-1, 2)))
 
-    def __call__(
-        self, images: Tensor, transfer: Tensor | None, weight: Tensor, count: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, images: Tensor, transfer: Tensor | None, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The poses of the grid that fit best.
 
         Args:
@@ -108,7 +105,7 @@ class PoseSearch:
             count: poses for each image, K.
 
         Returns:
-            rotations (B, K, 3, 3), shifts (B, K, 2) in Angstrom and scores (B, K), the best first.
+            rotations (B, K, 3, 3) and shifts (B, K, 2) in Angstrom, the best first.
         """
         samples = self.samples(images)
         bytes_of_one = 4 * len(self.shifts) * len(self.directions) * self.angles
@@ -119,12 +116,12 @@ class PoseSearch:
             products, norm = self._products(samples[rows], None if transfer is None else transfer[rows], weight[rows])
             best, shift = products.max(1)  # (b, directions, angles)
             best = best / norm[:, :, None]
-            value, cell = best.flatten(1).topk(min(count, best[0].numel()), dim=1)
-            parts.append((cell, shift.flatten(1).gather(1, cell), value))
-        cell, shift, value = (torch.cat(part) for part in zip(*parts, strict=True))
+            cell = best.flatten(1).topk(min(count, best[0].numel()), dim=1).indices
+            parts.append((cell, shift.flatten(1).gather(1, cell)))
+        cell, shift = (torch.cat(part) for part in zip(*parts, strict=True))
         turn = torch.zeros(*cell.shape, 3, device=cell.device)
         turn[..., 2] = 2 * math.pi / self.angles * (cell % self.angles)
-        return rotvec_to_matrix(turn) @ self.directions[cell // self.angles], self.shifts[shift], value
+        return rotvec_to_matrix(turn) @ self.directions[cell // self.angles], self.shifts[shift]
 
     def _products(self, samples: Tensor, transfer: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         """<a, F>, (b, shifts, directions, angles), and |a|, (b, directions); their quotient is the score's root."""

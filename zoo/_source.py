@@ -68,20 +68,27 @@ def open_particles(
 
     A scale that must be an error is refused.
     """
-    source: ParticleStack | Images
+    source = opened(particles, pixel_size, open_args, of_images=encoder.preprocessing.pixel_size)
+    _warn_of_other_images(source, encoder)
+    return source
+
+
+def opened(
+    particles: Particles, pixel_size: float | None, open_args: Mapping[str, Any], *, of_images: float | None = None
+) -> ParticleStack | Images:
+    """A file opened, a stack as it is, images in memory with ``pixel_size``, or else the pixel size ``of_images``."""
     if pixel_size is not None and not pixel_size > 0:
         raise ValueError(f"pixel_size {pixel_size}, expected Angstrom per pixel, above 0")
     if isinstance(particles, str | Path):
-        source = ParticleStack.open(particles, pixel_size=pixel_size, **open_args)
-    elif open_args or (isinstance(particles, ParticleStack) and pixel_size is not None):
+        return ParticleStack.open(particles, pixel_size=pixel_size, **open_args)
+    if open_args or (isinstance(particles, ParticleStack) and pixel_size is not None):
         raise TypeError(f"only for files that are to be opened: {', '.join(open_args) or 'pixel_size'}")
-    elif isinstance(particles, ParticleStack):
-        source = particles
-    else:
-        own = encoder.preprocessing.pixel_size
-        source = Images(torch.as_tensor(particles), own if pixel_size is None else pixel_size)
-    _warn_of_other_images(source, encoder)
-    return source
+    if isinstance(particles, ParticleStack):
+        return particles
+    size = of_images if pixel_size is None else pixel_size
+    if size is None:
+        raise ValueError("pixel_size None, expected Angstrom per pixel of the images")
+    return Images(torch.as_tensor(particles), size)
 
 
 def _warn_of_other_images(source: ParticleStack | Images, encoder: Encoder) -> None:

@@ -25,7 +25,7 @@ from ..particles.poses import PoseTable
 from ..particles.row_matching import matched_poses
 from ..particles.stack import ParticleStack
 from ..particles.table import ParticleTable
-from ._source import Images, Particles, pose_table
+from ._source import Images, Particles, opened, pose_table
 from .predict import PredictionStopped
 
 _SAMPLE = 256  # images of a group, from which its noise is estimated
@@ -88,7 +88,7 @@ def match(
     Warns:
         BadInputWarning: the negatives of the images fit better.
     """
-    source = _opened(particles, pixel_size, open_args)
+    source = opened(particles, pixel_size, open_args)
     work = _Work(source, map, symmetry, reach, resolution, device)
     return work.run(None, progress)
 
@@ -113,7 +113,7 @@ def refine(
     The other arguments, what is returned and what is raised are those of :func:`match`. Particles without a pose are
     left out.
     """
-    source = _opened(particles, pixel_size, open_args)
+    source = opened(particles, pixel_size, open_args)
     if poses is None:
         poses = source.poses if isinstance(source, ParticleStack) else None
         if poses is None:
@@ -252,18 +252,6 @@ class _Work:
         )
         table.matches, table.noise = matches, noise
         return table
-
-
-def _opened(particles: Particles, pixel_size: float | None, open_args: dict[str, Any]) -> ParticleStack | Images:
-    if isinstance(particles, str | Path):
-        return ParticleStack.open(particles, pixel_size=pixel_size, **open_args)
-    if open_args or (isinstance(particles, ParticleStack) and pixel_size is not None):
-        raise TypeError(f"only for files that are to be opened: {', '.join(open_args) or 'pixel_size'}")
-    if isinstance(particles, ParticleStack):
-        return particles
-    if pixel_size is None or not pixel_size > 0:
-        raise ValueError(f"pixel_size {pixel_size}, expected Angstrom per pixel of the images")
-    return Images(torch.as_tensor(particles), pixel_size)
 
 
 def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tuple[Volume, str]:
