@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..geometry.point_groups import symmetric_distance
 from ..particles.ctf import CTF
 from .extent import measure_extent
 from .noise import RadialNoise
 from .pose_likelihood import Placed, PoseLikelihood
+from .pose_posterior import Matches, Modes
 from .pose_search import PoseSearch, distinct
 from .volumes import Volume
 
 # Poses of the grid, those that are climbed from at the search's resolution, and from these at full resolution; and the
-# same for a second look at images whose best mode is not sure, twice as far off the centre.
+# same for a second look, to twice the distance from the centre.
 _FIRST, _SECOND = (64, 8, 3), (512, 48, 6)
-_SURE = 0.995
+_SURE = 0.995  # probability of a mode that needs no second look
+_VAGUE = math.radians(3.75)  # expected error, half a step of the grid, beyond which there are more modes than were kept
+_BENT = math.radians(1.5)  # expected error beyond which the likelihood is no parabola
 _COARSE_STEPS, _STEPS = 3, 3
 _SECOND_BATCH = 16
 _NOISE_ROUNDS = 2
-_SAME = 2.0  # degrees, between what steps from two starts reached, below which it is one mode
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Poses of B images and how sure they are.
-
-    Attributes:
-        rotation: (B, 3, 3) object to camera.
-        shift: (B, 2) in Angstrom.
-        covariance: (B, 5, 5) of rotation vector (camera frame, radian) and shift (Angstrom): the inverse of the Fisher
-            information at the pose.
-        probability: (B,) of this mode among those that were found; 1 where one pose was refined.
-        error: (B,) expected angular error in radian (root mean square), over the modes that were found.
-        score: (B,) twice the log-likelihood over that of noise alone.
-        amplitude: (B,) of the map's projection in the image.
-    """
-
-    rotation: Tensor
-    shift: Tensor
-    covariance: Tensor
-    probability: Tensor
-    error: Tensor
-    score: Tensor
-    amplitude: Tensor
+_NEAR = math.radians(2)  # between starts of which only the better one is climbed from at full resolution
 
 
 class Matcher:
@@ -108,28 +85,35 @@ class Matcher:
         passed = None if ctf is None else ctf(frequency)
         weight = noise.power(radius).reciprocal().expand(len(images), -1)
         grid = self.search(images, passed, weight, _FIRST[0])
-        found = self._looked(grid, samples, transfer, *_FIRST[1:])
-        unsure = (found.probability < _SURE).nonzero()[:, 0]
+        modes = self._looked(grid, samples, transfer, *_FIRST[1:])
+        found = modes.judged()
+        # A particle farther off than the grid reaches fits somewhere at its edge, and nowhere else better.
+        far = found.shift.norm(dim=1) > self.reach - self.search.step / 2
+        again = far | (found.probability < _SURE) | (found.error > _VAGUE)
+        self._draw((found.error > _BENT) & ~again, found, modes, samples, transfer)
+        unsure = again.nonzero()[:, 0]
         for rows in unsure.split(_SECOND_BATCH) if len(unsure) else ():
             grid = self.wide_search(images[rows], None if passed is None else passed[rows], weight[rows], _SECOND[0])
-            again = self._looked(grid, samples[rows], transfer[rows], *_SECOND[1:])
-            for name, values in vars(found).items():
-                values[rows] = getattr(again, name)
+            modes = self._looked(grid, samples[rows], transfer[rows], *_SECOND[1:])
+            found.put(rows, modes.sampled(self.likelihood, samples[rows], transfer[rows]))
         return found
 
-    def _looked(
-        self, grid: tuple[Tensor, Tensor], samples: Tensor, transfer: Tensor, starts: int, kept: int
-    ) -> Matches:
-        """The best mode that is reached from the best poses of a grid, (B, K, 3, 3) and (B, K, 2)."""
+    def _draw(self, which: Tensor, found: Matches, modes: Modes, samples: Tensor, transfer: Tensor) -> None:
+        """Judge some images, ``which`` (B,), anew, by poses that are drawn."""
+        if len(rows := which.nonzero()[:, 0]):
+            found.put(rows, modes.of(rows).sampled(self.likelihood, samples[rows], transfer[rows]))
+
+    def _looked(self, grid: tuple[Tensor, Tensor], samples: Tensor, transfer: Tensor, starts: int, kept: int) -> Modes:
+        """What is reached from the best poses of a grid, (B, K, 3, 3) and (B, K, 2)."""
         rotation, shift = grid
         first = distinct(rotation, starts, 3 * math.pi / self.search.angles, self.group)
         low = self.likelihood.below(1.25 * float(self.search.radius[-1]))
         modes = self._climbed(_taken(rotation, first), _taken(shift, first), samples, transfer, low, _COARSE_STEPS)
         order = modes.score.unflatten(0, (-1, starts)).argsort(dim=1, descending=True)
         rows = order + starts * torch.arange(len(order), device=order.device)[:, None]
-        best = _taken(rows, distinct(modes.rotation[rows], kept, math.radians(_SAME), self.group))
+        best = _taken(rows, distinct(modes.rotation[rows], kept, _NEAR, self.group))
         modes = self._climbed(modes.rotation[best], modes.shift[best], samples, transfer, None, _STEPS)
-        return self._judged(modes, len(samples))
+        return Modes(modes, len(samples), self.group)
 
     @torch.no_grad()
     def refine(self, images: Tensor, rotation: Tensor, shift: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
@@ -140,7 +124,10 @@ class Matcher:
         for n, steps in ((low, _COARSE_STEPS), (None, _STEPS)):
             placed = self._climbed(rotation[:, None], shift[:, None], samples, transfer, n, steps)
             rotation, shift = placed.rotation, placed.shift
-        return self._judged(placed, len(images))
+        modes = Modes(placed, len(images), self.group)
+        found = modes.judged()
+        self._draw(found.error > _BENT, found, modes, samples, transfer)
+        return found
 
     @torch.no_grad()
     def estimate_noise(
@@ -191,35 +178,6 @@ class Matcher:
         transfer = transfer[:, :n].repeat_interleave(k, 0)
         placed = self.likelihood.at(rotation.flatten(0, 1), shift.flatten(0, 1), samples, transfer)
         return self.likelihood.climb(placed, samples, transfer, steps)
-
-    def _judged(self, modes: Placed, count: int) -> Matches:
-        """The best of the modes of each of ``count`` images, beside the others."""
-        k = len(modes.score) // count
-        information = modes.information().double()
-        # Of an image without any signal it is nothing: then the pose is not known to a thousand radian.
-        covariance = torch.linalg.inv(information + 1e-6 * torch.eye(5).to(information))
-        # Laplace: the volume under a mode is its height times the square root of the determinant of its covariance.
-        evidence = (modes.score.double() + covariance.logdet()).unflatten(0, (count, k)) / 2
-        order = evidence.argsort(dim=1, descending=True)
-        rotation = _taken(modes.rotation.double().unflatten(0, (count, k)), order)
-        group = torch.eye(3)[None] if self.group is None else self.group
-        apart = symmetric_distance(rotation[:, :, None], rotation[:, None], group.to(rotation))
-        # Steps from several starts that reached one mode are one mode.
-        again = (apart < math.radians(_SAME)).tril(-1).any(2)
-        share = _taken(evidence, order).masked_fill(again, -torch.inf).softmax(1)
-        chosen = order[:, 0] + k * torch.arange(count, device=order.device)
-        covariance = covariance[chosen]
-        spread = covariance.diagonal(dim1=1, dim2=2)[:, :3].sum(1)
-        error = (spread + (share * apart[:, 0] ** 2).sum(1)).sqrt().clamp_max(math.pi)
-        return Matches(
-            modes.rotation[chosen],
-            modes.shift[chosen],
-            covariance.float(),
-            share[:, 0].float(),
-            error.float(),
-            modes.score[chosen],
-            modes.amplitude[chosen],
-        )
 
 
 def _taken(values: Tensor, positions: Tensor) -> Tensor:

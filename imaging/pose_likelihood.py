@@ -138,6 +138,12 @@ class PoseLikelihood:
         rows = torch.view_as_real(rows).transpose(-1, -2).flatten(1, 2)  # (B, 2 n, 7)
         return Placed(rotation, shift, rows.mT @ rows)
 
+    def score(self, rotation: Tensor, shift: Tensor, samples: Tensor, transfer: Tensor) -> Tensor:
+        """(B,) the score of poses alone, as :attr:`Placed.score`; the arguments are those of :meth:`at`."""
+        projection = torch.view_as_real(self.projections(rotation, shift, transfer)).flatten(1)
+        product = torch.linalg.vecdot(projection, torch.view_as_real(samples).flatten(1))
+        return product.clamp_min(0).square() / projection.square().sum(1)
+
     def climb(self, placed: Placed, samples: Tensor, transfer: Tensor | None, steps: int) -> Placed:
         """Take damped Gauss-Newton steps from poses; those that do not raise the score are not taken."""
         damping = torch.full_like(placed.shift[:, 0], _DAMPING)

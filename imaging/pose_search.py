@@ -39,6 +39,7 @@ class PoseSearch:
     Attributes:
         frequency: (P, 2) in 1/Angstrom, where images are sampled: ring by ring.
         radius: (rings,) of the rings.
+        step: between shifts, in Angstrom.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class PoseSearch:
         coefficients = _coefficients(seen).conj() * self._area[:, None]
         self._projections = coefficients.permute(2, 1, 0).contiguous()  # (angles / 2 + 1, rings, directions)
 
-        step = 0.35 / highest
-        axis = torch.arange(-math.floor(reach / step), math.floor(reach / step) + 1, device=device) * step
+        self.step = 0.35 / highest
+        count = math.floor(reach / self.step)
+        axis = torch.arange(-count, count + 1, device=device) * self.step
         shifts = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).flatten(0, 1)
         self.shifts = shifts[shifts.norm(dim=1) <= reach]
         ramp = 2 * math.pi * self.shifts @ self.frequency.T
