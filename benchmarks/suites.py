@@ -136,6 +136,28 @@ def _network_run(network: str, head: str, loss: str, loss_args: dict[str, Any], 
     )
 
 
+def ctf_70s() -> Mapping[str, Recipe]:
+    """What is flipping the phases worth in 1,200 CPU seconds, and what does training for all conditions cost?
+
+    D4 with a density over rotations, ribosome, 64 px, defocus 1 to 3 um, three seeds. ``none`` and ``phase_flip`` at
+    SNR 0.1; ``robust`` with phases flipped, SNR 0.05 to 2 and noise from white to 1/k. Then
+    ``python -m cryozoo.benchmarks.studies.ctf_encoders`` compares all three over the range.
+    """
+    fixed = Imaging(snr=0.1, shift_sigma=10.0, defocus=(10_000.0, 30_000.0))
+    kinds: dict[str, tuple[Imaging, Literal["none", "phase_flip"]]] = {
+        "none": (fixed, "none"),
+        "phase_flip": (fixed, "phase_flip"),
+        "robust": (replace(fixed, snr=(0.05, 2.0), noise_slope=1.0), "phase_flip"),
+    }
+    return {
+        f"{label}-seed{seed}": replace(
+            _density_run(seed), data=Simulated(RIBOSOME.volume, imaging, ctf=ctf), steps=4_000
+        )
+        for seed in (0, 1, 2)
+        for label, (imaging, ctf) in kinds.items()
+    }
+
+
 def small_data_70s() -> Mapping[str, Recipe]:
     """How many images does it take? 300, 1,000 and 2,500 fixed ones, plain with turned and flipped images, and D4."""
     return {
@@ -254,6 +276,7 @@ SUITES: dict[str, Callable[[], Mapping[str, Recipe]]] = {
     "heads_70s": heads_70s,
     "forum_70s": forum_70s,
     "equivariant_70s": equivariant_70s,
+    "ctf_70s": ctf_70s,
     "small_data_70s": small_data_70s,
     "modes_d2": modes_d2,
     "maps": maps,

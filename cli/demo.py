@@ -125,7 +125,7 @@ class _Run:
             at_predicted = self.simulator.projector(
                 predicted[shown].float(), torch.from_numpy(self.poses.shift[shown]).float()
             )
-        noise = "without noise" if self.snr is None else f"signal to noise {self.snr:g}"
+        noise = "without noise" if self.snr is None else f"signal to noise {self.snr}"
         figure = demo_figure(
             self.particles.images[shown, 0].numpy(),
             at_true.numpy(),
@@ -138,7 +138,7 @@ class _Run:
         save_figure(figure, path)
 
 
-def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float | None]:
+def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, str | None]:
     """The simulator of an encoder's recipe, its symmetry and its noise."""
     from ..training.data import Simulated
     from ..training.migrations import migrated
@@ -150,4 +150,5 @@ def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, float |
         hint = "cryozoo simulate and cryozoo predict take any volume"
         raise BadInput(name, "was not trained on a phantom", hint=hint)
     made = data.simulator(encoder.preprocessing.image_size, encoder.preprocessing.pixel_size)
-    return made, data.symmetry, data.imaging.snr
+    levels = data.imaging.snr_range
+    return made, data.symmetry, None if levels is None else " to ".join(f"{snr:g}" for snr in sorted(set(levels)))

@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..particles.ctf import CTF
 from .fourier import centred_fft, centred_ifft, crop_or_zero_pad
 from .simulate import inscribed_circle
+
+CTFCorrection = Literal["none", "phase_flip"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Fourier resampling to the trained pixel size, box, mean 0 and variance 1 within the inscribed circle, 0 outside.
+    """Phases flipped where that is asked for, Fourier resampling to the trained pixel size, box, mean 0 and variance 1
+    within the inscribed circle, 0 outside.
 
     Attributes:
         image_size: box of the network's input in pixels.
         pixel_size: Angstrom per pixel of the network's input.
+        ctf: ``none``, or ``phase_flip`` to give all frequencies of an image the sign that they would have without CTF.
     """
 
     image_size: int
     pixel_size: float
+    ctf: CTFCorrection = "none"
 
     def __post_init__(self) -> None:
         if not 8 <= self.image_size <= 4096:
             raise ValueError(f"image_size {self.image_size}, expected 8 to 4096 pixels")
         if not 0 < self.pixel_size < 1e3:
             raise ValueError(f"pixel_size {self.pixel_size}, expected Angstrom per pixel, above 0")
+        if self.ctf not in get_args(CTFCorrection):
+            raise ValueError(f"ctf {self.ctf!r}, expected one of {', '.join(get_args(CTFCorrection))}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for an entry or a checkpoint."""
         return asdict(self)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, pixel_size: float | None = None) -> Tensor:
+    def __call__(self, images: Tensor, pixel_size: float | None = None, ctf: CTF | None = None) -> Tensor:
         """Prepare a batch.
 
         Args:
             images: (B, L, L) or (B, 1, L, L), any box, particle bright, origin at pixel L // 2.
             pixel_size: Angstrom per pixel of ``images``; None means the trained one.
+            ctf: that of the images, for ``phase_flip``; None for images whose phases are right.
 
         Returns:
             (B, 1, image_size, image_size) float32. The pixel size reached is the trained one up to half a pixel in the
@@ -53,9 +62,20 @@ class Preprocessing:
             raise ValueError(f"images of shape {tuple(images.shape)}; expected (B, L, L) or (B, 1, L, L)")
         size = images.shape[-1]
         scale = 1.0 if pixel_size is None else pixel_size / self.pixel_size
+        if self.ctf == "phase_flip" and ctf is not None:
+            images = phase_flip(images, scale * self.pixel_size, ctf)
         images = fourier_resize(images, max(1, round(size * scale)))
         images = crop_or_pad(images, self.image_size)
         return standardise(images)
+
+
+def phase_flip(images: Tensor, pixel_size: float, ctf: CTF) -> Tensor:
+    """Multiply the frequencies of images (B, 1, L, L) by the sign of their CTF."""
+    size = images.shape[-1]
+    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
+    frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1).to(images.device)
+    sign = torch.where(ctf(frequency) < 0, -1.0, 1.0)
+    return torch.fft.irfft2(torch.fft.rfft2(images) * sign[:, None], s=(size, size))
 
 
 def standardise(images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,32 @@ from .projector import Projector
 from .volumes import Volume
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+
+
 @documented
 @dataclass(frozen=True)
 class Imaging:
     """How simulated particles are imaged."""
 
-    snr: float | None = setting(
-        optional(number(above=0), "no noise"),
+    snr: float | tuple[float, float] | None = setting(
+        optional(
+            Rule(
+                lambda x: (is_number(x) and x > 0) or (_is_pair(x) and 0 < x[0] <= x[1]),
+                "a number above 0 or [lowest, highest]",
+            ),
+            "no noise",
+        ),
         "variance of the shifted projection with its CTF inside the inscribed circle, averaged over random poses, over "
-        "that of the white noise",
+        "that of the noise; of a range, the logarithm is uniform",
         None,
         example=0.1,
+    )
+    noise_slope: float = setting(
+        number(least=0, most=4),
+        "largest exponent s of noise whose power falls with frequency as k^-s, uniform from 0, which is white",
+        0.0,
     )
     shift_sigma: float = setting(
         number("Angstrom", least=0, most=1000), "standard deviation of the shift along x and y", 0.0, example=5.0
@@ -64,11 +80,34 @@ class Imaging:
     def __post_init__(self) -> None:
         check_fields(self, "imaging")
 
+    @property
+    def snr_range(self) -> tuple[float, float] | None:
+        """Lowest and highest; None without noise."""
+        return (self.snr, self.snr) if isinstance(self.snr, int | float) else self.snr
+
 
 def inscribed_circle(size: int) -> Tensor:
     """(L, L) boolean mask of the pixels within L / 2 of the origin at pixel L // 2."""
     axis = torch.arange(size) - size // 2
     return axis[:, None] ** 2 + axis**2 <= (size / 2) ** 2
+
+
+def coloured(noise: Tensor, slope: Tensor) -> Tensor:
+    """White noise (..., L, L) made to fall off with frequency, its power as k^-slope; its variance stays.
+
+    ``slope`` has the shape (..., 1, 1), or one that goes with it. Below one period per box the power is constant.
+    """
+    size = noise.shape[-1]
+    ky, kx = torch.fft.fftfreq(size, 1 / size), torch.fft.rfftfreq(size, 1 / size)
+    k = (ky[:, None] ** 2 + kx**2).sqrt().clamp_min(1).to(noise.device)
+    power = k**-slope
+    # Every sample of the half-plane stands for its conjugate too, but those of the first and the last column.
+    twice = torch.full((size // 2 + 1,), 2.0, device=noise.device)
+    twice[0] = 1
+    if size % 2 == 0:
+        twice[-1] = 1
+    mean = (power * twice).sum((-2, -1), keepdim=True) / size**2
+    return torch.fft.irfft2(torch.fft.rfft2(noise) * (power / mean).sqrt(), s=(size, size))
 
 
 class Simulator(nn.Module):
@@ -80,6 +119,9 @@ class Simulator(nn.Module):
         image_size: pixels; default the volume's box.
         pixel_size: Angstrom; default the volume's.
         name: of the volume, for messages.
+
+    Attributes:
+        noise_sigma: standard deviation of the noise per pixel, at the lowest SNR.
 
     Raises:
         BadInput: the molecule is larger than the images, and ``imaging.allow_wrap`` is not set.
@@ -100,11 +142,11 @@ class Simulator(nn.Module):
             check_fits(volume, image_size or volume.size, pixel_size or volume.pixel_size, name=name)
         self.projector = Projector(volume, image_size=image_size, pixel_size=pixel_size)
         self.noise_sigma = 0.0
-        if imaging.snr is not None:
+        if imaging.snr_range is not None:
             reference = torch.Generator().manual_seed(0)
             clean = self._clean(256, reference).images[:, 0]
             inside = clean[:, inscribed_circle(self.projector.image_size).to(clean.device)]
-            self.noise_sigma = float((inside.var(dim=1).mean() / imaging.snr).sqrt())
+            self.noise_sigma = float((inside.var(dim=1).mean() / imaging.snr_range[0]).sqrt())
 
     def forward(self, n: int, generator: torch.Generator | None = None, *, noise: float = 1.0) -> Batch:
         """Draw ``n`` particles with uniform orientations, with this share of the simulator's noise."""
@@ -113,10 +155,18 @@ class Simulator(nn.Module):
         return Batch(images, clean.pose, clean.ctf)
 
     def add_noise(self, images: Tensor, generator: torch.Generator | None = None, *, share: float = 1.0) -> Tensor:
-        """The images plus white noise at this share of the simulator's level."""
+        """The images plus noise at this share of the simulator's level."""
         if not self.noise_sigma:
             return images
         noise = torch.randn(images.shape, generator=generator, device=images.device)
+        lowest, highest = self.imaging.snr_range or (1.0, 1.0)
+        one_each = (len(images),) + (1,) * (images.ndim - 1)
+        if highest > lowest:
+            place = torch.rand(one_each, generator=generator, device=images.device)
+            noise = noise * (lowest / highest) ** (place / 2)
+        if self.imaging.noise_slope:
+            slope = self.imaging.noise_slope * torch.rand(one_each, generator=generator, device=images.device)
+            noise = coloured(noise, slope)
         return images + share * self.noise_sigma * noise
 
     def random_ctf(self, n: int, generator: torch.Generator | None = None) -> CTF | None:

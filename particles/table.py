@@ -101,6 +101,23 @@ class ParticleTable:
             what = f"{', '.join(self.unmodelled)}: not modelled, and ignored"
             warnings.warn(BadInputWarning(f"{self.path}: {what}"), stacklevel=3)
 
+    def signs_of_ctf(self) -> CTF | None:
+        """The CTF whose signs the images have; None where they have none, as they were flipped or multiplied already.
+
+        Raises:
+            BadInput: no CTF.
+        """
+        if self.corrected:
+            return None
+        if self.ctf is None:
+            raise BadInput(
+                self.path,
+                "no CTF",
+                expected="defocus, voltage, spherical aberration and amplitude contrast, by which phases are flipped",
+                hint="take a table that has them, or an encoder that was trained without flipping (data ctf)",
+            )
+        return self.ctf
+
     def checked_half_set(self, hint: str | None = None) -> NDArray[np.int64] | None:
         """The half-sets, 1 or 2, where they are needed: what is wrong with them is nothing to who wants poses.
 

@@ -81,7 +81,7 @@ def draw(
     pixel_size = simulator.projector.pixel_size
     return join_batches(
         [
-            replace(particles, images=preprocessing(particles.images, pixel_size))
+            replace(particles, images=preprocessing(particles.images, pixel_size, particles.ctf))
             for particles in simulate(simulator, n, seed, noise=noise)
         ]
     )

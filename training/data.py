@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 
 from ..geometry.point_groups import point_group
 from ..geometry.pose import Pose
 from ..imaging.batch import Batch
-from ..imaging.preprocessing import Preprocessing
+from ..imaging.preprocessing import CTFCorrection, Preprocessing
 from ..imaging.simulate import Imaging, Simulator
 from ..imaging.volumes import load_volume
 from ..particles.errors import BadInput
@@ -67,6 +68,8 @@ def _is_point_group(name: Any) -> bool:
 
 _SYMMETRY = Rule(_is_point_group, "a point group: Cn, Dn, T, O or I, such as C1 or D7")
 _SPLIT = numbers(2, lambda x: min(x) > 0 and sum(x) < 1, "the shares of training and validation, together below 1")
+_CTF = one_of(*get_args(CTFCorrection))
+_CTF_MEANING = "what is done about the CTF before the network, also when it predicts"
 _DEFAULT_HELD_OUT = 2048
 
 
@@ -89,6 +92,7 @@ class Simulated:
         whole(_FEWEST, 10**7), "images of validation, and of test, where others are new", _DEFAULT_HELD_OUT
     )
     split: tuple[float, float] = setting(_SPLIT, "how a fixed set is split; the rest is the test", DEFAULT_SPLIT)
+    ctf: Literal["none", "phase_flip"] = setting(_CTF, _CTF_MEANING, "none")
     augment: Literal["none", "d4", "rotate", "simulate"] = setting(
         one_of("none", "d4", "rotate", "simulate"),
         "of a fixed set: quarter turns and flips, any angle and flips, or new particles in place of those that train",
@@ -110,6 +114,8 @@ class Simulated:
         if self.images is not None and self.held_out != _DEFAULT_HELD_OUT:
             hint = "the split of a fixed set says what is held out"
             raise BadInput("data", "held_out with images", where="field data.held_out", hint=hint)
+        if self.ctf != "none" and self.imaging.defocus is None:
+            raise BadInput("data", "ctf without defocus", where="field data.ctf", hint="give data.defocus, too")
         if self.noise_ramp and self.imaging.snr is None:
             raise BadInput("data", "noise_ramp without noise", where="field data.noise_ramp", hint="give data.snr, too")
         if self.noise_ramp and self.images is not None and self.augment != "simulate":
@@ -136,7 +142,7 @@ class Simulated:
     ) -> OnTheFly | FixedSet:
         """Simulate what is fixed."""
         simulator = self.simulator(image_size, pixel_size).to(device)
-        preprocessing = Preprocessing(image_size, simulator.projector.pixel_size)
+        preprocessing = Preprocessing(image_size, simulator.projector.pixel_size, self.ctf)
         if self.images is None:
             seeds = VALIDATION_SEED, TEST_SEED
             validation, test = (draw(simulator, preprocessing, self.held_out, seed) for seed in seeds)
@@ -172,6 +178,7 @@ class Recorded:
     datadir: str | None = setting(optional(text("a folder"), "the folder of the table"), "where the images are", None)
     symmetry: str = setting(_SYMMETRY, "point group of the object, in RELION's axes", "C1")
     split: tuple[float, float] = setting(_SPLIT, "how the particles are split; the rest is the test", DEFAULT_SPLIT)
+    ctf: Literal["none", "phase_flip"] = setting(_CTF, _CTF_MEANING, "none")
     augment: Literal["none", "d4", "rotate"] = setting(
         one_of("none", "d4", "rotate"), "quarter turns and flips, or any angle and flips, of those that train", "none"
     )
@@ -190,12 +197,17 @@ class Recorded:
         stack = ParticleStack.open(path, datadir=datadir, allow_outside=self.allow_outside, skip_bad=self.skip_bad)
         if stack.poses is None:
             raise BadInput(path, "no poses", expected="angles to train on")
-        preprocessing = Preprocessing(image_size, pixel_size or stack.pixel_size)
+        preprocessing = Preprocessing(image_size, pixel_size or stack.pixel_size, self.ctf)
+        ctf = None if self.ctf == "none" else stack.table.signs_of_ctf()
         chunk = max(1, 2**24 // stack.image_size**2)  # 64 MB of pixels at a time
         images = torch.empty(len(stack), 1, image_size, image_size, device=device)
         for start in range(0, len(stack), chunk):
             rows = range(start, min(start + chunk, len(stack)))
-            images[start : rows.stop] = preprocessing(torch.from_numpy(stack.images(rows)).to(device), stack.pixel_size)
+            images[start : rows.stop] = preprocessing(
+                torch.from_numpy(stack.images(rows)).to(device),
+                stack.pixel_size,
+                None if ctf is None else ctf[np.arange(rows.start, rows.stop)].to(torch.float32).to(device),
+            )
         true = (torch.from_numpy(values).float().to(device) for values in (stack.poses.rotation, stack.poses.shift))
         return FixedSet(
             Batch(images, Pose(*true)),

@@ -142,6 +142,7 @@ class _Trainer:
                 recipe.encoder,
                 image_size=recipe.image_size,
                 pixel_size=self.data.preprocessing.pixel_size,
+                ctf=self.data.preprocessing.ctf,
                 backbone_args=backbone_args,
                 head_args=recipe.head_args,
                 shift=recipe.shift,

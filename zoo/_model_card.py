@@ -70,7 +70,8 @@ def _use(entry: Entry) -> str:
         'encoder.predict("particles.star").save("poses.star")\n'
         "```\n\n"
         f"Images are resampled to {size} x {size} pixels of {entry.pixel_size:g} Angstrom; particles are bright. "
-        f"{entry.parameters:,} parameters."
+        + ("Phases are flipped by the CTF of the table. " if entry.ctf == "phase_flip" else "")
+        + f"{entry.parameters:,} parameters."
     )
 
 

@@ -107,6 +107,12 @@ def _warn_of_other_images(source: ParticleStack | Images, encoder: Encoder) -> N
     if source.pixel_size > 1.02 * trained.pixel_size:
         message = f"pixels of {source.pixel_size:.4g} A are coarser than the {trained.pixel_size:.4g} A of the training"
         warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
+    if trained.ctf == "phase_flip":
+        if isinstance(source, ParticleStack):
+            source.table.signs_of_ctf()
+        else:
+            message = "no CTF is known of images in memory: their phases are taken as flipped already"
+            warnings.warn(BadInputWarning(f"{source.path}: {message}"), stacklevel=4)
     has_ctf = isinstance(source, ParticleStack) and source.ctf is not None
     if has_ctf and encoder.entry is not None and encoder.entry.trained_without_ctf:
         message = "the images have a CTF, and those of the training had none (data defocus): poses will be worse"
@@ -124,13 +130,18 @@ def prepared_batches(
         raise ValueError(f"batch_size {batch_size}: at least 1")
     device = next(encoder.parameters()).device
     batches = [range(k, min(k + batch_size, len(source))) for k in range(start, len(source), batch_size)]
+    ctf = None
+    if encoder.preprocessing.ctf == "phase_flip" and isinstance(source, ParticleStack):
+        ctf = source.table.signs_of_ctf()
 
     def prepare(rows: range) -> Tensor:
         step = max(1, _PIECE // source.image_size**2)
         pieces = []
         for row in range(rows.start, rows.stop, step):
-            images = torch.as_tensor(source.images(range(row, min(row + step, rows.stop))))
-            pieces.append(encoder.preprocessing(images.to(device), source.pixel_size))
+            piece = np.arange(row, min(row + step, rows.stop))
+            images = torch.as_tensor(source.images(piece)).to(device)
+            signs = None if ctf is None else ctf[piece].to(torch.float32).to(device)
+            pieces.append(encoder.preprocessing(images, source.pixel_size, signs))
         return torch.cat(pieces)
 
     bar = tqdm(total=len(source), initial=start, desc=desc, unit="image", disable=not progress, smoothing=0.05)

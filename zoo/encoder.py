@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..geometry.plane_groups import PlaneGroup
 from ..geometry.pose import Pose
 from ..heads.base import Head
-from ..imaging.preprocessing import Preprocessing
+from ..imaging.preprocessing import CTFCorrection, Preprocessing
 from ..imaging.volumes import Volume
 from ..models.base import Backbone
 from ..models.meaning import Meaning
@@ -27,7 +27,7 @@ from .predict import predict
 from .recover import RecoveredPoses, recover_poses
 from .registry import Kind, split_name
 
-_ENCODER_ARGS = ("image_size", "in_chans", "pixel_size", "shift")
+_ENCODER_ARGS = ("image_size", "in_chans", "pixel_size", "ctf", "shift")
 _RECIPE_FIELDS = ("shift_scale", "shift_weight")
 _PREPARE = "encoder.preprocessing(tensor, pixel_size) makes it of any images; encoder.predict takes arrays and files"
 
@@ -192,6 +192,7 @@ def create_encoder(
     image_size: int,
     in_chans: int = 1,
     pixel_size: float = 1.0,
+    ctf: CTFCorrection = "none",
     backbone_args: Mapping[str, Any] | None = None,
     head_args: Mapping[str, Any] | None = None,
     shift: bool = False,
@@ -204,6 +205,7 @@ def create_encoder(
         image_size: box of the input in pixels.
         in_chans: channels of the input.
         pixel_size: Angstrom per pixel of the input; with 1.0 shifts come out in pixels.
+        ctf: ``phase_flip`` to give the frequencies of images the sign that they would have without CTF; else ``none``.
         backbone_args: arguments of the backbone (``list_parts`` names it, its docstring lists them).
         head_args: arguments of the head, for instance ``{"lmax": 4}``.
         shift: predict how far particles are off-centre, too.
@@ -226,12 +228,13 @@ def create_encoder(
         "image_size": image_size,
         "in_chans": in_chans,
         "pixel_size": float(pixel_size),
+        "ctf": ctf,
         # Weights to begin with do not rebuild it, and loading must not fetch them again.
         "backbone_args": {key: value for key, value in backbone_args.items() if key != "pretrained"},
         "head_args": head_args,
         "shift": shift,
     }
-    preprocessing = Preprocessing(image_size, pixel_size)
+    preprocessing = Preprocessing(image_size, pixel_size, ctf)
     backbone = make_part("backbone", backbone_name, image_size, in_chans, **backbone_args)
     if not (isinstance(backbone, nn.Module) and isinstance(backbone, Backbone)):
         raise ValueError(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from .. import __version__
 from ..particles.errors import BadInput, BadInputWarning
@@ -19,6 +19,7 @@ from ..particles.fields import (
     is_number,
     mapping,
     number,
+    one_of,
     optional,
     setting,
     text,
@@ -96,6 +97,7 @@ class Entry:
         image_size: box of the images in pixels.
         in_chans: channels of the images.
         pixel_size: Angstrom per pixel of the images.
+        ctf: what is done about the CTF of the images.
         backbone_args: arguments of the backbone.
         head_args: arguments of the head.
         shift: whether it predicts shifts.
@@ -116,6 +118,7 @@ class Entry:
     image_size: int = setting(whole(8, 4096), "box in pixels")
     in_chans: int = setting(whole(1, 64), "channels of the images")
     pixel_size: float = setting(number("Angstrom per pixel", above=0, below=1000), "of the images")
+    ctf: Literal["none", "phase_flip"] = setting(one_of("none", "phase_flip"), "what is done about the CTF", "none")
     backbone_args: Mapping[str, Any] = setting(mapping(), "arguments of the backbone")
     head_args: Mapping[str, Any] = setting(mapping(), "arguments of the head")
     shift: bool = setting(BOOLEAN, "whether it predicts shifts")

@@ -211,6 +211,7 @@ def _build(entry: Entry, label: str, tensors: int) -> PoseEncoder:
                 entry.name,
                 image_size=entry.image_size,
                 in_chans=entry.in_chans,
+                ctf=entry.ctf,
                 pixel_size=entry.pixel_size,
                 backbone_args=entry.backbone_args,
                 head_args=entry.head_args,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from cryozoo.imaging.simulate import Imaging
@@ -82,8 +83,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"data.images": 90, "data.held_out": 50},
         ", field data.held_out: held_out with images; the split of a fixed set says what is held out",
     ),
-    ({"data.snr": "0.5"}, ", field data.snr: '0.5'; expected a number above 0, or nothing for no noise"),
-    ({"data.snr": 0}, ", field data.snr: 0; expected a number above 0, or nothing for no noise"),
+    (
+        {"data.snr": "0.5"},
+        ", field data.snr: '0.5'; expected a number above 0 or [lowest, highest], or nothing for no noise",
+    ),
+    ({"data.snr": 0}, ", field data.snr: 0; expected a number above 0 or [lowest, highest], or nothing for no noise"),
     (
         {"data.symmetry": "Q9"},
         ", field data.symmetry: 'Q9'; expected a point group: Cn, Dn, T, O or I, such as C1 or D7",
@@ -167,3 +171,19 @@ def test_recipes_of_the_first_stage_load_and_say_what_changed(tmp_path: Path) ->
 def test_fields_are_in_the_docstring() -> None:
     assert "lr: peak learning rate (a number above 0 and below 10; by default 0.001)." in (Recipe.__doc__ or "")
     assert "source: the file it came from" in (Recipe.__doc__ or "")
+
+
+def test_a_range_of_snr_and_flipped_phases():
+    data = {
+        "volume": "phantom:0",
+        "snr": [0.05, 2.0],
+        "noise_slope": 1.0,
+        "defocus": [8000, 20000],
+        "ctf": "phase_flip",
+    }
+    recipe = Recipe.from_dict({"encoder": "vgg_gem_xs-sixd_svd", "image_size": 32, "steps": 1, "data": data})
+    assert recipe.data.imaging.snr_range == (0.05, 2.0)
+    assert recipe.to_dict()["data"] == data
+    opened = recipe.data.open(32, 8.0, torch.device("cpu"), 0)
+    assert opened.preprocessing.ctf == "phase_flip"
+    assert opened.batch(0, 3).images.isfinite().all()

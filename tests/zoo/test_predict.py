@@ -10,6 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryozoo.imaging.simulate import Imaging
+from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
@@ -230,3 +231,28 @@ def test_real_stacks_come_back_with_all_their_columns(tiny, data, tmp_path, name
         angles = new.loc[row, ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(dtype=float)
         matrix = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix().T
         np.testing.assert_allclose(matrix, pose.rotation[0].numpy(), rtol=0, atol=1e-4)
+
+
+def test_phases_are_flipped_by_the_ctf_of_the_table(tmp_path):
+    """Flipped by hand, then predicted by the same network without flipping; a table without a CTF is refused."""
+    volume = Simulated("phantom:0", Imaging(defocus=(20_000.0, 30_000.0))).simulator(32, 8.0)
+    star = tmp_path / "particles.star"
+    write_simulated_stack(tmp_path / "particles.mrcs", volume, 6, seed=0)
+    arguments = {"image_size": 32, "pixel_size": 8.0, "shift": True}
+    torch.manual_seed(0)
+    flipping = create_encoder("vgg_gem_xs-qcqp_bingham", ctf="phase_flip", **arguments).eval()
+    plain = create_encoder("vgg_gem_xs-qcqp_bingham", **arguments).eval()
+    plain.load_state_dict(flipping.state_dict())
+    stack = ParticleStack.open(star)
+    k = np.stack(np.meshgrid(np.fft.fftfreq(32, 8.0), np.fft.fftfreq(32, 8.0)), -1)
+    sign = np.sign(stack.ctf(torch.from_numpy(k)).numpy())
+    by_hand = np.fft.ifft2(np.fft.fft2(stack.images(range(6))) * sign).real.astype(np.float32)
+    assert_poses(flipping.predict(star, batch_size=4), bare(plain, by_hand, 8.0))
+    assert np.abs(plain.predict(star).rotation - flipping.predict(star).rotation).max() > 1e-3
+    save_pretrained(flipping, tmp_path / "saved")
+    loaded = load_pretrained(f"local-dir:{tmp_path / 'saved'}")
+    assert loaded.preprocessing.ctf == "phase_flip"
+    with pytest.raises(BadInput, match=r"no CTF; expected defocus.*; take a table that has them"):
+        flipping.predict(tmp_path / "particles.mrcs")
+    with pytest.warns(BadInputWarning, match="their phases are taken as flipped already"):
+        assert_poses(flipping.predict(by_hand, pixel_size=8.0), bare(plain, by_hand, 8.0))
