@@ -139,8 +139,9 @@ def _network_run(network: str, head: str, loss: str, loss_args: dict[str, Any], 
 def ctf_70s() -> Mapping[str, Recipe]:
     """What is flipping the phases worth in 1,200 CPU seconds, and what does training for all conditions cost?
 
-    On a processor without bfloat16, of which a step takes a second. D4 with a density over rotations, ribosome, 64 px, defocus 1 to 3 um, three seeds. ``none`` and ``phase_flip`` at
-    SNR 0.1; ``robust`` with phases flipped, SNR 0.05 to 2 and noise from white to 1/k. Then
+    On a processor without bfloat16, of which a step takes a second. D4 with a density over rotations, ribosome, 64 px,
+    defocus 1 to 3 um, three seeds. ``none`` and ``phase_flip`` at SNR 0.1; ``robust`` with phases flipped, SNR 0.05 to
+    2 and noise from white to 1/k. Then
     ``python -m cryozoo.benchmarks.studies.ctf_encoders`` compares all three over the range.
     """
     fixed = Imaging(snr=0.1, shift_sigma=10.0, defocus=(10_000.0, 30_000.0))

@@ -78,6 +78,19 @@ class Symmetry(click.ParamType):
         return str(value)
 
 
+class Shard(click.ParamType):
+    """One of several equal parts, as in 3/10."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Turn text into part and number of parts."""
+        part, _, parts = str(value).partition("/")
+        if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts) <= 1_000_000):
+            self.fail(f"{value!r} is no part of several, such as 3/10", param, ctx)
+        return int(part), int(parts)
+
+
 INPUT = click.Path(path_type=Path)
 POSE_SUFFIXES = (".star", ".cs", ".pkl", ".npz")
 PIXEL_SIZE = Number(0, most=1000)
@@ -118,6 +131,12 @@ encoder_option = click.option(
 )
 poses_out_option = click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Poses: .star, .cs, .pkl or .npz."
+)
+shard_option = click.option(
+    "--shard",
+    type=Shard(),
+    metavar="K/N",
+    help="The K-th of N parts of the particles alone; relion_star_handler --combine joins the outputs.",
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step."
@@ -168,8 +187,8 @@ def stack_options(function: F) -> F:
 
     @wraps(function)
     def with_options(*args: Any, **kwargs: Any) -> Any:
-        opened = {name: kwargs.pop(name) for name in ("datadir", "pixel_size", "invert", "skip_bad", "allow_outside")}
-        return function(*args, opened=opened, **kwargs)
+        names = ("datadir", "pixel_size", "invert", "skip_bad", "allow_outside")
+        return function(*args, opened={name: kwargs.pop(name) for name in names}, **kwargs)
 
     decorated: Any = with_options
     for option in (
@@ -250,6 +269,24 @@ def choose_device(name: str | None, threads: int | None = None) -> torch.device:
         reason = str(error).split("\n")[0][:100]
         raise click.BadParameter(f"{name!r} cannot be used here: {reason}", param_hint="--device") from None
     return device
+
+
+def open_stack(particles: Path, opened: Mapping[str, Any], shard: tuple[int, int] | None) -> ParticleStack:
+    """The particles, or one of several parts of them that follow one another.
+
+    Raises:
+        BadInput: they cannot be opened, or nothing is left for this part.
+    """
+    from ..particles.stack import ParticleStack
+
+    stack = ParticleStack.open(particles, **opened)
+    if shard is None:
+        return stack
+    part, parts = shard
+    rows = range(len(stack) * (part - 1) // parts, len(stack) * part // parts)
+    if not rows:
+        raise BadInput(particles, f"{len(stack)} particles in {parts} parts: part {part} is empty")
+    return stack.subset(rows)
 
 
 def load_encoder(name: str, device: torch.device | None = None) -> PoseEncoder:

@@ -15,21 +15,25 @@ from .common import (
     Run,
     check_output,
     check_suffix,
-    keep_poses,
+    open_stack,
     overwrite_option,
     poses_out_option,
     run_options,
     save_poses,
     say_datadir,
+    shard_option,
     stack_options,
     symmetry_option,
     verb,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..imaging.pose_posterior import Matches
+    from ..particles.poses import PoseTable
     from ..particles.stack import ParticleStack
     from ..zoo.match import MatchedTable
-    from ..zoo.predict import PredictionStopped
 
 map_option = click.option(
     "--map", "map_name", required=True, metavar="MAP", help="The map, .mrc; or an atomic model, or phantom:SEED."
@@ -49,6 +53,7 @@ resolution_option = click.option(
 @symmetry_option
 @click.option("--reach", type=Number(least=0), metavar="A", help="Largest usual shift.  [default: a tenth of the box]")
 @resolution_option
+@shard_option
 @stack_options
 @overwrite_option
 @run_options
@@ -59,26 +64,26 @@ def match(
     symmetry: str,
     reach: float | None,
     resolution: float | None,
+    shard: tuple[int, int] | None,
     opened: dict[str, Any],
     overwrite: bool,
     run: Run,
 ) -> None:
     """Find the poses of PARTICLES (.star, .cs or .mrcs) against a map by maximum likelihood, whatever they are.
 
-    No network is needed. The confidence that is written is one over the expected angular error in radian.
+    No network is needed. The confidence that is written is one over the expected angular error in radian. What is
+    finished when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
     """
     check_suffix(out)
     check_output(out, overwrite=overwrite, inputs=[particles, Path(map_name)])
     device = run.device()
 
-    from ..particles.stack import ParticleStack
     from ..zoo.match import match as match_to
-    from ..zoo.predict import PredictionStopped
 
-    stack = ParticleStack.open(particles, **opened)
-    began = time.perf_counter()
-    try:
-        poses = match_to(
+    stack = open_stack(particles, opened, shard)
+
+    def work(**kept: Any) -> MatchedTable:
+        return match_to(
             stack,
             map_name,
             symmetry=symmetry,
@@ -86,23 +91,26 @@ def match(
             resolution=resolution,
             device=device,
             progress=run.progress,
+            **kept,
         )
-    except PredictionStopped as stop:
-        keep_finished(stop, out)
-        raise
-    save_matched(poses, stack, out, began, overwrite=overwrite)
+
+    settings = ("match", symmetry, reach, resolution, device.type)
+    matched(work, stack, map_name, out, settings, overwrite=overwrite)
 
 
-def keep_finished(stop: PredictionStopped, out: Path) -> None:
-    """Write the poses that were finished beside the output, and say so."""
-    if stop.done is not None and (kept := keep_poses(stop.done, out)):
-        stop.args = (f"{stop}; they are in {kept}",)
-
-
-def save_matched(poses: MatchedTable, stack: ParticleStack, out: Path, began: float, *, overwrite: bool) -> None:
-    """Write poses that were compared with a map, and print how sure they are."""
-    speed = len(poses) / (time.perf_counter() - began)
+def matched(
+    work: Callable[..., MatchedTable],
+    stack: ParticleStack,
+    map_name: str,
+    out: Path,
+    settings: tuple[Any, ...],
+    *,
+    overwrite: bool,
+) -> None:
+    """Do work that compares particles with a map, from where it was left, and say how sure the poses are."""
+    poses, seconds, before = kept(work, stack, map_name, out, settings)
     save_poses(poses, out, overwrite=overwrite)
+    speed = (len(poses) - before) / seconds
     click.echo(f"{len(poses):,} particles, {speed:,.1f} images/s, poses in {out}")
     say_datadir(stack, out)
     error = poses.matches.error
@@ -111,3 +119,37 @@ def save_matched(poses: MatchedTable, stack: ParticleStack, out: Path, began: fl
     if unsure:
         click.echo(f"{unsure:,} particles fit another pose nearly as well")
     click.echo("poses are in the frame of the map, and of its hand")
+
+
+def kept(
+    work: Callable[..., MatchedTable], stack: ParticleStack, map_name: str, out: Path, settings: tuple[Any, ...]
+) -> tuple[MatchedTable, float, int]:
+    """The poses, how many seconds they took, and how many were finished before; what is finished is never lost."""
+    import torch
+
+    from ..imaging.pose_posterior import Matches
+    from ..particles.files import find_data
+    from ..zoo.unfinished import Unfinished, as_it_lies
+
+    lies = map_name if map_name.startswith("phantom:") else as_it_lies(find_data(map_name))
+    unfinished = Unfinished(out, stack, (*settings, lies), whole=True)
+    before, done = len(unfinished), None
+    if unfinished.done is not None:
+        click.echo(f"{before:,} particles were finished before")
+        done = Matches(**{name: torch.from_numpy(values) for name, values in unfinished.done.items()})
+
+    def add(found: Matches) -> None:
+        unfinished.add({name: values.numpy() for name, values in vars(found).items()})
+
+    began = time.perf_counter()
+    with unfinished.kept_on_failure():
+        poses = work(done=done, on_batch=add)
+    unfinished.remove()
+    return poses, time.perf_counter() - began, before
+
+
+def digest(poses: PoseTable | None) -> str:
+    """Of poses that are started from."""
+    import hashlib
+
+    return "" if poses is None else hashlib.sha256(poses.rotation.tobytes() + poses.shift.tobytes()).hexdigest()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..particles.errors import BadInput
 from .common import (
     INPUT,
     Run,
@@ -19,20 +17,24 @@ from .common import (
     encoder_option,
     has_flips,
     load_encoder,
+    open_stack,
     overwrite_option,
     poses_out_option,
     run_options,
     save_poses,
     say_datadir,
+    shard_option,
     stack_options,
     verb,
 )
-from .match import keep_finished
+from .match import digest, kept
 
 if TYPE_CHECKING:
     from ..particles.poses import PoseTable
     from ..particles.stack import ParticleStack
     from ..zoo.encoder import PoseEncoder
+    from ..zoo.match import MatchedTable
+    from ..zoo.unfinished import Columns
 
 
 @verb("predict", short_help="Poses of particle images.")
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @poses_out_option
 @batch_size_option
 @click.option("--refine", "map_name", metavar="MAP", help="Then refine the poses against this map of the molecule.")
+@shard_option
 @stack_options
 @overwrite_option
 @run_options
@@ -51,6 +54,7 @@ def predict(
     opened: dict[str, Any],
     batch_size: int,
     map_name: str | None,
+    shard: tuple[int, int] | None,
     overwrite: bool,
     run: Run,
 ) -> None:
@@ -62,30 +66,35 @@ def predict(
     check_output(out, overwrite=overwrite, inputs=[particles])
     device = run.device()
 
-    from ..particles.stack import ParticleStack
+    from ..zoo.entry import MODEL
     from ..zoo.unfinished import Unfinished
 
-    stack = ParticleStack.open(particles, **opened)
+    stack = open_stack(particles, opened, shard)
     encoder = load_encoder(name, device)
-    unfinished = Unfinished(out, encoder, stack, batch_size)
-    before = unfinished.done
-    tables = [] if before is None else [before]
-    if before is not None:
-        click.echo(f"{len(before):,} particles were finished before")
+    assert encoder.entry is not None
+    settings = (encoder.config, encoder.entry.files[MODEL].sha256, batch_size, device.type)
+    unfinished = Unfinished(out, stack, settings)
+    before = len(unfinished)
+    if before:
+        click.echo(f"{before:,} particles were finished before")
+
+    def add(poses: PoseTable) -> None:
+        columns = {name: getattr(poses, name) for name in ("rotation", "shift", "confidence")}
+        unfinished.add({name: values for name, values in columns.items() if values is not None})
+
     began = time.perf_counter()
-    try:
+    with unfinished.kept_on_failure():
         poses = encoder.predict(
-            stack, batch_size=batch_size, progress=run.progress, done=before, on_batch=tables.append
+            stack,
+            batch_size=batch_size,
+            progress=run.progress,
+            done=_table(unfinished.done),
+            on_batch=add,
         )
-    except BaseException as error:
-        if tables:
-            with suppress(BadInput, OSError):  # nothing may hide the error itself
-                kept = unfinished.keep(tables)
-                error.add_note(f"{sum(map(len, tables)):,} finished ones are kept in {kept}; the same command goes on")
-        raise
-    if map_name is not None:
-        poses = _refined(stack, map_name, poses, out, run)
-    speed = (len(poses) - (0 if before is None else len(before))) / (time.perf_counter() - began)
+        speed = (len(poses) - before) / (time.perf_counter() - began)
+        if map_name is not None:
+            unfinished.keep()
+            poses = _refined(stack, map_name, poses, out, run)
     save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
     click.echo(f"{len(poses):,} particles, {speed:,.0f} images/s, poses in {out}")
@@ -95,13 +104,20 @@ def predict(
 
 def _refined(stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, run: Run) -> PoseTable:
     from ..zoo.match import refine
-    from ..zoo.predict import PredictionStopped
 
-    try:
-        return refine(stack, map_name, poses=poses, device=run.device(), progress=run.progress)
-    except PredictionStopped as stop:
-        keep_finished(stop, out)
-        raise
+    def work(**kept: Any) -> MatchedTable:
+        return refine(stack, map_name, poses=poses, device=run.device(), progress=run.progress, **kept)
+
+    beside = out.with_name(f"{out.stem}.refined{out.suffix}")
+    refined, seconds, before = kept(work, stack, map_name, beside, ("refine", digest(poses), run.device().type))
+    click.echo(f"refined at {(len(poses) - before) / seconds:,.0f} images/s")
+    return refined
+
+
+def _table(columns: Columns | None) -> PoseTable | None:
+    from ..particles.poses import PoseTable
+
+    return None if columns is None else PoseTable(columns["rotation"], columns.get("shift"), columns.get("confidence"))
 
 
 def _frame(encoder: PoseEncoder) -> str:

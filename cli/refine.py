@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,13 +12,18 @@ from .common import (
     Run,
     check_output,
     check_suffix,
+    open_stack,
     overwrite_option,
     poses_out_option,
     run_options,
+    shard_option,
     stack_options,
     verb,
 )
-from .match import keep_finished, map_option, resolution_option, save_matched
+from .match import digest, map_option, matched, resolution_option
+
+if TYPE_CHECKING:
+    from ..zoo.match import MatchedTable
 
 
 @verb("refine", short_help="Better poses, from those there are, against a map.")
@@ -28,6 +32,7 @@ from .match import keep_finished, map_option, resolution_option, save_matched
 @poses_out_option
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
 @resolution_option
+@shard_option
 @stack_options
 @overwrite_option
 @run_options
@@ -37,13 +42,15 @@ def refine(
     out: Path,
     poses: Path | None,
     resolution: float | None,
+    shard: tuple[int, int] | None,
     opened: dict[str, Any],
     overwrite: bool,
     run: Run,
 ) -> None:
     """Refine the poses of PARTICLES (.star, .cs or .mrcs) against a map by maximum likelihood, from where they are.
 
-    They may be off by some ten degrees and a few pixels; `cryozoo match` looks everywhere.
+    They may be off by some ten degrees and a few pixels; `cryozoo match` looks everywhere. What
+    is finished when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
     """
     inputs = [particles, Path(map_name)] + ([] if poses is None else [poses])
     check_suffix(out)
@@ -51,25 +58,17 @@ def refine(
     device = run.device()
 
     from ..particles.poses import PoseTable
-    from ..particles.stack import ParticleStack
     from ..zoo.match import refine as refine_against
-    from ..zoo.predict import PredictionStopped
 
-    stack = ParticleStack.open(particles, **opened)
+    stack = open_stack(particles, opened, shard)
     given = None
     if poses is not None:
         given = PoseTable.load(poses, image_size=stack.image_size, pixel_size=stack.pixel_size)
-    began = time.perf_counter()
-    try:
-        found = refine_against(
-            stack,
-            map_name,
-            poses=given,
-            resolution=resolution,
-            device=device,
-            progress=run.progress,
+
+    def work(**kept: Any) -> MatchedTable:
+        return refine_against(
+            stack, map_name, poses=given, resolution=resolution, device=device, progress=run.progress, **kept
         )
-    except PredictionStopped as stop:
-        keep_finished(stop, out)
-        raise
-    save_matched(found, stack, out, began, overwrite=overwrite)
+
+    settings = ("refine", digest(given or stack.poses), resolution, device.type)
+    matched(work, stack, map_name, out, settings, overwrite=overwrite)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fourier import crop_or_zero_pad, without_interpolation
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, without_interpolation
 
 _PADDING = 2  # steps of the table in a step of the box's transform
+_MARGIN = 8  # steps beyond the highest frequency that a map of fewer voxels has
 
 
 class FourierTable:
@@ -26,6 +27,8 @@ class FourierTable:
     """
 
     def __init__(self, data: Tensor, highest: float, *, gradient: bool = False) -> None:
+        if (fewer := 2 * (math.ceil(highest) + _MARGIN)) < len(data):
+            data = centred_ifft(crop_or_zero_pad(centred_fft(data), fewer))
         size, padded = len(data), _PADDING * len(data)
         data = without_interpolation(data, padded)
         self._reach = math.ceil(_PADDING * highest) + 1

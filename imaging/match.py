@@ -23,6 +23,7 @@ _SURE = 0.995  # probability of a mode that needs no second look
 _VAGUE = math.radians(3.75)  # expected error, half a step of the grid, beyond which there are more modes than were kept
 _BENT = math.radians(1.5)  # expected error beyond which the likelihood is no parabola
 _COARSE_STEPS, _STEPS = 3, 3
+_BATCH, _SAMPLES = 64, 2**18  # images at a time, and Fourier samples of these
 _SECOND_BATCH = 16
 _NOISE_ROUNDS = 2
 _NEAR = math.radians(2)  # between starts of which only the better one is climbed from at full resolution
@@ -74,8 +75,18 @@ class Matcher:
     def __call__(
         self, images: Tensor, ctf: CTF | None, noise: RadialNoise, start: tuple[Tensor, Tensor] | None = None
     ) -> Matches:
-        """:meth:`match`, or :meth:`refine` from the rotations and shifts of ``start``."""
-        return self.match(images, ctf, noise) if start is None else self.refine(images, *start, ctf, noise)
+        """:meth:`match`, or :meth:`refine` from the rotations and shifts of ``start``; some images at a time."""
+        step = max(1, min(_BATCH, _SAMPLES // len(self.likelihood.frequency)))
+        parts = []
+        for first in range(0, len(images), step):
+            rows = slice(first, first + step)
+            these, transfer = images[rows], None if ctf is None else ctf[rows]
+            own = noise if noise.shells.ndim == 1 else RadialNoise(noise.shells[rows], noise.box)
+            if start is None:
+                parts.append(self.match(these, transfer, own))
+            else:
+                parts.append(self.refine(these, start[0][rows], start[1][rows], transfer, own))
+        return Matches.join(parts)
 
     @torch.no_grad()
     def match(self, images: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
@@ -149,7 +160,7 @@ class Matcher:
         for _ in range(_NOISE_ROUNDS):
             projections = likelihood.projections(found.rotation, found.shift, passed)
             noise = of(samples - found.amplitude[:, None] * projections)
-            found = self.refine(images, found.rotation, found.shift, ctf, noise)
+            found = self(images, ctf, noise, (found.rotation, found.shift))
         return noise, found
 
     def informative(self, found: Matches, ctf: CTF | None, noise: RadialNoise, lost: float) -> float:

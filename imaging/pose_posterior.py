@@ -8,6 +8,7 @@ likelihood (importance sampling with the balance heuristic: Veach and Guibas 199
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -44,6 +45,11 @@ class Matches:
     error: Tensor
     score: Tensor
     amplitude: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Matches]) -> Matches:
+        """Those of several sets of images, one after the other."""
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def put(self, rows: Tensor, others: Matches) -> None:
         """Replace the rows by those of others, in place."""

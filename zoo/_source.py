@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ _SCALES = 16
 _LARGEST_PIXEL = 1e15
 """Squares and sums of larger values leave the range of float32."""
 
+T = TypeVar("T")
 Particles = str | Path | ParticleStack | Tensor | NDArray[np.floating]
 
 
@@ -144,14 +145,22 @@ def prepared_batches(
             pieces.append(encoder.preprocessing(images, source.pixel_size, signs))
         return torch.cat(pieces)
 
-    bar = tqdm(total=len(source), initial=start, desc=desc, unit="image", disable=not progress, smoothing=0.05)
+    return read_ahead(batches, prepare, total=len(source), progress=progress, desc=desc)
+
+
+def read_ahead(
+    batches: Sequence[range], prepare: Callable[[range], T], *, total: int, progress: bool, desc: str
+) -> Iterator[tuple[range, T]]:
+    """Batches of rows and what ``prepare`` makes of them; that of the next is being made while one is worked on."""
+    done = batches[0].start if batches else total
+    bar = tqdm(total=total, initial=done, desc=desc, unit="image", disable=not progress, smoothing=0.05)
     with bar, ThreadPoolExecutor(1) as reader:
         pending = [reader.submit(prepare, rows) for rows in batches[:1]]
         for rows, following in zip_longest(batches, batches[1:]):
-            images = pending.pop().result()
+            prepared = pending.pop().result()
             if following is not None:
                 pending.append(reader.submit(prepare, following))
-            yield rows, images
+            yield rows, prepared
             bar.update(len(rows))
 
 

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
 from ..imaging.extent import check_fits
 from ..imaging.fourier import crop_or_zero_pad
-from ..imaging.match import Matcher, Matches
+from ..imaging.match import Matcher
 from ..imaging.noise import RadialNoise
+from ..imaging.pose_posterior import Matches
 from ..imaging.volumes import Volume, load_volume
 from ..particles.ctf import CTF
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.poses import PoseTable
 from ..particles.row_matching import matched_poses
 from ..particles.stack import ParticleStack
+from ..particles.star import StarFile
 from ..particles.table import ParticleTable
-from ._source import Images, Particles, opened, pose_table
+from ._source import Images, Particles, opened, pose_table, read_ahead
 from .predict import PredictionStopped
 
 _SAMPLE = 256  # images of a group, from which its noise is estimated
 _FEWEST = 32  # images of a group that has an estimate of its own
 _LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
 _BATCH = 64
+# Periods per box of the finest detail that is looked at first, and of the finest that the memory is for.
+_FIRST_PERIODS, _MOST_PERIODS = 48, 80
 _NEGATIVES = 64  # images whose negatives are matched, too
 _CLEARLY = 5.0  # standard errors
 
@@ -42,10 +45,23 @@ class MatchedTable(PoseTable):
     Attributes:
         matches: rotation, shift, covariance, probability, error, score and amplitude of every particle.
         noise: the power of the noise, a row for each optics group.
+
+    In a STAR file they are ``rlnMaxValueProbDistribution``, the probability, and ``rlnLogLikeliContribution``, half of
+    the score, as RELION writes them.
     """
 
     matches: Matches
     noise: RadialNoise
+
+    def _star(self, path: str | Path) -> StarFile:
+        star = super()._star(path)
+        table = self.particles
+        block = table.block if table is not None and isinstance(table.origin, StarFile) else "particles"
+        said = {
+            "rlnMaxValueProbDistribution": self.matches.probability.double().numpy(),
+            "rlnLogLikeliContribution": self.matches.score.double().numpy() / 2,
+        }
+        return star.with_columns(block, said)
 
 
 def match(
@@ -58,6 +74,8 @@ def match(
     pixel_size: float | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    done: Matches | None = None,
+    on_batch: Callable[[Matches], None] | None = None,
     **open_args: Any,
 ) -> MatchedTable:
     """Find the poses of particle images against a map, whatever they are.
@@ -76,6 +94,8 @@ def match(
         pixel_size: Angstrom per pixel, instead of what a file says; needed for images in memory.
         device: where the work is done.
         progress: show a bar with the time left.
+        done: of the first particles, from an earlier call with the same arguments; they are not compared again.
+        on_batch: called with those of each batch as soon as they are there.
         **open_args: of :meth:`ParticleStack.open` for files, for instance ``datadir`` or ``invert``.
 
     Returns:
@@ -90,7 +110,7 @@ def match(
     """
     source = opened(particles, pixel_size, open_args)
     work = _Work(source, map, symmetry, reach, resolution, device)
-    return work.run(None, progress)
+    return work.run(None, progress, done, on_batch)
 
 
 def refine(
@@ -102,6 +122,8 @@ def refine(
     pixel_size: float | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    done: Matches | None = None,
+    on_batch: Callable[[Matches], None] | None = None,
     **open_args: Any,
 ) -> MatchedTable:
     """Refine poses of particle images against a map, from where they are; as :func:`match` without its search.
@@ -126,7 +148,7 @@ def refine(
         if len(matched.rows) < len(source):
             assert isinstance(source, ParticleStack)
             source = source.subset(matched.rows)
-    return _Work(source, map, "C1", None, resolution, device).run(poses, progress)
+    return _Work(source, map, "C1", None, resolution, device).run(poses, progress, done, on_batch)
 
 
 class _Work:
@@ -148,32 +170,38 @@ class _Work:
         self.group = point_group(symmetry)
         self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
         self.table.check_modelled()
-        groups = np.zeros(len(source)) if self.table.group is None else self.table.group
+        groups = np.zeros(len(source), dtype=np.int64) if self.table.group is None else self.table.group
         self.group_of = torch.from_numpy(_pooled(groups))
         self.reach = reach
         self.highest = None if resolution is None else 1 / resolution
 
-    def run(self, poses: PoseTable | None, progress: bool) -> MatchedTable:
+    def run(
+        self,
+        poses: PoseTable | None,
+        progress: bool,
+        done: Matches | None,
+        on_batch: Callable[[Matches], None] | None,
+    ) -> MatchedTable:
         """Estimate the noise, and find or refine all poses."""
-        self.matcher = self._matcher(self.highest)
+        start = 0 if done is None else len(done.score)
+        if start > len(self.source) or (start < len(self.source) and start % _BATCH):
+            raise ValueError(f"{start} are done: no whole batches of {_BATCH} of {len(self.source)} particles")
+        parts = [] if done is None else [done]
+        batches = [range(k, min(k + _BATCH, len(self.source))) for k in range(start, len(self.source), _BATCH)]
         with torch.inference_mode():
             noise = self._noise(poses)
-            parts: list[Matches] = []
-            bar = tqdm(
-                total=len(self.source),
-                desc="match" if poses is None else "refine",
-                unit="image",
-                disable=not progress,
-                smoothing=0.05,
-            )
+            desc = "match" if poses is None else "refine"
+            work = read_ahead(batches, self._images, total=len(self.source), progress=progress, desc=desc)
             try:
-                with bar:
-                    for rows in _batches(len(self.source)):
-                        parts.append(self._matches(rows, noise, poses))
-                        bar.update(len(rows))
+                for rows, (images, ctf) in work:
+                    own = noise.rows(self.group_of[rows.start : rows.stop].to(self.device))
+                    found = self.matcher(images, ctf, own, self._poses(poses, rows))
+                    parts.append(Matches(**{name: values.cpu() for name, values in vars(found).items()}))
+                    if on_batch is not None:
+                        on_batch(parts[-1])
             except KeyboardInterrupt as stop:
-                done = self._table(parts, noise) if parts else None
-                raise PredictionStopped(done, len(self.source), getattr(stop, "signum", None)) from None
+                finished = self._table(parts, noise) if parts else None
+                raise PredictionStopped(finished, len(self.source), getattr(stop, "signum", None)) from None
         return self._table(parts, noise)
 
     def _matcher(self, highest: float | None) -> Matcher:
@@ -183,36 +211,49 @@ class _Work:
             self.volume, source.image_size, source.pixel_size, group=group, reach=self.reach, highest=highest
         )
 
-    def _images(self, rows: np.ndarray) -> tuple[Tensor, CTF | None]:
+    def _images(self, rows: range | NDArray[np.int64]) -> tuple[Tensor, CTF | None]:
         source = self.source
         images = source.images(rows)
         ctf = self.table.ctf
-        chosen = None if ctf is None else ctf[rows].to(torch.float32).to(self.device)
+        chosen = None if ctf is None else ctf[np.asarray(rows)].to(torch.float32).to(self.device)
         return torch.as_tensor(images, dtype=torch.float32).to(self.device), chosen
 
-    def _poses(self, poses: PoseTable, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        return tuple(  # type: ignore[return-value]
-            torch.from_numpy(values[rows]).float().to(self.device) for values in (poses.rotation, poses.shift)
-        )
+    def _poses(self, poses: PoseTable | None, rows: range | NDArray[np.int64]) -> tuple[Tensor, Tensor] | None:
+        if poses is None:
+            return None
+        rotation, shift = (torch.from_numpy(v[np.asarray(rows)]).float() for v in (poses.rotation, poses.shift))
+        return rotation.to(self.device), shift.to(self.device)
 
     def _noise(self, poses: PoseTable | None) -> RadialNoise:
-        """That of every optics group; then the matcher is left with the frequencies that tell something."""
-        shells = []
+        """That of every optics group; the matcher is left with the frequencies that tell something."""
+        box = self.source.image_size * self.source.pixel_size
+        highest = _FIRST_PERIODS / box if self.highest is None else self.highest
+        self.matcher = self._matcher(highest)
+        noise, informative = self._noise_below(poses, self.matcher)
+        if self.highest is None and informative > 0.95 * highest:
+            self.matcher = self._matcher(_MOST_PERIODS / box)
+            noise, informative = self._noise_below(poses, self.matcher)
+        if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
+            self.matcher = self._matcher(informative)
+        return noise
+
+    def _noise_below(self, poses: PoseTable | None, matcher: Matcher) -> tuple[RadialNoise, float]:
+        """Up to the matcher's highest frequency, and up to which one the first group tells something."""
+        shells, informative = [], 0.0
         for number in range(int(self.group_of.max()) + 1):
             rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
             images, ctf = self._images(rows)
-            start = None if poses is None else self._poses(poses, rows)
-            noise, found = self.matcher.estimate_noise(images, ctf, start)
+            start = self._poses(poses, rows)
+            noise, found = matcher.estimate_noise(images, ctf, start)
             shells.append(noise.shells)
+            informative = max(informative, matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
-                self._warn_of_negatives(images, ctf, noise, found, start)
-                informative = self.matcher.informative(found, ctf, noise, _LOST)
-        if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
-            self.matcher = self._matcher(informative)
-        return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
+                self._warn_of_negatives(matcher, images, ctf, noise, found, start)
+        return RadialNoise(torch.stack(shells), matcher.likelihood.box), informative
 
     def _warn_of_negatives(
         self,
+        matcher: Matcher,
         images: Tensor,
         ctf: CTF | None,
         noise: RadialNoise,
@@ -222,19 +263,13 @@ class _Work:
         n = min(len(images), _NEGATIVES)
         ctf = None if ctf is None else ctf[slice(n)]
         first = None if start is None else (start[0][:n], start[1][:n])
-        gain = self.matcher(-images[:n], ctf, noise, first).score - found.score[:n]
+        gain = matcher(-images[:n], ctf, noise, first).score - found.score[:n]
         if n > 1 and gain.mean() > _CLEARLY * gain.std() / n**0.5:
             message = f"the negatives of the images fit {self.name} better: invert=True (--invert) takes them"
             warnings.warn(BadInputWarning(f"{self.source.path}: {message}"), stacklevel=5)
 
-    def _matches(self, rows: np.ndarray, noise: RadialNoise, poses: PoseTable | None) -> Matches:
-        images, ctf = self._images(rows)
-        start = None if poses is None else self._poses(poses, rows)
-        return self.matcher(images, ctf, noise.rows(self.group_of[rows].to(self.device)), start)
-
     def _table(self, parts: list[Matches], noise: RadialNoise) -> MatchedTable:
-        joined = {f.name: torch.cat([getattr(part, f.name).cpu() for part in parts]) for f in fields(Matches)}
-        matches = Matches(**joined)
+        matches = Matches.join(parts)
         plain = pose_table(
             self.source,
             matches.rotation.double().numpy(),
@@ -271,18 +306,13 @@ def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tup
     return Volume(crop_or_zero_pad(volume.data, box), volume.pixel_size, volume.reach), name
 
 
-def _batches(count: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, _BATCH):
-        yield np.arange(start, min(start + _BATCH, count))
-
-
-def _pooled(groups: np.ndarray) -> np.ndarray:
+def _pooled(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) numbers from 0 of the groups; those with few images are one, whose noise is estimated together."""
     _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
     number = number.reshape(-1)
     return np.unique(np.where(count[number] < _FEWEST, -1, number), return_inverse=True)[1].reshape(-1)
 
 
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+def _spread(rows: np.ndarray, count: int) -> NDArray[np.int64]:
     """At most so many of the rows, evenly."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]

@@ -9,6 +9,8 @@ from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
+from cryozoo.zoo import match as match_module
+from cryozoo.zoo.unfinished import Unfinished
 
 SIZE, PIXEL, N = 32, 6.0, 40
 
@@ -77,3 +79,56 @@ def test_what_is_refused(run, project, monkeypatch, words, code, message):
     assert done.code == code
     assert message in done.err
     assert not (project / "no.star").exists()
+
+
+def test_shards_are_parts_of_the_whole(run, project):
+    """Their rows, one after the other, are those of the table; noise and so poses are each shard's own."""
+    words = ("match", project / "particles.star", "--map", project / "map.mrc")
+    names, rotations = [], []
+    for part in (1, 2, 3):
+        assert run(*words, "--shard", f"{part}/3", "-o", project / f"part{part}.star").code == 0
+        found = PoseTable.load(project / f"part{part}.star")
+        names += [found.particles.index]
+        rotations += [found.rotation]
+    assert np.concatenate(names).tolist() == list(range(N))
+    whole = PoseTable.load(project / "particles.star")
+    relative = np.concatenate(rotations).swapaxes(1, 2) @ whole.rotation
+    assert np.rad2deg(np.median(Rotation.from_matrix(relative).magnitude())) < 3
+    for shard, message in (("0/3", "'0/3' is no part of several, such as 3/10"), ("4/3", "no part"), ("x", "no part")):
+        done = run(*words, "--shard", shard, "-o", project / "no.star")
+        assert (done.code, message in done.err) == (2, True)
+    done = run(*words, "--shard", "1/50", "-o", project / "no.star")
+    assert done.code == 3
+    assert "40 particles in 50 parts: part 1 is empty" in done.err
+
+
+@pytest.mark.parametrize("verb", ["match", "refine", "predict"])
+def test_a_stopped_run_goes_on_to_the_same_poses(run, project, tiny_folder, monkeypatch, tmp_path, verb):
+    """Killed while it compares its second batch of 16; a whole run is bit for bit the same."""
+    monkeypatch.setattr(match_module, "_BATCH", 16)
+    words = {
+        "match": ("match", project / "rough.star", "--map", project / "map.mrc"),
+        "refine": ("refine", project / "rough.star", "--map", project / "map.mrc"),
+        "predict": ("predict", project / "rough.star", "--encoder", tiny_folder, "--refine", project / "map.mrc"),
+    }[verb]
+    assert run(*words, "-o", tmp_path / "whole.npz").code == 0
+    add, batches = Unfinished.add, []
+
+    def stop(self, columns):
+        add(self, columns)
+        batches.append(columns)
+        if "score" in columns and sum("score" in batch for batch in batches) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Unfinished, "add", stop)
+    done = run(*words, "-o", tmp_path / "poses.npz")
+    assert done.code == 130
+    assert "finished ones are kept in" in done.err
+    monkeypatch.setattr(Unfinished, "add", add)
+    done = run(*words, "-o", tmp_path / "poses.npz")
+    assert done.code == 0
+    assert "16 particles were finished before" in done.out
+    found, whole = PoseTable.load(tmp_path / "poses.npz"), PoseTable.load(tmp_path / "whole.npz")
+    np.testing.assert_array_equal(found.rotation, whole.rotation)
+    np.testing.assert_array_equal(found.shift, whole.shift)
+    assert not list(tmp_path.glob("*.partial*"))

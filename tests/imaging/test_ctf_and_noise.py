@@ -76,4 +76,4 @@ def test_preprocessing_flips_before_it_resamples() -> None:
     assert torch.equal(plain(images, 2.4, ctf), plain(images, 2.4))
     torch.testing.assert_close(expected, standardise(expected))
     with pytest.raises(ValueError, match="expected one of none, phase_flip"):
-        Preprocessing(32, 3.0, "wiener")
+        Preprocessing(32, 3.0, "wiener")  # type: ignore[arg-type]

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import starfile
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryozoo.geometry.pose import Pose
+from cryozoo.imaging.pose_posterior import Matches
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
@@ -176,17 +179,51 @@ def test_particles_without_poses_are_not_refined(folder: Path) -> None:
         refine(stack, folder / "map.mrc")
 
 
-def test_what_is_finished_is_kept(folder: Path, stack: ParticleStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = module._Work._matches, []
+def test_what_is_finished_is_kept(folder: Path, stack: ParticleStack) -> None:
+    """Ctrl-C after the first batch; what goes on from there ends in the same."""
+    start, kept = rough(stack), []
 
-    def stop(self: object, *arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments)  # type: ignore[arg-type]
+    def stop(found: Matches) -> None:
+        kept.append(found)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(module._Work, "_matches", stop)
     with pytest.raises(PredictionStopped, match="stopped after 64 of 72 particles") as caught:
-        refine(stack, folder / "map.mrc", poses=rough(stack))
+        refine(stack, folder / "map.mrc", poses=start, on_batch=stop)
     assert caught.value.done is not None
     assert len(caught.value.done) == 64
+    again = refine(stack, folder / "map.mrc", poses=start, done=kept[0])
+    whole = refine(stack, folder / "map.mrc", poses=start)
+    for name, values in vars(whole.matches).items():
+        assert torch.equal(getattr(again.matches, name), values), name
+    with pytest.raises(ValueError, match="64 are done: no whole batches of 64 of 20 particles"):
+        refine(stack.subset(range(20)), folder / "map.mrc", done=kept[0])
+
+
+def test_a_star_file_says_how_sure_poses_are(matched: MatchedTable, tmp_path: Path) -> None:
+    """In the columns of RELION, which reads them."""
+    matched.save(tmp_path / "matched.star")
+    written = starfile.read(tmp_path / "matched.star")["particles"]
+    np.testing.assert_allclose(written["rlnMaxValueProbDistribution"], matched.matches.probability, atol=1e-5)
+    np.testing.assert_allclose(written["rlnLogLikeliContribution"], matched.matches.score / 2, rtol=1e-5)
+
+
+def test_images_of_large_boxes_are_compared_as_far_as_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First up to a few periods per box, then, where that is not enough, further."""
+    volume = Volume.phantom(size=48, pixel_size=4.0)
+    simulator = Simulator(volume, Imaging(snr=4.0, shift_sigma=4.0))
+    batch = simulator(40, torch.Generator().manual_seed(0))
+    assert batch.pose.rotation is not None
+    whole = refine(batch.images[:, 0], volume, poses=_true(batch.pose), pixel_size=4.0)
+    monkeypatch.setattr(module, "_FIRST_PERIODS", 6)
+    monkeypatch.setattr(module, "_MOST_PERIODS", 24)
+    found = refine(batch.images[:, 0], volume, poses=_true(batch.pose), pixel_size=4.0)
+    np.testing.assert_allclose(found.rotation, whole.rotation, atol=2e-3)
+    monkeypatch.setattr(module, "_MOST_PERIODS", 6)
+    coarse = refine(batch.images[:, 0], volume, poses=_true(batch.pose), pixel_size=4.0)
+    assert coarse.matches.error.median() > 1.2 * found.matches.error.median()  # the control
+
+
+def _true(pose: Pose) -> PoseTable:
+    rotation, shift, *_ = pose.numpy()
+    assert rotation is not None
+    return PoseTable(rotation, shift)
