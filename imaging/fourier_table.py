@@ -34,18 +34,21 @@ class FourierTable:
         self._reach = math.ceil(_PADDING * highest) + 1
         edge = 2 * self._reach + 1
         kept = torch.arange(-self._reach, self._reach + 1, device=data.device) % padded
+        half = self._reach + 1
         parts = [data]
         if gradient:
-            along = -2j * torch.pi * (torch.arange(size, device=data.device) - size // 2).to(data) / size
+            along = -2 * torch.pi * (torch.arange(size, device=data.device) - size // 2).to(data) / size
             parts += [data * along, data * along[:, None], data * along[:, None, None]]
-        channels = []
-        for part in parts:
-            spectrum = torch.fft.fftn(torch.fft.ifftshift(crop_or_zero_pad(part, padded)))
-            for axis in range(3):
-                spectrum = spectrum.index_select(axis, kept)
-            channels.append(torch.view_as_real(spectrum).flatten(0, 2))
-        self._values = channels[0]  # (edge^3, 2)
-        self._all = torch.cat(channels, 1)  # (edge^3, 2 or 8)
+        self._all = data.new_empty(edge**3, 2 * len(parts))  # (edge^3, 2 or 8)
+        for i, part in enumerate(parts):
+            spectrum = torch.fft.rfftn(torch.fft.ifftshift(crop_or_zero_pad(part, padded)))
+            spectrum = spectrum[..., :half].index_select(0, kept).index_select(1, kept)
+            # Beyond the box's last sample is only what no lookup gives a weight.
+            spectrum = F.pad(spectrum, (0, half - spectrum.shape[-1]))
+            # The other half are the conjugates.
+            spectrum = torch.cat([spectrum[..., 1:].flip(0, 1, 2).conj(), spectrum], -1) * (1j if i else 1)
+            self._all[:, 2 * i : 2 * i + 2] = torch.view_as_real(spectrum).flatten(0, 2)
+        self._values = self._all[:, :2].contiguous()
         corner = torch.arange(2, dtype=torch.int32, device=data.device)
         self._corners = ((corner[:, None, None] * edge + corner[:, None]) * edge + corner).flatten()
         self._strides = torch.tensor([1, edge, edge**2], dtype=torch.int32, device=data.device)

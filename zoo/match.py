@@ -33,9 +33,8 @@ _SAMPLE = 256  # images of a group, from which its noise is estimated
 _FEWEST = 32  # images of a group that has an estimate of its own
 _LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
 _BATCH = 64
-# Periods per box of the finest detail that is looked at first, and of the finest that the memory is for.
-_FIRST_PERIODS, _MOST_PERIODS = 48, 80
-_NEGATIVES = 64  # images whose negatives are matched, too
+_MOST_PERIODS = 64  # per box, of the finest detail that is compared unless a resolution is given; a matter of memory
+_NEGATIVES = 24  # images whose negatives are matched, too
 _CLEARLY = 5.0  # standard errors
 
 
@@ -90,7 +89,8 @@ def match(
         symmetry: point group of the map, in RELION's axes. Poses are those of one of the mates.
         reach: the largest shift in Angstrom that is looked at first, and twice that where nothing fits well; by default
             a tenth of the images' box.
-        resolution: Angstrom, of the highest frequency that is compared; by default as high as it helps.
+        resolution: Angstrom, of the highest frequency that is compared; by default as high as it helps, and at
+            most a 64th of the box: finer detail takes memory, 16 times as much for half of that.
         pixel_size: Angstrom per pixel, instead of what a file says; needed for images in memory.
         device: where the work is done.
         progress: show a bar with the time left.
@@ -226,34 +226,24 @@ class _Work:
 
     def _noise(self, poses: PoseTable | None) -> RadialNoise:
         """That of every optics group; the matcher is left with the frequencies that tell something."""
-        box = self.source.image_size * self.source.pixel_size
-        highest = _FIRST_PERIODS / box if self.highest is None else self.highest
-        self.matcher = self._matcher(highest)
-        noise, informative = self._noise_below(poses, self.matcher)
-        if self.highest is None and informative > 0.95 * highest:
-            self.matcher = self._matcher(_MOST_PERIODS / box)
-            noise, informative = self._noise_below(poses, self.matcher)
-        if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
-            self.matcher = self._matcher(informative)
-        return noise
-
-    def _noise_below(self, poses: PoseTable | None, matcher: Matcher) -> tuple[RadialNoise, float]:
-        """Up to the matcher's highest frequency, and up to which one the first group tells something."""
+        highest = _MOST_PERIODS / (self.source.image_size * self.source.pixel_size)
+        self.matcher = self._matcher(highest if self.highest is None else self.highest)
         shells, informative = [], 0.0
         for number in range(int(self.group_of.max()) + 1):
             rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
             images, ctf = self._images(rows)
             start = self._poses(poses, rows)
-            noise, found = matcher.estimate_noise(images, ctf, start)
+            noise, found = self.matcher.estimate_noise(images, ctf, start)
             shells.append(noise.shells)
-            informative = max(informative, matcher.informative(found, ctf, noise, _LOST))
+            informative = max(informative, self.matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
-                self._warn_of_negatives(matcher, images, ctf, noise, found, start)
-        return RadialNoise(torch.stack(shells), matcher.likelihood.box), informative
+                self._warn_of_negatives(images, ctf, noise, found, start)
+        if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
+            self.matcher = self._matcher(informative)
+        return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
 
     def _warn_of_negatives(
         self,
-        matcher: Matcher,
         images: Tensor,
         ctf: CTF | None,
         noise: RadialNoise,
@@ -263,7 +253,7 @@ class _Work:
         n = min(len(images), _NEGATIVES)
         ctf = None if ctf is None else ctf[slice(n)]
         first = None if start is None else (start[0][:n], start[1][:n])
-        gain = matcher(-images[:n], ctf, noise, first).score - found.score[:n]
+        gain = self.matcher(-images[:n], ctf, noise, first).score - found.score[:n]
         if n > 1 and gain.mean() > _CLEARLY * gain.std() / n**0.5:
             message = f"the negatives of the images fit {self.name} better: invert=True (--invert) takes them"
             warnings.warn(BadInputWarning(f"{self.source.path}: {message}"), stacklevel=5)
