@@ -1,7 +1,8 @@
 """The physical limit of pose estimation: the Cramer-Rao bound of a simulator's images.
 
 For white noise of standard deviation s the Fisher information of the five pose parameters (rotation vector in the
-camera frame, shift) is J^T J / s^2 with J the derivative of the noiseless image. No unbiased estimator has a smaller
+camera frame, shift) is J^T J / s^2 with J the derivative of the noiseless image; other stationary noise is made white
+first, and J with it. No unbiased estimator has a smaller
 covariance than its inverse; the rotation block of the inverse accounts for the unknown shift. (Kay 1993, Eq. 3.31.)
 """
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..geometry.rotations import rotvec_to_matrix
 from ..particles.ctf import CTF
+from .noise import RadialNoise
 from .projector import Projector
 
 
@@ -40,7 +42,7 @@ class PoseBound:
 def cramer_rao_bound(
     projector: Projector,
     rotation: Tensor,
-    noise_sigma: float,
+    noise: float | RadialNoise,
     *,
     shift: Tensor | None = None,
     ctf: CTF | None = None,
@@ -52,12 +54,17 @@ def cramer_rao_bound(
     Args:
         projector: makes the noiseless images.
         rotation: (B, 3, 3).
-        noise_sigma: standard deviation of the white noise per pixel.
+        noise: standard deviation of white noise per pixel, or the power of other noise.
         shift: (B, 2) in Angstrom; default 0.
         ctf: of the B images.
         known_shift: the shift is given and not estimated.
-        mask: (L, L) boolean, the pixels an estimator sees; default all.
+        mask: (L, L) boolean, the pixels an estimator sees; default all. For white noise only.
+
+    Raises:
+        ValueError: a mask, and noise that is not white.
     """
+    if mask is not None and isinstance(noise, RadialNoise):
+        raise ValueError("a mask, which bounds for noise that is not white do not take")
     shift = torch.zeros(len(rotation), 2) if shift is None else shift
     columns = []
     for axis in range(5):
@@ -69,10 +76,21 @@ def cramer_rao_bound(
         # Central differences: the rotation enters through an interpolation whose derivative jumps between grid points.
         step = 0.01 if axis < 3 else 0.1 * projector.pixel_size
         columns.append((image(step * direction) - image(-step * direction)) / (2 * step))
+    if isinstance(noise, RadialNoise):
+        columns = [_whitened(column, projector.pixel_size, noise) for column in columns]
     jacobian = torch.stack(columns, -1).double()
     jacobian = jacobian[:, mask] if mask is not None else jacobian.flatten(1, 2)
-    fisher = jacobian.mT @ jacobian / noise_sigma**2
+    fisher = jacobian.mT @ jacobian / (1.0 if isinstance(noise, RadialNoise) else noise) ** 2
     if known_shift:
         return PoseBound(torch.linalg.inv(fisher[:, :3, :3]), torch.zeros(len(rotation), 2, 2))
     bound = torch.linalg.inv(fisher)
     return PoseBound(bound[:, :3, :3], bound[:, 3:, 3:])
+
+
+def _whitened(images: Tensor, pixel_size: float, noise: RadialNoise) -> Tensor:
+    """(B, L, L) as the filter leaves them that makes the noise white, of variance 1 per pixel."""
+    size = images.shape[-1]
+    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
+    radius = (ky[:, None] ** 2 + kx**2).sqrt().to(images.device)
+    power = noise.power(radius.flatten()).unflatten(-1, radius.shape)
+    return torch.fft.irfft2(torch.fft.rfft2(images) * size / power.sqrt(), s=(size, size))

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import least_squares
 
 from cryozoo.imaging.cramer_rao import cramer_rao_bound
+from cryozoo.imaging.noise import RadialNoise
 from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.simulate import Imaging, Simulator, inscribed_circle
 from cryozoo.imaging.volumes import Volume
@@ -109,3 +110,34 @@ def test_no_estimator_beats_the_bound_and_least_squares_reaches_it() -> None:
     assert float(bound.angles(4000).square().mean()) == pytest.approx(expected_square, rel=0.05)
     known = cramer_rao_bound(projector, rotation, sigma, known_shift=True)
     assert known.rotation[0].trace() < bound.rotation[0].trace()
+
+
+def test_the_bound_of_coloured_noise_is_that_of_its_covariance() -> None:
+    """Summed sample by sample in Fourier space by numpy: J^H P^-1 J; white power gives what a deviation gives."""
+    projector = Projector(VOLUME)
+    torch.manual_seed(0)
+    rotation = roma.random_rotmat(2)
+    white = cramer_rao_bound(projector, rotation, 0.7)
+    same = cramer_rao_bound(projector, rotation, RadialNoise.white(0.7, 32, VOLUME.pixel_size))
+    torch.testing.assert_close(same.rotation, white.rotation, rtol=1e-4, atol=0)
+    box = 32 * VOLUME.pixel_size
+    shells = torch.linspace(900.0, 20.0, 25)
+    found = cramer_rao_bound(projector, rotation, RadialNoise(shells, box))
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(32, 1 / 32), np.fft.fftfreq(32, 1 / 32)))
+    power = np.interp(np.maximum(k, 1), np.arange(25), shells.numpy())
+    columns = []
+    for axis in range(5):
+        step = (0.01 if axis < 3 else 0.1 * VOLUME.pixel_size) * torch.eye(5)[axis]
+        ends = [
+            projector(
+                roma.rotvec_to_rotmat(sign * step[:3].expand(2, 3)) @ rotation, sign * step[3:].expand(2, 2)
+            ).numpy()
+            for sign in (-1, 1)
+        ]
+        columns.append(np.fft.fft2((ends[1] - ends[0]) / (2 * float(step.sum()))))
+    jacobian = np.stack(columns, -1).astype(np.complex128)
+    fisher = np.einsum("bxyi,xy,bxyj->bij", jacobian.conj(), 1 / power, jacobian).real
+    expected = np.linalg.inv(fisher)[:, :3, :3]
+    np.testing.assert_allclose(found.rotation.numpy(), expected, rtol=1e-3)
+    with pytest.raises(ValueError, match="not white"):
+        cramer_rao_bound(projector, rotation, RadialNoise(shells, box), mask=inscribed_circle(32))

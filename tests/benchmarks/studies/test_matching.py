@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from cryozoo.benchmarks.studies import matching, matching_relion
+from cryozoo.benchmarks.studies import matching, matching_noise, matching_relion
 
 
 def test_a_task_comes_near_to_its_bound(data) -> None:
@@ -27,3 +27,13 @@ def test_relions_own_projections(data) -> None:
         assert rows[side]["median_deg"] < 2 * figures["bound_median_deg"]
         assert rows[side]["median_deg"] < rows["RELION, order 5"]["median_deg"] < rows["start"]["median_deg"]
     assert matching_relion.table(figures).count("\n| ") == 5
+
+
+def test_in_noise_that_falls_off_the_estimate_is_worth_it(data) -> None:
+    data("maps/clean70S_ecoli_65.mrc")
+    found = matching_noise.run("70S ribosome", "1/k^2", 48, 0)
+    assert found["median_deg"] < 1.3 * found["bound_median_deg"]
+    assert found["median_deg"] < 0.8 * found["ignoring_median_deg"]
+    row = {"map": "70S ribosome", "noise": "1/k^2", "seeds": [found]}
+    figures = {"rows": [row], "images": 48, "commit": "abc", "hardware": "a processor"}
+    assert f"| 70S ribosome, 1/k^2 | {found['bound_median_deg']:.2f} |" in matching_noise.table(figures)
