@@ -113,11 +113,12 @@ def matched(
     speed = (len(poses) - before) / seconds
     click.echo(f"{len(poses):,} particles, {speed:,.1f} images/s, poses in {out}")
     say_datadir(stack, out)
-    error = poses.matches.error
+    error, fit = poses.matches.error, poses.fit
     unsure = int((poses.matches.probability < 0.9).sum())
     click.echo(f"expected angular error: median {math.degrees(error.median()):.2f} degrees")
     if unsure:
         click.echo(f"{unsure:,} particles fit another pose nearly as well")
+    click.echo(f"agreement of the map's finer half: {fit.agreement:.2f} (1 for the right map, 0 for another molecule)")
     click.echo("poses are in the frame of the map, and of its hand")
 
 

@@ -71,13 +71,15 @@ class Modes:
         self._shape = count, len(placed.score) // count
         information = placed.information().double()
         # Of an image without any signal it is nothing: then the pose is not known to a thousand radian.
-        covariance = torch.linalg.inv(information + 1e-6 * torch.eye(5).to(information))
+        self._precision, self._axes = torch.linalg.eigh(information.unflatten(0, self._shape))
+        self._precision = self._precision.clamp_min(1e-6)
+        self.covariance = self._axes / self._precision[..., None, :] @ self._axes.mT
         self.rotation = placed.rotation.double().unflatten(0, self._shape)
-        self.covariance = covariance.unflatten(0, self._shape)
         group = torch.eye(3)[None] if group is None else group
         self._mates = self.rotation[:, :, None] @ group.to(self.rotation)  # (B, K, G, 3, 3)
         # The volume under a mode is its height times the square root of the determinant of its covariance.
-        evidence = (placed.score.double().unflatten(0, self._shape) + self.covariance.logdet()) / 2
+        self._logdet = -self._precision.log().sum(-1)  # of the covariance
+        evidence = (placed.score.double().unflatten(0, self._shape) + self._logdet) / 2
         order = evidence.argsort(dim=1, descending=True)
         near = self.turns(self.rotation).norm(dim=-1) < _SAME
         rank = order.argsort(dim=1)
@@ -109,7 +111,7 @@ class Modes:
     def sampled(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor) -> Matches:
         """The best mode of each image, by poses that are drawn; samples and transfer (B, P) as the modes were found."""
         drawn = self.probability > _NEGLIGIBLE
-        root = torch.linalg.cholesky(self.covariance)
+        root = self._axes * self._precision.rsqrt()[..., None, :]
         step = (_WIDER * _normal_points().to(root)) @ root.mT  # (B, K, M, 5)
         rotation = rotvec_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
         shift = self._placed.shift.double().unflatten(0, self._shape)
@@ -124,8 +126,8 @@ class Modes:
 
         # The density of the poses that were drawn is that of all modes together, wherever a pose was drawn from.
         off = torch.cat([self.turns(rotation.flatten(1, 2)), moved.flatten(1, 2)[:, :, None] - shift[:, None]], -1)
-        white = torch.linalg.solve_triangular(root[:, None], off[..., None], upper=False)[..., 0]
-        density = -white.square().sum(-1) / (2 * _WIDER**2) - self.covariance.logdet()[:, None] / 2
+        white = torch.einsum("bnki,bkij->bnkj", off, self._axes) * self._precision.sqrt()[:, None]
+        density = -white.square().sum(-1) / (2 * _WIDER**2) - self._logdet[:, None] / 2
         density = density.masked_fill(~drawn[:, None], -torch.inf)  # (B, K M, K)
         weight = (score.flatten(1) / 2 - density.logsumexp(2)).softmax(1)
         owner = density.argmax(2)

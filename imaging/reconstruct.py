@@ -103,7 +103,8 @@ def reconstruct(
     tables = [stack.table] + ([] if poses.particles is None else [poses.particles])
     with_ctf = next((table for table in tables if table.ctf is not None), None)
     for table in {table.path: table for table in (stack.table, with_ctf) if table is not None}.values():
-        table.check_modelled()
+        table.check_uncorrected()
+        table.warn_unmodelled()
     # An envelope (the B-factor) is part of the CTF, as in RELION.
     ctf = None if with_ctf is None or with_ctf.ctf is None else with_ctf.ctf.to(torch.float32)
     weights = torch.from_numpy(_weights(poses)) if fom_weighting else None

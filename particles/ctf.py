@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -68,8 +68,8 @@ class CTF:
     def __len__(self) -> int:
         return len(self.defocus_u)
 
-    def __getitem__(self, index: Tensor | NDArray[np.int64] | slice) -> CTF:
-        return CTF(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    def __getitem__(self, index: Tensor | NDArray[np.int64] | slice) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def impossible(self) -> tuple[str, int, str] | None:
         """The first value that no microscope can have: its field, its row and what is expected; None if there is none.
@@ -84,9 +84,9 @@ class CTF:
             return "defocus_u", int(self.defocus_u.abs().argmax()), "Angstrom; a micrometre is 10,000 of them"
         return None
 
-    def to(self, *where: Any) -> CTF:
+    def to(self, *where: Any) -> Self:
         """The same on another device or in another floating-point type, as ``Tensor.to`` takes them."""
-        return CTF(**{f.name: getattr(self, f.name).to(*where) for f in fields(self)})
+        return type(self)(**{f.name: getattr(self, f.name).to(*where) for f in fields(self)})
 
     @classmethod
     def join(cls, parts: Sequence[CTF]) -> CTF:
@@ -116,6 +116,22 @@ class CTF:
         gamma = torch.pi * wavelength * k2 * (defocus - 0.5 * cs * wavelength**2 * k2)
         phase = torch.deg2rad(column(self.phase_shift)) + torch.asin(column(self.amplitude_contrast))
         return torch.sin(gamma + phase) * torch.exp(-column(self.b_factor) / 4 * k2)
+
+
+class CTFModulus(CTF):
+    """What has become of the CTF of images whose phases were flipped."""
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """As that of a CTF, without its sign."""
+        return super().__call__(frequency).abs()
+
+
+class CTFSquare(CTF):
+    """What has become of the CTF of images that were multiplied by it."""
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """As that of a CTF, squared."""
+        return super().__call__(frequency).square()
 
 
 def make_ctf(

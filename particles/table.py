@@ -88,8 +88,8 @@ class ParticleTable:
         }
         return replace(self, size=len(indices), origin=origin, **columns)
 
-    def check_modelled(self) -> None:
-        """Refuse images to which the CTF cannot be applied, and say what it leaves out of what changed them.
+    def check_uncorrected(self) -> None:
+        """Refuse images to which the CTF cannot be applied any more.
 
         Raises:
             BadInput: images that were multiplied by the CTF or its sign already, and would be so twice.
@@ -97,6 +97,9 @@ class ParticleTable:
         if self.corrected:
             found = f"images that were corrected for the CTF ({', '.join(self.corrected)})"
             raise BadInput(self.path, found, hint="extract the particles without CTF correction")
+
+    def warn_unmodelled(self) -> None:
+        """Say what the CTF leaves out of what changed the images."""
         if self.unmodelled:
             what = f"{', '.join(self.unmodelled)}: not modelled, and ignored"
             warnings.warn(BadInputWarning(f"{self.path}: {what}"), stacklevel=3)

@@ -15,11 +15,13 @@ from torch import Tensor
 from ..geometry.point_groups import point_group
 from ..imaging.extent import check_fits
 from ..imaging.fourier import crop_or_zero_pad
+from ..imaging.map_fit import MapFit, measure_fit
 from ..imaging.match import Matcher
 from ..imaging.noise import RadialNoise
 from ..imaging.pose_posterior import Matches
+from ..imaging.preprocessing import divide_by_modulus
 from ..imaging.volumes import Volume, load_volume
-from ..particles.ctf import CTF
+from ..particles.ctf import CTF, CTFModulus
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.poses import PoseTable
 from ..particles.row_matching import matched_poses
@@ -34,8 +36,9 @@ _FEWEST = 32  # images of a group that has an estimate of its own
 _LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
 _BATCH = 64
 _MOST_PERIODS = 64  # per box, of the finest detail that is compared unless a resolution is given; a matter of memory
-_NEGATIVES = 24  # images whose negatives are matched, too
-_CLEARLY = 5.0  # standard errors
+_FIT = 48  # images on which it is tried whether anything else fits better
+_STRANGE, _AKIN = 0.25, 0.7  # agreement below which a map is another molecule's, or another state's
+_SCALED, _CLEARLY = 0.01, 5.0  # share by which pixel sizes differ that is worth a word, and in standard errors
 
 
 class MatchedTable(PoseTable):
@@ -44,6 +47,7 @@ class MatchedTable(PoseTable):
     Attributes:
         matches: rotation, shift, covariance, probability, error, score and amplitude of every particle.
         noise: the power of the noise, a row for each optics group.
+        fit: how the map fits to a sample of the images.
 
     In a STAR file they are ``rlnMaxValueProbDistribution``, the probability, and ``rlnLogLikeliContribution``, half of
     the score, as RELION writes them.
@@ -51,6 +55,7 @@ class MatchedTable(PoseTable):
 
     matches: Matches
     noise: RadialNoise
+    fit: MapFit
 
     def _star(self, path: str | Path) -> StarFile:
         star = super()._star(path)
@@ -106,7 +111,8 @@ def match(
         PredictionStopped: Ctrl-C, with what was finished.
 
     Warns:
-        BadInputWarning: the negatives of the images fit better.
+        BadInputWarning: the map seems to be of another molecule, of another pixel size or, where poses are given, of
+            the other hand; or the images fit better as negatives, or with another CTF than their table says.
     """
     source = opened(particles, pixel_size, open_args)
     work = _Work(source, map, symmetry, reach, resolution, device)
@@ -169,7 +175,7 @@ class _Work:
         self.volume = Volume(volume.data.float().to(self.device), volume.pixel_size, volume.reach)
         self.group = point_group(symmetry)
         self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
-        self.table.check_modelled()
+        self.table.warn_unmodelled()
         groups = np.zeros(len(source), dtype=np.int64) if self.table.group is None else self.table.group
         self.group_of = torch.from_numpy(_pooled(groups))
         self.reach = reach
@@ -204,19 +210,21 @@ class _Work:
                 raise PredictionStopped(finished, len(self.source), getattr(stop, "signum", None)) from None
         return self._table(parts, noise)
 
-    def _matcher(self, highest: float | None) -> Matcher:
+    def _matcher(self, volume: Volume, highest: float | None) -> Matcher:
         source = self.source
         group = None if len(self.group) == 1 else self.group.float().to(self.device)
-        return Matcher(
-            self.volume, source.image_size, source.pixel_size, group=group, reach=self.reach, highest=highest
-        )
+        return Matcher(volume, source.image_size, source.pixel_size, group=group, reach=self.reach, highest=highest)
 
     def _images(self, rows: range | NDArray[np.int64]) -> tuple[Tensor, CTF | None]:
         source = self.source
         images = source.images(rows)
-        ctf = self.table.ctf
-        chosen = None if ctf is None else ctf[np.asarray(rows)].to(torch.float32).to(self.device)
-        return torch.as_tensor(images, dtype=torch.float32).to(self.device), chosen
+        images = torch.as_tensor(images, dtype=torch.float32).to(self.device)
+        if self.table.ctf is None:
+            return images, None
+        ctf = self.table.ctf[np.asarray(rows)].to(torch.float32).to(self.device)
+        if "premultiplied" in self.table.corrected:
+            images = divide_by_modulus(images, source.pixel_size, ctf)
+        return images, CTFModulus(**vars(ctf)) if self.table.corrected else ctf
 
     def _poses(self, poses: PoseTable | None, rows: range | NDArray[np.int64]) -> tuple[Tensor, Tensor] | None:
         if poses is None:
@@ -227,7 +235,7 @@ class _Work:
     def _noise(self, poses: PoseTable | None) -> RadialNoise:
         """That of every optics group; the matcher is left with the frequencies that tell something."""
         highest = _MOST_PERIODS / (self.source.image_size * self.source.pixel_size)
-        self.matcher = self._matcher(highest if self.highest is None else self.highest)
+        self.matcher = self._matcher(self.volume, highest if self.highest is None else self.highest)
         shells, informative = [], 0.0
         for number in range(int(self.group_of.max()) + 1):
             rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
@@ -237,26 +245,39 @@ class _Work:
             shells.append(noise.shells)
             informative = max(informative, self.matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
-                self._warn_of_negatives(images, ctf, noise, found, start)
+                first = images, ctf, noise, found, start
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
-            self.matcher = self._matcher(informative)
+            self.matcher = self._matcher(self.volume, informative)
+        self.fit = self._measured_fit(*first)
         return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
 
-    def _warn_of_negatives(
+    def _measured_fit(
         self,
         images: Tensor,
         ctf: CTF | None,
         noise: RadialNoise,
         found: Matches,
         start: tuple[Tensor, Tensor] | None,
-    ) -> None:
-        n = min(len(images), _NEGATIVES)
-        ctf = None if ctf is None else ctf[slice(n)]
-        first = None if start is None else (start[0][:n], start[1][:n])
-        gain = self.matcher(-images[:n], ctf, noise, first).score - found.score[:n]
-        if n > 1 and gain.mean() > _CLEARLY * gain.std() / n**0.5:
-            message = f"the negatives of the images fit {self.name} better: invert=True (--invert) takes them"
-            warnings.warn(BadInputWarning(f"{self.source.path}: {message}"), stacklevel=5)
+    ) -> MapFit:
+        """Of some images of the first group; says what fits better."""
+        few = slice(min(len(images), _FIT))
+        highest = self.matcher.likelihood.highest
+
+        def make(volume: Volume, most: float | None) -> Matcher:
+            return self._matcher(volume, highest if most is None else most)
+
+        fit = measure_fit(
+            make,
+            self.volume,
+            images[few],
+            None if ctf is None else ctf[few],
+            noise,
+            Matches(**{name: values[few] for name, values in vars(found).items()}),
+            None if start is None else (start[0][few], start[1][few]),
+        )
+        for doubt in _doubts(fit, self.name, self.volume.pixel_size):
+            warnings.warn(BadInputWarning(f"{self.source.path}: {doubt}"), stacklevel=6)
+        return fit
 
     def _table(self, parts: list[Matches], noise: RadialNoise) -> MatchedTable:
         matches = Matches.join(parts)
@@ -275,8 +296,40 @@ class _Work:
             particles=plain.particles,
             source=plain.source,
         )
-        table.matches, table.noise = matches, noise
+        table.matches, table.noise, table.fit = matches, noise, self.fit
         return table
+
+
+def _doubts(fit: MapFit, name: str, pixel_size: float) -> list[str]:
+    """What speaks against the map, or what the table says of the images."""
+    doubts = []
+    hints = {
+        "negatives": f"the negatives of the images fit {name} better: invert=True (--invert) takes them",
+        "no CTF": "the images fit better without the CTF of their table, as if they had none",
+        "phases flipped": "the images fit better as if their phases were flipped, which their table does not say",
+        "multiplied by the CTF": "the images fit better as if multiplied by their CTF, which their table does not say",
+        "mirrored map": f"the given poses fit the mirror image of {name} better: it is of the other hand",
+    }
+    agreement = f"agreement {fit.agreement:.2f} +- {fit.agreement_error:.2f}, of 1 for the right map"
+    # Of a map that does not agree, only the whole sign of the images or the map's hand can be told, not details.
+    told = [kind for kind in fit.better if fit.agreement >= _STRANGE or kind in ("negatives", "mirrored map")]
+    if told:
+        best = max(told, key=fit.better.__getitem__)
+        doubts.append(f"{hints[best]} (by {100 * fit.better[best]:.0f} % of the score)")
+    elif fit.agreement < _STRANGE:
+        doubts.append(f"{name} seems to be of another molecule, or the images tell too little ({agreement})")
+    elif fit.agreement < _AKIN:
+        doubts.append(
+            f"{name} is like the molecule in the images, and not the same ({agreement}): a relative, or another state; "
+            "poses have larger errors than expected"
+        )
+    off = fit.pixel_size / pixel_size - 1
+    if abs(off) > _SCALED and abs(off) * pixel_size > _CLEARLY * fit.pixel_size_error and not doubts:
+        doubts.append(
+            f"{name} fits best with voxels of {fit.pixel_size:.4g} A ({100 * off:+.1f} %), and has {pixel_size:.4g} A: "
+            "one of the pixel sizes, that of the map or that of the images, may be wrong"
+        )
+    return doubts
 
 
 def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tuple[Volume, str]:

@@ -13,11 +13,12 @@ from scipy.spatial.transform import Rotation
 
 from cryozoo.geometry.pose import Pose
 from cryozoo.imaging.pose_posterior import Matches
+from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
-from cryozoo.imaging.volumes import Volume
+from cryozoo.imaging.volumes import Volume, load_volume
 from cryozoo.particles.errors import BadInput, BadInputWarning
-from cryozoo.particles.mrc_writer import write_volume
+from cryozoo.particles.mrc_writer import write_stack, write_volume
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.zoo import match as module
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("match")
     volume = Volume.phantom(size=SIZE, pixel_size=PIXEL)
     write_volume(folder / "map.mrc", volume.data.numpy(), PIXEL)
-    imaging = Imaging(snr=1.0, shift_sigma=6.0, defocus=(8000.0, 15000.0))
+    imaging = Imaging(snr=1.0, shift_sigma=6.0, defocus=(15000.0, 25000.0))
     write_simulated_stack(folder / "particles.mrcs", Simulator(volume, imaging), N)
     return folder
 
@@ -161,16 +162,85 @@ def test_maps_that_cannot_be_used(
         match(stack, tmp_path / "bad.mrc")
 
 
-def test_images_that_the_ctf_does_not_describe(folder: Path, stack: ParticleStack) -> None:
-    few, volume = stack.subset(np.arange(4)), folder / "map.mrc"
-    for corrected in ("phase_flipped", "premultiplied"):
-        few.table = replace(few.table, corrected=(corrected,))
-        for find in (match, refine):
-            with pytest.raises(BadInput, match=rf"images that were corrected for the CTF \({corrected}\)"):
-                find(few, volume)
-    few.table = replace(few.table, corrected=(), unmodelled=("rlnBeamTiltX",))
+def said(stack: ParticleStack, volume: Path | Volume, poses: PoseTable | None = None) -> tuple[MatchedTable, list[str]]:
+    """Poses, and what is warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = match(stack, volume, reach=24.0) if poses is None else refine(stack, volume, poses=poses)
+    return found, [str(warning.message) for warning in caught]
+
+
+def test_the_right_map_raises_no_doubts(folder: Path, stack: ParticleStack, matched: MatchedTable) -> None:
+    _, doubts = said(stack, folder / "map.mrc")
+    assert doubts == []
+    assert matched.fit.agreement == pytest.approx(1, abs=4 * matched.fit.agreement_error + 0.1)
+    assert matched.fit.pixel_size == pytest.approx(PIXEL, rel=0.01)
+    assert matched.fit.better == {}
+
+
+def test_a_map_of_another_molecule_is_said(stack: ParticleStack) -> None:
+    """A long one, of atoms at random."""
+    atoms = np.random.default_rng(0).normal(size=(400, 3)) * (9.0, 9.0, 24.0)
+    other = Volume.from_atoms(atoms, np.ones(len(atoms)), size=SIZE, pixel_size=PIXEL)
+    found, doubts = said(stack, other)
+    assert found.fit.agreement < 0.25
+    assert any("seems to be of another molecule" in doubt for doubt in doubts)
+
+
+def test_a_wrong_pixel_size_is_said_and_measured(folder: Path, stack: ParticleStack) -> None:
+    volume = load_volume(str(folder / "map.mrc"), image_size=SIZE, pixel_size=PIXEL)
+    found, doubts = said(stack, Volume(volume.data, 1.04 * PIXEL))
+    assert found.fit.pixel_size == pytest.approx(PIXEL, rel=0.015)
+    assert any("fits best with voxels of" in doubt for doubt in doubts)
+
+
+def test_a_mirrored_map_is_said_where_poses_are_given(folder: Path, stack: ParticleStack) -> None:
+    volume = load_volume(str(folder / "map.mrc"), image_size=SIZE, pixel_size=PIXEL)
+    mirrored = Volume(volume.data.flip(0).roll(1, 0), PIXEL)
+    assert any("it is of the other hand" in doubt for doubt in said(stack, mirrored, rough(stack))[1])
+    assert not any("hand" in doubt for doubt in said(stack, volume, rough(stack))[1])  # the control
+
+
+@pytest.mark.parametrize("change", ["phase_flipped", "premultiplied", "none"])
+def test_what_was_done_about_the_ctf(folder: Path, stack: ParticleStack, matched: MatchedTable, change: str) -> None:
+    """Images are changed by numpy; said in the table the poses are as good as before, not said it is warned of."""
+    ctf = stack.ctf
+    assert ctf is not None
+    assert stack.poses is not None
+    k = np.stack(np.meshgrid(np.fft.fftfreq(SIZE, PIXEL), np.fft.fftfreq(SIZE, PIXEL)), -1)
+    transfer = ctf(torch.from_numpy(k)).numpy()
+    spectra = np.fft.fft2(stack.images(range(N)))
+    if change == "none":
+        volume = load_volume(str(folder / "map.mrc"), image_size=SIZE, pixel_size=PIXEL)
+        pose = [torch.from_numpy(values).float() for values in (stack.poses.rotation, stack.poses.shift)]
+        spectra = spectra + np.fft.fft2(Projector(volume)(*pose).numpy()) * (1 - transfer)
+    else:
+        spectra = spectra * (np.sign(transfer) if change == "phase_flipped" else transfer)
+    name = folder / f"{change}.mrcs"
+    write_stack(name, np.fft.ifft2(spectra).real.astype(np.float32), PIXEL)
+    changed = ParticleStack.open(name)
+    known = {name: getattr(stack.table, name) for name in ("ctf", "rotation", "shift", "pixel_size")}
+    changed.table = replace(changed.table, **known)
+    expected = {
+        "phase_flipped": "as if their phases were flipped",
+        "premultiplied": "as if multiplied by their CTF",
+        "none": "without the CTF of their table",
+    }[change]
+    assert any(expected in doubt for doubt in said(changed, folder / "map.mrc")[1])
+    changed.table = (
+        replace(changed.table, ctf=None) if change == "none" else replace(changed.table, corrected=(change,))
+    )
+    found, doubts = said(changed, folder / "map.mrc")
+    assert doubts == []
+    error = np.median(errors(found, stack.poses))
+    assert error < 1.15 * np.median(errors(matched, stack.poses))
+
+
+def test_what_is_not_modelled_is_said(folder: Path, stack: ParticleStack) -> None:
+    few = stack.subset(np.arange(4))
+    few.table = replace(few.table, unmodelled=("rlnBeamTiltX",))
     with pytest.warns(BadInputWarning, match="rlnBeamTiltX: not modelled, and ignored"):
-        refine(few, volume)
+        refine(few, folder / "map.mrc")
 
 
 def test_particles_without_poses_are_not_refined(folder: Path) -> None:

@@ -1,0 +1,153 @@
+"""Does a map belong to some images, and are they as their table says? What fits better is tried on a sample of them.
+
+Scores of poses say little of that: the best of thousands of poses fits noise and strangers, too. Two other things do.
+Poses that are found from the coarser half of what tells them predict the finer half where the map is right, as well as
+they do in images that are simulated with it, and nothing where it is another molecule's. And of two ways to read the
+same images the right one has the higher scores, image for image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..particles.ctf import CTF, CTFModulus, CTFSquare
+from .match import Matcher
+from .noise import RadialNoise
+from .pose_posterior import Matches
+from .projector import Projector
+from .volumes import Volume
+
+_SCALE = 0.03  # of the pixel sizes that are tried
+_CLEARLY = 5.0  # standard errors
+
+
+@dataclass(frozen=True)
+class MapFit:
+    """How a map fits to a sample of images.
+
+    Attributes:
+        agreement: the amplitude of the finer half of the map's signal in the images, over that of the coarser half from
+            which alone the poses were found, and over the same in images that are simulated with the map: 1 for the
+            right map, 0 for another molecule.
+        agreement_error: its standard error.
+        pixel_size: Angstrom per voxel of the map, for which it fits best.
+        pixel_size_error: the standard error of that.
+        better: what fits clearly better than what was given, and by what share of the score.
+    """
+
+    agreement: float
+    agreement_error: float
+    pixel_size: float
+    pixel_size_error: float
+    better: dict[str, float]
+
+
+def measure_fit(
+    make: Callable[[Volume, float | None], Matcher],
+    volume: Volume,
+    images: Tensor,
+    ctf: CTF | None,
+    noise: RadialNoise,
+    found: Matches,
+    start: tuple[Tensor, Tensor] | None,
+) -> MapFit:
+    """Try other readings of some images.
+
+    Args:
+        make: a matcher of a map, up to a frequency in 1/Angstrom; None for all that it has.
+        volume: the map.
+        images: (N, L, L) of them.
+        ctf: that of their table.
+        noise: their noise.
+        found: their poses.
+        start: rotations and shifts that were refined; None where the poses were searched for. Only of given poses the
+            hand can be told, as a mirrored map has the same projections.
+    """
+    matcher = make(volume, None)
+    poses = found.rotation, found.shift
+    simulated = _simulated(matcher, volume, ctf, noise, found)
+    measured, of_simulated = (
+        _finer_over_coarser(make, matcher, volume, these, ctf, noise, found, start) for these in (images, simulated)
+    )
+    agreement = measured[0] / max(of_simulated[0], 0.05)
+    error = measured[1] / max(of_simulated[0], 0.05)
+
+    def scores(matcher: Matcher, images: Tensor = images, ctf: CTF | None = ctf) -> Tensor:
+        return matcher(images, ctf, noise, poses).score.double()
+
+    here = scores(matcher)
+    others = {"negatives": matcher(-images, ctf, noise, start).score.double()}
+    if ctf is not None:
+        others["no CTF"] = scores(matcher, ctf=None)
+        others["phases flipped"] = scores(matcher, ctf=CTFModulus(**vars(ctf)))
+        others["multiplied by the CTF"] = scores(matcher, ctf=CTFSquare(**vars(ctf)))
+    if start is not None:
+        data = volume.data.flip(0)
+        data = data.roll(1, 0) if volume.size % 2 == 0 else data
+        mirrored = make(replace(volume, data=data), None)
+        others["mirrored map"] = mirrored(images, ctf, noise, start).score.double()
+    better = {name: float(values.sum() / here.sum() - 1) for name, values in others.items() if _above(values - here)}
+    smaller, larger = (
+        scores(make(Volume(volume.data, volume.pixel_size * (1 + sign * _SCALE)), None)) for sign in (-1, 1)
+    )
+    # The vertex of the parabola through three scores, and its error by leaving out each image in turn.
+    slope, curvature = larger - smaller, 2 * here - larger - smaller
+    n = len(here)
+    without = [(total.sum() - total) for total in (slope, curvature)]
+    scale = _SCALE / 2 * slope.sum() / curvature.sum().clamp_min(1e-6)
+    parts = _SCALE / 2 * without[0] / without[1].clamp_min(1e-6)
+    spread = ((n - 1) * (parts - parts.mean()).square().mean()).sqrt()
+    return MapFit(agreement, error, volume.pixel_size * (1 + float(scale)), volume.pixel_size * float(spread), better)
+
+
+def _simulated(matcher: Matcher, volume: Volume, ctf: CTF | None, noise: RadialNoise, found: Matches) -> Tensor:
+    """Images of the map (N, L, L) at the poses that were found, in noise as it was found."""
+    size, pixel_size = matcher.likelihood.image_size, matcher.likelihood.pixel_size
+    projector = Projector(volume, image_size=size, pixel_size=pixel_size)
+    clean = found.amplitude[:, None, None] * projector(found.rotation, found.shift, ctf)
+    white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
+    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
+    radius = (ky[:, None] ** 2 + kx**2).sqrt().to(clean.device)
+    power = noise.power(radius.flatten()).unflatten(-1, radius.shape)
+    return clean + torch.fft.irfft2(torch.fft.rfft2(white) * power.sqrt() / size, s=(size, size))
+
+
+def _finer_over_coarser(
+    make: Callable[[Volume, float | None], Matcher],
+    matcher: Matcher,
+    volume: Volume,
+    images: Tensor,
+    ctf: CTF | None,
+    noise: RadialNoise,
+    found: Matches,
+    start: tuple[Tensor, Tensor] | None,
+) -> tuple[float, float]:
+    likelihood = matcher.likelihood
+    passed = None if ctf is None else ctf(likelihood.frequency)
+    whitening = noise.power(likelihood.radius).rsqrt()
+    here = likelihood.projections(found.rotation, found.shift, passed) * whitening
+    # Turning the molecule moves a sample in proportion to its frequency.
+    told = (here.abs() * likelihood.radius).square().mean(0).double()
+    half = int((told.cumsum(0) < told.sum() / 2).sum())
+    coarse = make(volume, float(likelihood.radius[half]))(images, ctf, noise, start)
+    projections = likelihood.projections(coarse.rotation, coarse.shift, passed) * whitening
+    samples = likelihood.samples(images) * whitening
+    products = (projections.conj() * samples).real.double()
+    squares = projections.abs().square().double()
+    halves = [products[:, :half].sum(1), squares[:, :half].sum(1), products[:, half:].sum(1), squares[:, half:].sum(1)]
+
+    def ratio(pc: Tensor, sc: Tensor, pf: Tensor, sf: Tensor) -> Tensor:
+        return pf / sf / (pc / sc)
+
+    without = ratio(*(total.sum() - total for total in halves))
+    n = len(images)
+    spread = ((n - 1) * (without - without.mean()).square().mean()).sqrt()
+    return float(ratio(*(total.sum() for total in halves))), float(spread)
+
+
+def _above(gain: Tensor) -> bool:
+    return len(gain) > 1 and bool(gain.mean() > _CLEARLY * gain.std() / len(gain) ** 0.5)
