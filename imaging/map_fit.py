@@ -23,6 +23,7 @@ from .volumes import Volume
 
 _SCALE = 0.03  # of the pixel sizes that are tried
 _CLEARLY = 5.0  # standard errors
+_LEAST = 0.5  # of the finer half in simulated images; with less, poses from the coarser half are hardly known
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class MapFit:
     Attributes:
         agreement: the amplitude of the finer half of the map's signal in the images, over that of the coarser half from
             which alone the poses were found, and over the same in images that are simulated with the map: 1 for the
-            right map, 0 for another molecule.
+            right map, 0 for another molecule. Where pixels or maps show no more than outlines, below some 12 Angstrom,
+            outlines agree.
         agreement_error: its standard error.
         pixel_size: Angstrom per voxel of the map, for which it fits best.
         pixel_size_error: the standard error of that.
@@ -73,8 +75,8 @@ def measure_fit(
     measured, of_simulated = (
         _finer_over_coarser(make, matcher, volume, these, ctf, noise, found, start) for these in (images, simulated)
     )
-    agreement = measured[0] / max(of_simulated[0], 0.05)
-    error = measured[1] / max(of_simulated[0], 0.05)
+    agreement = measured[0] / max(of_simulated[0], _LEAST)
+    error = measured[1] / max(of_simulated[0], _LEAST)
 
     def scores(matcher: Matcher, images: Tensor = images, ctf: CTF | None = ctf) -> Tensor:
         return matcher(images, ctf, noise, poses).score.double()
