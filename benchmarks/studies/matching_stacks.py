@@ -79,7 +79,8 @@ def measure() -> dict[str, Any]:
                 "predict --refine": f"predict {folder}/particles.star {encoder} --refine {map_name}",
                 "match": f"match {folder}/particles.star --map {map_name}",
             }
-            for label, words in options.items():
+            for label in _PARTS:
+                words = options[label]
                 parts = _PARTS[label][stack]
                 start, _ = _run(folder, f"{words} --shard 1/{particles // 64} -o {folder}/start.star")
                 seconds, memory = _run(folder, f"{words} --shard 1/{parts} -o {folder}/{stack}-{parts}.star")

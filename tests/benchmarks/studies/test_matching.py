@@ -4,7 +4,13 @@ import shutil
 
 import pytest
 
-from cryozoo.benchmarks.studies import matching, matching_noise, matching_relion
+from cryozoo.benchmarks.studies import (
+    matching,
+    matching_mismatch,
+    matching_noise,
+    matching_relion,
+    matching_stacks,
+)
 
 
 def test_a_task_comes_near_to_its_bound(data) -> None:
@@ -37,3 +43,25 @@ def test_in_noise_that_falls_off_the_estimate_is_worth_it(data) -> None:
     row = {"map": "70S ribosome", "noise": "1/k^2", "seeds": [found]}
     figures = {"rows": [row], "images": 48, "commit": "abc", "hardware": "a processor"}
     assert f"| 70S ribosome, 1/k^2 | {found['bound_median_deg']:.2f} |" in matching_noise.table(figures)
+
+
+def test_flipped_phases_that_are_not_said_are_found(data, tmp_path) -> None:
+    data("structures/4v89.npz")
+    matching_mismatch._images(tmp_path, 24)
+    row = matching_mismatch.run("phases flipped, not said", tmp_path)
+    assert row["median_deg"] < 3
+    assert any("as if their phases were flipped" in said for said in row["said"])
+    text = matching_mismatch.table({"rows": [row], "images": 24, "commit": "abc", "hardware": "a processor"})
+    assert f"| phases flipped, not said | {row['median_deg']:.2f} |" in text
+
+
+def test_stacks_are_worked_through_by_whole_commands(monkeypatch) -> None:
+    """Of 1,280 particles of the same few images, half."""
+    monkeypatch.setattr(matching_stacks, "_STACKS", ((64, 5.0, 1280),))
+    monkeypatch.setattr(matching_stacks, "_PARTS", {"predict": (2,)})
+    monkeypatch.setattr(matching_stacks, "_IMAGES", 64)
+    figures = matching_stacks.measure()
+    (row,) = figures["rows"]
+    assert row["done"] == 640
+    assert 0.1 < row["memory_gb"] < 4
+    assert "| predict, 64 pixels | 640 |" in matching_stacks.table(figures)
