@@ -49,8 +49,8 @@ def refine(
 ) -> None:
     """Refine the poses of PARTICLES (.star, .cs or .mrcs) against a map by maximum likelihood, from where they are.
 
-    They may be off by some ten degrees and a few pixels; `cryozoo match` looks everywhere. What
-    is finished when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
+    They may be off by some ten degrees and a few pixels; `cryozoo match` looks everywhere. What is finished
+    when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
     """
     inputs = [particles, Path(map_name)] + ([] if poses is None else [poses])
     check_suffix(out)

@@ -2,8 +2,8 @@
 
 For white noise of standard deviation s the Fisher information of the five pose parameters (rotation vector in the
 camera frame, shift) is J^T J / s^2 with J the derivative of the noiseless image; other stationary noise is made white
-first, and J with it. No unbiased estimator has a smaller
-covariance than its inverse; the rotation block of the inverse accounts for the unknown shift. (Kay 1993, Eq. 3.31.)
+first, and J with it. No unbiased estimator has a smaller covariance than its inverse; the rotation block of the inverse
+accounts for the unknown shift. (Kay 1993, Eq. 3.31.)
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def cramer_rao_bound(
         step = 0.01 if axis < 3 else 0.1 * projector.pixel_size
         columns.append((image(step * direction) - image(-step * direction)) / (2 * step))
     if isinstance(noise, RadialNoise):
-        columns = [_whitened(column, projector.pixel_size, noise) for column in columns]
+        columns = [noise.whitened(column, projector.pixel_size) for column in columns]
     jacobian = torch.stack(columns, -1).double()
     jacobian = jacobian[:, mask] if mask is not None else jacobian.flatten(1, 2)
     fisher = jacobian.mT @ jacobian / (1.0 if isinstance(noise, RadialNoise) else noise) ** 2
@@ -85,12 +85,3 @@ def cramer_rao_bound(
         return PoseBound(torch.linalg.inv(fisher[:, :3, :3]), torch.zeros(len(rotation), 2, 2))
     bound = torch.linalg.inv(fisher)
     return PoseBound(bound[:, :3, :3], bound[:, 3:, 3:])
-
-
-def _whitened(images: Tensor, pixel_size: float, noise: RadialNoise) -> Tensor:
-    """(B, L, L) as the filter leaves them that makes the noise white, of variance 1 per pixel."""
-    size = images.shape[-1]
-    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
-    radius = (ky[:, None] ** 2 + kx**2).sqrt().to(images.device)
-    power = noise.power(radius.flatten()).unflatten(-1, radius.shape)
-    return torch.fft.irfft2(torch.fft.rfft2(images) * size / power.sqrt(), s=(size, size))

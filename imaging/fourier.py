@@ -6,6 +6,8 @@ real space by the transform of the interpolation kernel, sinc^2, which is divide
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,14 @@ def crop_or_zero_pad(values: Tensor, size: int, dims: int = 3) -> Tensor:
     """(..., L, ..., L) cut, or filled with zeros, to ``size`` along the last ``dims`` axes."""
     before = size // 2 - values.shape[-1] // 2
     return F.pad(values, (before, size - values.shape[-1] - before) * dims)
+
+
+def filtered(images: Tensor, pixel_size: float, transfer: Callable[[Tensor], Tensor]) -> Tensor:
+    """(..., L, L) images times a function of the frequency, (L, L // 2 + 1, 2) xy in one over ``pixel_size``'s unit."""
+    size = images.shape[-1]
+    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
+    frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1).to(images.device)
+    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer(frequency), s=(size, size))
 
 
 def without_interpolation(data: Tensor, padded: int) -> Tensor:

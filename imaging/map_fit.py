@@ -112,10 +112,7 @@ def _simulated(matcher: Matcher, volume: Volume, ctf: CTF | None, noise: RadialN
     projector = Projector(volume, image_size=size, pixel_size=pixel_size)
     clean = found.amplitude[:, None, None] * projector(found.rotation, found.shift, ctf)
     white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
-    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
-    radius = (ky[:, None] ** 2 + kx**2).sqrt().to(clean.device)
-    power = noise.power(radius.flatten()).unflatten(-1, radius.shape)
-    return clean + torch.fft.irfft2(torch.fft.rfft2(white) * power.sqrt() / size, s=(size, size))
+    return clean + noise.coloured(white, pixel_size)
 
 
 def _finer_over_coarser(

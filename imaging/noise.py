@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .fourier import filtered
+
 
 @dataclass(frozen=True)
 class RadialNoise:
@@ -46,9 +48,19 @@ class RadialNoise:
         return RadialNoise(self.shells[group], self.box)
 
     def power(self, radius: Tensor) -> Tensor:
-        """(..., P) at frequencies (P,) in 1/Angstrom, linear between shells."""
+        """(..., P) at frequencies (P,) in 1/Angstrom, of any shape, linear between shells."""
         last = self.shells.shape[-1] - 1
         place = (radius * self.box).clamp(min(1, last), last)
         below = place.floor().long().clamp_max(max(last - 1, 0))
         share = place - below
         return self.shells[..., below] * (1 - share) + self.shells[..., (below + 1).clamp_max(last)] * share
+
+    def whitened(self, images: Tensor, pixel_size: float) -> Tensor:
+        """Images (..., L, L) by the filter that makes this noise white, of variance 1 per pixel."""
+        size = images.shape[-1]
+        return filtered(images, pixel_size, lambda k: size * self.power(k.norm(dim=-1)).rsqrt())
+
+    def coloured(self, white: Tensor, pixel_size: float) -> Tensor:
+        """White noise (..., L, L) of variance 1 per pixel made like this one."""
+        size = white.shape[-1]
+        return filtered(white, pixel_size, lambda k: self.power(k.norm(dim=-1)).sqrt() / size)

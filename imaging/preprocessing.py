@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..particles.ctf import CTF
-from .fourier import centred_fft, centred_ifft, crop_or_zero_pad
+from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, filtered
 from .simulate import inscribed_circle
 
 CTFCorrection = Literal["none", "phase_flip"]
@@ -72,7 +71,7 @@ class Preprocessing:
 
 def phase_flip(images: Tensor, pixel_size: float, ctf: CTF) -> Tensor:
     """Multiply the frequencies of images (B, 1, L, L) by the sign of their CTF."""
-    return _filtered(images, pixel_size, lambda k: torch.where(ctf(k) < 0, -1.0, 1.0)[:, None])
+    return filtered(images, pixel_size, lambda k: torch.where(ctf(k) < 0, -1.0, 1.0)[:, None])
 
 
 def divide_by_modulus(images: Tensor, pixel_size: float, ctf: CTF) -> Tensor:
@@ -80,15 +79,7 @@ def divide_by_modulus(images: Tensor, pixel_size: float, ctf: CTF) -> Tensor:
 
     Their noise is white again, as it was before, but where the CTF is below 0.05 and noise alone would be divided.
     """
-    return _filtered(images, pixel_size, lambda k: ctf(k).abs().clamp_min(0.05).reciprocal())
-
-
-def _filtered(images: Tensor, pixel_size: float, transfer: Callable[[Tensor], Tensor]) -> Tensor:
-    """(..., L, L) times a function of the frequency, (L, L // 2 + 1, 2) xy in 1/Angstrom."""
-    size = images.shape[-1]
-    ky, kx = torch.fft.fftfreq(size, pixel_size), torch.fft.rfftfreq(size, pixel_size)
-    frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1).to(images.device)
-    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer(frequency), s=(size, size))
+    return filtered(images, pixel_size, lambda k: ctf(k).abs().clamp_min(0.05).reciprocal())
 
 
 def standardise(images: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ def _changed(case: str, folder: Path) -> Any:
 
     import torch
 
+    from ...imaging.fourier import filtered
     from ...imaging.preprocessing import phase_flip
     from ...imaging.projector import Projector
     from ...particles.mrc_writer import write_stack
@@ -93,9 +94,7 @@ def _changed(case: str, folder: Path) -> Any:
     elif case.startswith("phases flipped"):
         images = phase_flip(images[:, None], _PIXEL, ctf)[:, 0]
     elif case.startswith("multiplied"):
-        k = [torch.fft.fftfreq(_SIZE, _PIXEL), torch.fft.rfftfreq(_SIZE, _PIXEL)]
-        frequency = torch.stack(torch.meshgrid(k[1], k[0], indexing="xy"), -1)
-        images = torch.fft.irfft2(torch.fft.rfft2(images) * ctf(frequency), s=(_SIZE, _SIZE))
+        images = filtered(images, _PIXEL, ctf)
     else:
         return stack
     write_stack(folder / f"{len(case)}.mrcs", images.numpy(), _PIXEL)

@@ -80,11 +80,8 @@ def run(name: str, kind: str, images: int, seed: int) -> dict[str, Any]:
     assert shift is not None
     of_one = spectrum(kind, pixel)
     true = RadialNoise(of_one.shells * simulator.noise_sigma**2, of_one.box)
-    k = [torch.fft.fftfreq(_SIZE, pixel), torch.fft.rfftfreq(_SIZE, pixel)]
-    radius = (k[0][:, None] ** 2 + k[1] ** 2).sqrt()
-    white = torch.fft.rfft2(torch.randn(images, _SIZE, _SIZE, generator=generator)) / _SIZE
-    noise = torch.fft.irfft2(white * true.power(radius.flatten()).view(radius.shape).sqrt(), s=(_SIZE, _SIZE))
-    noisy = batch.images[:, 0] + noise
+    white = torch.randn(images, _SIZE, _SIZE, generator=generator)
+    noisy = batch.images[:, 0] + true.coloured(white, pixel)
     matcher = Matcher(volume, _SIZE, pixel, group=None if len(group) == 1 else group.float())
     assert batch.ctf is not None
     estimated, _ = matcher.estimate_noise(noisy[:_SAMPLE], batch.ctf[slice(_SAMPLE)])
