@@ -27,6 +27,37 @@ _LEAST = 0.5  # of the finer half in simulated images; with less, poses from the
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Some images that were matched.
+
+    Attributes:
+        images: (N, L, L).
+        ctf: that of their table.
+        noise: their noise.
+        found: their poses.
+        start: rotations and shifts that were refined; None where the poses were searched for. Only of given poses the
+            hand can be told, as a mirrored map has the same projections.
+    """
+
+    images: Tensor
+    ctf: CTF | None
+    noise: RadialNoise
+    found: Matches
+    start: tuple[Tensor, Tensor] | None
+
+    def first(self, count: int) -> Sample:
+        """So many of them."""
+        rows = slice(count)
+        return Sample(
+            self.images[rows],
+            None if self.ctf is None else self.ctf[rows],
+            self.noise,
+            Matches(**{name: values[rows] for name, values in vars(self.found).items()}),
+            None if self.start is None else (self.start[0][rows], self.start[1][rows]),
+        )
+
+
+@dataclass(frozen=True)
 class MapFit:
     """How a map fits to a sample of images.
 
@@ -48,33 +79,19 @@ class MapFit:
     better: dict[str, float]
 
 
-def measure_fit(
-    make: Callable[[Volume, float | None], Matcher],
-    volume: Volume,
-    images: Tensor,
-    ctf: CTF | None,
-    noise: RadialNoise,
-    found: Matches,
-    start: tuple[Tensor, Tensor] | None,
-) -> MapFit:
+def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume, sample: Sample) -> MapFit:
     """Try other readings of some images.
 
     Args:
         make: a matcher of a map, up to a frequency in 1/Angstrom; None for all that it has.
         volume: the map.
-        images: (N, L, L) of them.
-        ctf: that of their table.
-        noise: their noise.
-        found: their poses.
-        start: rotations and shifts that were refined; None where the poses were searched for. Only of given poses the
-            hand can be told, as a mirrored map has the same projections.
+        sample: the images.
     """
     matcher = make(volume, None)
-    poses = found.rotation, found.shift
-    simulated = _simulated(matcher, volume, ctf, noise, found)
-    measured, of_simulated = (
-        _finer_over_coarser(make, matcher, volume, these, ctf, noise, found, start) for these in (images, simulated)
-    )
+    images, ctf, noise, start = sample.images, sample.ctf, sample.noise, sample.start
+    poses = sample.found.rotation, sample.found.shift
+    simulated = replace(sample, images=_simulated(matcher, volume, sample))
+    measured, of_simulated = (_finer_over_coarser(make, matcher, volume, these) for these in (sample, simulated))
     agreement = measured[0] / max(of_simulated[0], _LEAST)
     error = measured[1] / max(of_simulated[0], _LEAST)
 
@@ -106,35 +123,30 @@ def measure_fit(
     return MapFit(agreement, error, volume.pixel_size * (1 + float(scale)), volume.pixel_size * float(spread), better)
 
 
-def _simulated(matcher: Matcher, volume: Volume, ctf: CTF | None, noise: RadialNoise, found: Matches) -> Tensor:
+def _simulated(matcher: Matcher, volume: Volume, sample: Sample) -> Tensor:
     """Images of the map (N, L, L) at the poses that were found, in noise as it was found."""
+    found = sample.found
     size, pixel_size = matcher.likelihood.image_size, matcher.likelihood.pixel_size
     projector = Projector(volume, image_size=size, pixel_size=pixel_size)
-    clean = found.amplitude[:, None, None] * projector(found.rotation, found.shift, ctf)
+    clean = found.amplitude[:, None, None] * projector(found.rotation, found.shift, sample.ctf)
     white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
-    return clean + noise.coloured(white, pixel_size)
+    return clean + sample.noise.coloured(white, pixel_size)
 
 
 def _finer_over_coarser(
-    make: Callable[[Volume, float | None], Matcher],
-    matcher: Matcher,
-    volume: Volume,
-    images: Tensor,
-    ctf: CTF | None,
-    noise: RadialNoise,
-    found: Matches,
-    start: tuple[Tensor, Tensor] | None,
+    make: Callable[[Volume, float | None], Matcher], matcher: Matcher, volume: Volume, sample: Sample
 ) -> tuple[float, float]:
-    likelihood = matcher.likelihood
+    """The amplitude of the finer half over that of the coarser one, and its error by leaving out each image in turn."""
+    likelihood, ctf, found = matcher.likelihood, sample.ctf, sample.found
     passed = None if ctf is None else ctf(likelihood.frequency)
-    whitening = noise.power(likelihood.radius).rsqrt()
+    whitening = sample.noise.power(likelihood.radius).rsqrt()
     here = likelihood.projections(found.rotation, found.shift, passed) * whitening
     # Turning the molecule moves a sample in proportion to its frequency.
     told = (here.abs() * likelihood.radius).square().mean(0).double()
     half = int((told.cumsum(0) < told.sum() / 2).sum())
-    coarse = make(volume, float(likelihood.radius[half]))(images, ctf, noise, start)
+    coarse = make(volume, float(likelihood.radius[half]))(sample.images, ctf, sample.noise, sample.start)
     projections = likelihood.projections(coarse.rotation, coarse.shift, passed) * whitening
-    samples = likelihood.samples(images) * whitening
+    samples = likelihood.samples(sample.images) * whitening
     products = (projections.conj() * samples).real.double()
     squares = projections.abs().square().double()
     halves = [products[:, :half].sum(1), squares[:, :half].sum(1), products[:, half:].sum(1), squares[:, half:].sum(1)]
@@ -143,7 +155,7 @@ def _finer_over_coarser(
         return pf / sf / (pc / sc)
 
     without = ratio(*(total.sum() - total for total in halves))
-    n = len(images)
+    n = len(without)
     spread = ((n - 1) * (without - without.mean()).square().mean()).sqrt()
     return float(ratio(*(total.sum() for total in halves))), float(spread)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..geometry.point_groups import point_group
 from ..imaging.extent import check_fits
 from ..imaging.fourier import crop_or_zero_pad
-from ..imaging.map_fit import MapFit, measure_fit
+from ..imaging.map_fit import MapFit, Sample, measure_fit
 from ..imaging.match import Matcher
 from ..imaging.noise import RadialNoise
 from ..imaging.pose_posterior import Matches
@@ -245,36 +245,20 @@ class _Work:
             shells.append(noise.shells)
             informative = max(informative, self.matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
-                first = images, ctf, noise, found, start
+                sample = Sample(images, ctf, noise, found, start)
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
             self.matcher = self._matcher(self.volume, informative)
-        self.fit = self._measured_fit(*first)
+        self.fit = self._measured_fit(sample.first(_FIT))
         return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
 
-    def _measured_fit(
-        self,
-        images: Tensor,
-        ctf: CTF | None,
-        noise: RadialNoise,
-        found: Matches,
-        start: tuple[Tensor, Tensor] | None,
-    ) -> MapFit:
-        """Of some images of the first group; says what fits better."""
-        few = slice(min(len(images), _FIT))
+    def _measured_fit(self, sample: Sample) -> MapFit:
+        """How the map fits to some images; says what fits better."""
         highest = self.matcher.likelihood.highest
 
         def make(volume: Volume, most: float | None) -> Matcher:
             return self._matcher(volume, highest if most is None else most)
 
-        fit = measure_fit(
-            make,
-            self.volume,
-            images[few],
-            None if ctf is None else ctf[few],
-            noise,
-            Matches(**{name: values[few] for name, values in vars(found).items()}),
-            None if start is None else (start[0][few], start[1][few]),
-        )
+        fit = measure_fit(make, self.volume, sample)
         for doubt in _doubts(fit, self.name, self.volume.pixel_size):
             warnings.warn(BadInputWarning(f"{self.source.path}: {doubt}"), stacklevel=6)
         return fit
