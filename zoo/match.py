@@ -37,7 +37,7 @@ _LOST = 0.01  # share of the information about the pose that frequencies which a
 _BATCH = 64
 _MOST_PERIODS = 64  # per box, of the finest detail that is compared unless a resolution is given; a matter of memory
 _FIT = 48  # images on which it is tried whether anything else fits better
-_STRANGE, _AKIN = 0.25, 0.7  # agreement below which a map is another molecule's, or another state's
+_STRANGE, _AKIN = 0.4, 0.9  # agreement below which a map is another molecule's, or clearly another state's
 _SCALED, _CLEARLY = 0.01, 5.0  # share by which pixel sizes differ that is worth a word, and in standard errors
 
 
@@ -302,7 +302,7 @@ def _doubts(fit: MapFit, name: str, pixel_size: float) -> list[str]:
         doubts.append(f"{hints[best]} (by {100 * fit.better[best]:.0f} % of the score)")
     elif fit.agreement < _STRANGE:
         doubts.append(f"{name} seems to be of another molecule, or the images tell too little ({agreement})")
-    elif fit.agreement < _AKIN:
+    elif fit.agreement + 3 * fit.agreement_error < _AKIN:
         doubts.append(
             f"{name} is like the molecule in the images, and not the same ({agreement}): a relative, or another state; "
             "poses have larger errors than expected"

@@ -11,6 +11,8 @@ from ...particles.files import atomic_write, write_json
 from ..runs import RESULTS, markdown_table
 
 STUDIES = (
+    "matching",
+    "matching_mismatch",
     "matching_noise",
     "matching_relion",
     "overhead",
