@@ -141,8 +141,7 @@ def ctf_70s() -> Mapping[str, Recipe]:
 
     On a processor without bfloat16, of which a step takes a second. D4 with a density over rotations, ribosome, 64 px,
     defocus 1 to 3 um, three seeds. ``none`` and ``phase_flip`` at SNR 0.1; ``robust`` with phases flipped, SNR 0.05 to
-    2 and noise from white to 1/k. Then
-    ``python -m cryozoo.benchmarks.studies.ctf_encoders`` compares all three over the range.
+    2 and noise from white to 1/k.
     """
     fixed = Imaging(snr=0.1, shift_sigma=10.0, defocus=(10_000.0, 30_000.0))
     kinds: dict[str, tuple[Imaging, Literal["none", "phase_flip"]]] = {
