@@ -82,8 +82,8 @@ def measure() -> dict[str, Any]:
             for label in _PARTS:
                 words = options[label]
                 parts = _PARTS[label][stack]
-                start, _ = _run(folder, f"{words} --shard 1/{particles // 64} -o {folder}/start.star")
-                seconds, memory = _run(folder, f"{words} --shard 1/{parts} -o {folder}/{stack}-{parts}.star")
+                start, _ = _run(folder, f"{words} --shard 1/{particles // 64} -o {folder}/start.star --overwrite")
+                seconds, memory = _run(folder, f"{words} --shard 1/{parts} -o {folder}/poses.star --overwrite")
                 done = particles // parts
                 rows.append(
                     {
