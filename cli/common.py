@@ -187,8 +187,8 @@ def stack_options(function: F) -> F:
 
     @wraps(function)
     def with_options(*args: Any, **kwargs: Any) -> Any:
-        names = ("datadir", "pixel_size", "invert", "skip_bad", "allow_outside")
-        return function(*args, opened={name: kwargs.pop(name) for name in names}, **kwargs)
+        opened = {name: kwargs.pop(name) for name in ("datadir", "pixel_size", "invert", "skip_bad", "allow_outside")}
+        return function(*args, opened=opened, **kwargs)
 
     decorated: Any = with_options
     for option in (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,7 @@ from .extent import check_fits
 from .projector import Projector
 from .volumes import Volume
 
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+_ONE_SNR, _SNR_RANGE = number(above=0), numbers(2, lambda x: 0 < x[0] <= x[1], "[lowest, highest]")
 
 
 @documented
@@ -29,10 +26,7 @@ class Imaging:
 
     snr: float | tuple[float, float] | None = setting(
         optional(
-            Rule(
-                lambda x: (is_number(x) and x > 0) or (_is_pair(x) and 0 < x[0] <= x[1]),
-                "a number above 0 or [lowest, highest]",
-            ),
+            Rule(lambda x: _ONE_SNR.fits(x) or _SNR_RANGE.fits(x), f"{_ONE_SNR.expected} or {_SNR_RANGE.expected}"),
             "no noise",
         ),
         "variance of the shifted projection with its CTF inside the inscribed circle, averaged over random poses, over "

@@ -256,6 +256,8 @@ class _Work:
         highest = self.matcher.likelihood.highest
 
         def make(volume: Volume, most: float | None) -> Matcher:
+            if volume is self.volume and most is None:
+                return self.matcher
             return self._matcher(volume, highest if most is None else most)
 
         fit = measure_fit(make, self.volume, sample)
