@@ -91,7 +91,9 @@ def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume,
     images, ctf, noise, start = sample.images, sample.ctf, sample.noise, sample.start
     poses = sample.found.rotation, sample.found.shift
     simulated = replace(sample, images=_simulated(matcher, volume, sample))
-    measured, of_simulated = (_finer_over_coarser(make, matcher, volume, these) for these in (sample, simulated))
+    half = _half(matcher, sample)
+    coarse = make(volume, float(matcher.likelihood.radius[half]))
+    measured, of_simulated = (_finer_over_coarser(matcher, coarse, half, these) for these in (sample, simulated))
     agreement = measured[0] / max(of_simulated[0], _LEAST)
     error = measured[1] / max(of_simulated[0], _LEAST)
 
@@ -133,18 +135,22 @@ def _simulated(matcher: Matcher, volume: Volume, sample: Sample) -> Tensor:
     return clean + sample.noise.coloured(white, pixel_size)
 
 
-def _finer_over_coarser(
-    make: Callable[[Volume, float | None], Matcher], matcher: Matcher, volume: Volume, sample: Sample
-) -> tuple[float, float]:
-    """The amplitude of the finer half over that of the coarser one, and its error by leaving out each image in turn."""
+def _half(matcher: Matcher, sample: Sample) -> int:
+    """How many of the samples, from low to high, tell half of what is told about poses."""
     likelihood, ctf, found = matcher.likelihood, sample.ctf, sample.found
     passed = None if ctf is None else ctf(likelihood.frequency)
-    whitening = sample.noise.power(likelihood.radius).rsqrt()
-    here = likelihood.projections(found.rotation, found.shift, passed) * whitening
+    here = likelihood.projections(found.rotation, found.shift, passed)
     # Turning the molecule moves a sample in proportion to its frequency.
-    told = (here.abs() * likelihood.radius).square().mean(0).double()
-    half = int((told.cumsum(0) < told.sum() / 2).sum())
-    coarse = make(volume, float(likelihood.radius[half]))(sample.images, ctf, sample.noise, sample.start)
+    told = (here.abs() * likelihood.radius).square().mean(0).double() / sample.noise.power(likelihood.radius)
+    return int((told.cumsum(0) < told.sum() / 2).sum())
+
+
+def _finer_over_coarser(matcher: Matcher, coarser: Matcher, half: int, sample: Sample) -> tuple[float, float]:
+    """The amplitude of the finer half over that of the coarser one, and its error by leaving out each image in turn."""
+    likelihood, ctf = matcher.likelihood, sample.ctf
+    passed = None if ctf is None else ctf(likelihood.frequency)
+    whitening = sample.noise.power(likelihood.radius).rsqrt()
+    coarse = coarser(sample.images, ctf, sample.noise, sample.start)
     projections = likelihood.projections(coarse.rotation, coarse.shift, passed) * whitening
     samples = likelihood.samples(sample.images) * whitening
     products = (projections.conj() * samples).real.double()
