@@ -118,21 +118,20 @@ def _binned(values: Tensor, found: Tensor, expected: Tensor, edges: tuple[float,
 
 
 def measure(images: int = 2000, seeds: int = 3) -> dict[str, Any]:
-    """All tasks, in hours. Each is written when it is done, and taken from there by the next run of the same commit."""
+    """All tasks, in hours; each is written when it is done, and those that are there are not measured again."""
     import torch
 
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"rows": [], "images": images, **provenance()}
+    figures: dict[str, Any] = {"rows": [], "images": images}
+    here = provenance()  # before any result is written, which changes the checkout
     kept = RESULTS / "matching.json"
-    if kept.exists():
-        before = json.loads(kept.read_text())
-        if (before["images"], before["commit"]) == (images, figures["commit"]):
-            figures["rows"] = [row for row in before["rows"] if len(row["seeds"]) == seeds]
+    if kept.exists() and (before := json.loads(kept.read_text()))["images"] == images:
+        figures["rows"] = [row for row in before["rows"] if len(row["seeds"]) == seeds]
     done = {(row["map"], row["snr"], row["ctf"]) for row in figures["rows"]}
     for name, snr, ctf in TASKS:
         if (name, snr, ctf) not in done:
             found = [run(name, snr, ctf, images, seed) for seed in range(seeds)]
-            figures["rows"].append({"map": name, "snr": snr, "ctf": ctf, "seeds": found})
+            figures["rows"].append({"map": name, "snr": snr, "ctf": ctf, "seeds": found, **here})
             write_figures("matching", figures)
     return figures
 
@@ -163,9 +162,11 @@ def table(figures: dict[str, Any]) -> str:
     ]
     header = ["map", "SNR", "CTF", "median deg", "bound", "median / bound", "mean / bound", "mean of the true mode"]
     header += ["% <= 5", "% <= 15", "ms", "refined: median / bound", "ms refined"]
+    measured = ", ".join(sorted({f"{row['commit']} ({row['hardware']})" for row in figures["rows"]}))
     return markdown_table(header, rows) + (
         f"\n{figures['images']:,} images of {_SIZE} pixels for each seed. Mean of the true mode: of the poses that are "
-        "reached from the true ones, over the bound; no search can do better. ms: CPU time of an image.\n"
+        "reached from the true ones, over the bound; no search can do better. ms: CPU time of an image. Commits "
+        f"{measured}.\n"
         f"\n{_calibration(figures['rows'])}"
     )
 

@@ -94,10 +94,9 @@ def test_the_table_comes_back_with_all_its_columns(folder: Path, stack: Particle
 
 
 def test_images_in_memory_and_a_map_of_other_voxels(folder: Path, stack: ParticleStack) -> None:
-    clean = Simulator(Volume.phantom(size=SIZE, pixel_size=PIXEL), Imaging(snr=2.0))(
-        24, torch.Generator().manual_seed(0)
-    )
-    finer = Volume.phantom(size=48, pixel_size=4.0)  # the same molecule: its size is a share of the box
+    finer = Volume.phantom(size=48, pixel_size=4.0)
+    simulator = Simulator(finer, Imaging(snr=2.0), image_size=SIZE, pixel_size=PIXEL)
+    clean = simulator(24, torch.Generator().manual_seed(0))
     found = match(clean.images, finer, pixel_size=PIXEL, reach=6.0)
     assert clean.pose.rotation is not None
     assert np.median(errors(found, PoseTable(clean.pose.rotation.numpy()))) < 5

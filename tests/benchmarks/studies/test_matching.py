@@ -18,7 +18,14 @@ def test_a_task_comes_near_to_its_bound(data) -> None:
     found = matching.run("70S ribosome", 0.5, False, 24, 0)
     assert found["median_deg"] < 2 * found["bound_median_deg"]
     assert found["within_15"] == 1
-    row = {"map": "70S ribosome", "snr": 0.5, "ctf": False, "seeds": [found, found]}
+    row = {
+        "map": "70S ribosome",
+        "snr": 0.5,
+        "ctf": False,
+        "seeds": [found, found],
+        "commit": "abc",
+        "hardware": "a processor",
+    }
     text = matching.table({"rows": [row], "images": 24})
     assert f"| 70S ribosome | 0.5 | none | {found['median_deg']:.2f} | {found['bound_median_deg']:.2f} |" in text
 
