@@ -51,6 +51,7 @@ Training
 
     train                 trains an encoder by a Recipe
     Recipe                what is trained, on what, and how
+    recipe_from_map       a Recipe for the molecule of a map, and for images like those of a table
     Simulated             data made on the fly from a volume
     Recorded              data of particles with known poses
     Objective             what is optimised: a loss of poses, and of shifts
@@ -83,6 +84,7 @@ if _TYPE_CHECKING:
     from .recovery.orientations import recover_orientations as recover_orientations
     from .training.data import Recorded as Recorded
     from .training.data import Simulated as Simulated
+    from .training.from_map import recipe_from_map as recipe_from_map
     from .training.objective import Objective as Objective
     from .training.recipe import Recipe as Recipe
     from .training.trainer import train as train
@@ -136,6 +138,7 @@ _HOMES = {
     "match": "zoo.match",
     "pose_metrics": "zoo.evaluate",
     "reconstruct": "imaging.reconstruct",
+    "recipe_from_map": "training.from_map",
     "recover_orientations": "recovery.orientations",
     "refine": "zoo.match",
     "register_backbone": "zoo.registry",

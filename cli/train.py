@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from ..particles.errors import BadInput
+from ..particles.files import check_folder
 from ..particles.yaml_files import parse_yaml, read_yaml
-from .common import INPUT, Run, metrics_table, run_options, verb
+from .common import INPUT, Run, metrics_table, run_options, stack_options, symmetry_option, verb
 
 
 def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
@@ -21,8 +22,13 @@ def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> 
     ctx.exit()
 
 
-@verb("train", short_help="Train an encoder by a recipe.")
-@click.argument("recipe", type=INPUT)
+@verb("train", short_help="Train an encoder by a recipe, or for a map.")
+@click.argument("recipe", type=INPUT, required=False)
+@click.option("--map", "map_name", metavar="MAP", help="Make the recipe, for the molecule of this map.")
+@click.option(
+    "--particles", type=INPUT, help="Some of the images that the encoder is for, to which --map's are made like."
+)
+@symmetry_option
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for all that is made."
 )
@@ -36,29 +42,50 @@ def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> 
     help="Print a recipe to fill in, with every field explained, and stop.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint.")
+@stack_options
 @run_options
 def train(
-    recipe: Path,
+    recipe: Path | None,
+    map_name: str | None,
+    particles: Path | None,
+    symmetry: str,
+    opened: dict[str, Any],
     out: Path,
     changes: tuple[str, ...],
     restart: bool,
     run: Run,
 ) -> None:
-    """Train an encoder by a RECIPE (YAML or JSON).
+    """Train an encoder by a RECIPE (YAML or JSON), or with --map for the molecule of a map.
 
     The same command goes on where a stopped run left off, and --set steps=N where one has ended at fewer steps: from
-    there with the learning rates of N steps. DIR/model is the best encoder so far, also while the training runs.
+    there with the learning rates of N steps. DIR/model is the best encoder so far, also while the training runs, and
+    DIR/recipe.json the recipe. --symmetry, and options of particles, are for --map alone.
     """
+    if (recipe is None) == (map_name is None):
+        raise click.UsageError("a RECIPE or --map, one of the two")
+    if map_name is None and particles is not None:
+        raise click.UsageError("--particles goes with --map; a recipe names its data itself")
+    check_folder(out)
+    device = run.device()
+
+    from ..training.from_map import recipe_from_map
     from ..training.recipe import Recipe
     from ..training.trainer import train as train_by
 
-    values = read_yaml(recipe, "a training recipe")
+    if recipe is not None:
+        values, source = read_yaml(recipe, "a training recipe"), str(recipe)
+    else:
+        assert map_name is not None
+        made = recipe_from_map(map_name, particles, symmetry=symmetry, progress=run.progress, **opened)
+        values, source = made.to_dict(), f"the recipe made for {map_name}"
     for change in changes:
         _set(values, change)
-    what = Recipe.from_dict(values, source=recipe)
-    result = train_by(what, out, device=run.device(), progress=run.progress, restart=restart, report=click.echo)
+    what = Recipe.from_dict(values, source=source)
+    result = train_by(what, out, device=device, progress=run.progress, restart=restart, report=click.echo)
     click.echo(metrics_table(result.metrics))
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
+    if map_name is not None:
+        click.echo(f"cryozoo predict PARTICLES --encoder local-dir:{out / 'model'} --refine {map_name} -o poses.star")
 
 
 def _set(values: dict[str, Any], change: str) -> None:

@@ -333,6 +333,29 @@ class TestTrain:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
         return tmp_path / "recipe.yaml"
 
+    def test_for_a_map(self, run, tmp_path):
+        words = ("--set", "encoder=test_vgg_gem-sixd_svd", "--set", "loss=chordal", "--set", "loss_args={}")
+        words += ("--set", "data.held_out=16", "--set", "batch_size=4", "--symmetry", "C2")
+        done = run("train", "--map", "phantom:3", *words, "--out", tmp_path / "out", "--set", "steps=2")
+        assert (done.code, done.err) == (0, "")
+        assert "--refine phantom:3 -o poses.star" in done.out
+        used = json.loads((tmp_path / "out" / "recipe.json").read_text())
+        assert (used["data"]["volume"], used["data"]["symmetry"], used["image_size"]) == ("phantom:3", "C2", 64)
+        assert run("train", "--map", "phantom:3", *words, "--out", tmp_path / "out", "--set", "steps=3").code == 0
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ((), "a RECIPE or --map, one of the two"),
+            (("recipe.yaml", "--map", "map.mrc"), "a RECIPE or --map, one of the two"),
+            (("recipe.yaml", "--particles", "p.star"), "--particles goes with --map"),
+        ],
+    )
+    def test_what_goes_together(self, run, tmp_path, words, message):
+        done = run("train", *words, "--out", tmp_path / "out")
+        assert done.code == 2
+        assert message in done.err
+
     def test_recipe_in_encoder_out(self, run, recipe, tmp_path):
         out = tmp_path / "out"
         done = run("train", recipe, "--out", out, "--set", "steps=2", "--set", "lr=1e-4", "--set", "data.snr=0.5")
