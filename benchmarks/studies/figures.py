@@ -13,6 +13,7 @@ from ..runs import RESULTS, markdown_table
 STUDIES = (
     "matching",
     "matching_mismatch",
+    "matching_newcomer",
     "matching_noise",
     "matching_relion",
     "overhead",

@@ -1,11 +1,12 @@
-"""Poses of RELION's own projections against their map: ``match`` and ``refine`` beside RELION's local search.
+"""Poses of RELION's own projections against their map: ``match`` and ``refine`` beside RELION's searches.
 
     python -m cryozoo.benchmarks.studies.matching_relion [IMAGES [SNR]]
 
 Needs RELION. The 70S map is projected by ``relion_project --ctf`` with shifts, white noise is added, the images are
 normalised as RELION wants them, and all start from the same poses, off by 3 degrees about each axis and by 4 Angstrom.
-RELION's local search has three iterations at HEALPix order 4 and one at order 5. All sides are whole commands on one
-thread. Prints one table and writes it to ``results/matching_relion.json`` and ``.md``.
+RELION's local search has three iterations at HEALPix order 4 and one at order 5, its search of all orientations one, at
+orders 2 and 3, which its oversampling makes half as coarse; shifts are sought around the given ones. All sides are
+whole commands on one thread. Prints one table and writes it to ``results/matching_relion.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ from ..runs import markdown_table
 from .figures import write_figures
 
 _SIZE, _PIXEL = 64, 5.0
-_LOCAL = (
+_SEARCH = (
     "relion_refine --i rough.star --ref map.mrc --firstiter_cc --ini_high 12 --ctf --tau2_fudge 4 --flatten_solvent "
-    "--zero_mask --particle_diameter 300 --oversampling 1 --sigma_ang 3 --offset_range 6 --norm --scale --K 1 --pad 2 "
+    "--zero_mask --particle_diameter 300 --oversampling 1 --offset_range 6 --norm --scale --K 1 --pad 2 "
     f"--angpix {_PIXEL} --dont_check_norm --j 1"
 )
 _COMMANDS = {
     "cryozoo refine": "refine rough.star --map map.mrc -o refined.star --threads 1",
     "cryozoo match": "match rough.star --map map.mrc -o matched.star --threads 1",
-    "RELION, order 4": f"{_LOCAL} --healpix_order 4 --offset_step 2 --iter 3 --o order4/r",
-    "RELION, order 5": f"{_LOCAL} --healpix_order 5 --offset_step 1 --iter 1 --o order5/r",
+    "RELION, local, order 4": f"{_SEARCH} --sigma_ang 3 --healpix_order 4 --offset_step 2 --iter 3 --o order4/r",
+    "RELION, local, order 5": f"{_SEARCH} --sigma_ang 3 --healpix_order 5 --offset_step 1 --iter 1 --o order5/r",
+    "RELION, all, order 2": f"{_SEARCH} --healpix_order 2 --offset_step 2 --iter 1 --o order2/r",
+    "RELION, all, order 3": f"{_SEARCH} --healpix_order 3 --offset_step 2 --iter 1 --o order3/r",
 }
-_OUTPUTS = ("refined.star", "matched.star", "order4/r_it003_data.star", "order5/r_it001_data.star")
+_OUTPUTS = ("refined.star", "matched.star", "order4/r_it003_data.star") + tuple(
+    f"order{order}/r_it001_data.star" for order in (5, 2, 3)
+)
 
 
 def prepare(folder: Path, images: int, snr: float) -> float:
@@ -103,7 +108,7 @@ def _run(command: str, folder: Path) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def measure(images: int = 400, snr: float = 0.1) -> dict[str, Any]:
+def measure(images: int = 200, snr: float = 0.1) -> dict[str, Any]:
     """Errors of all sides, and CPU milliseconds of an image, the start of the program included."""
     import numpy as np
 
@@ -113,8 +118,8 @@ def measure(images: int = 400, snr: float = 0.1) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for output in ("order4", "order5"):
-            (folder / output).mkdir()
+        for output in _OUTPUTS:
+            (folder / output).parent.mkdir(exist_ok=True)
         bound = prepare(folder, images, snr)
         truth = PoseTable.load(folder / "truth.star")
         costs = {side: _run(command, folder) for side, command in _COMMANDS.items()}
