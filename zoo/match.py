@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,29 @@ _STRANGE, _AKIN = 0.4, 0.9  # agreement below which a map is another molecule's,
 _SCALED, _CLEARLY = 0.01, 5.0  # share by which pixel sizes differ that is worth a word, and in standard errors
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What was compared, for who wants to look at it.
+
+    Attributes:
+        images: those of the poses, row for row; more of them where the work was stopped.
+        volume: the map, its box cut to about that of the molecule.
+        map_name: of the map, in messages.
+        symmetry: point group of the map; C1 where poses were refined.
+        reach: Angstrom, of the shifts that were looked at first; None where poses were refined.
+        resolution: Angstrom, of the finest detail that was compared.
+        doubts: what speaks against the map, or what the table says of the images; as it was warned of.
+    """
+
+    images: ParticleStack | Images
+    volume: Volume
+    map_name: str
+    symmetry: str
+    reach: float | None
+    resolution: float
+    doubts: tuple[str, ...]
+
+
 class MatchedTable(PoseTable):
     """Poses with what their likelihood says; the confidence is one over the expected angular error in radian.
 
@@ -48,6 +72,7 @@ class MatchedTable(PoseTable):
         matches: rotation, shift, covariance, probability, error, score and amplitude of every particle.
         noise: the power of the noise, a row for each optics group.
         fit: how the map fits to a sample of the images.
+        compared: the images and the map.
 
     In a STAR file they are ``rlnMaxValueProbDistribution``, the probability, and ``rlnLogLikeliContribution``, half of
     the score, as RELION writes them.
@@ -56,6 +81,7 @@ class MatchedTable(PoseTable):
     matches: Matches
     noise: RadialNoise
     fit: MapFit
+    compared: Compared
 
     def _star(self, path: str | Path) -> StarFile:
         star = super()._star(path)
@@ -172,12 +198,14 @@ class _Work:
         self.source = source
         self.device = torch.device("cpu") if device is None else torch.device(device)
         volume, self.name = _opened_map(map, source)
+        self.given = volume
         self.volume = Volume(volume.data.float().to(self.device), volume.pixel_size, volume.reach)
+        self.symmetry = symmetry
         self.group = point_group(symmetry)
         self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
         self.table.warn_unmodelled()
         groups = np.zeros(len(source), dtype=np.int64) if self.table.group is None else self.table.group
-        self.group_of = torch.from_numpy(_pooled(groups))
+        self.group_of = torch.from_numpy(pooled_groups(groups))
         self.reach = reach
         self.highest = None if resolution is None else 1 / resolution
 
@@ -196,6 +224,7 @@ class _Work:
         batches = [range(k, min(k + _BATCH, len(self.source))) for k in range(start, len(self.source), _BATCH)]
         with torch.inference_mode():
             noise = self._noise(poses)
+            reach = self.matcher.reach if poses is None else None
             desc = "match" if poses is None else "refine"
             work = read_ahead(batches, self._images, total=len(self.source), progress=progress, desc=desc)
             try:
@@ -206,9 +235,9 @@ class _Work:
                     if on_batch is not None:
                         on_batch(parts[-1])
             except KeyboardInterrupt as stop:
-                finished = self._table(parts, noise) if parts else None
+                finished = self._table(parts, noise, reach) if parts else None
                 raise PredictionStopped(finished, len(self.source), getattr(stop, "signum", None)) from None
-        return self._table(parts, noise)
+        return self._table(parts, noise, reach)
 
     def _matcher(self, volume: Volume, highest: float | None) -> Matcher:
         source = self.source
@@ -216,15 +245,7 @@ class _Work:
         return Matcher(volume, source.image_size, source.pixel_size, group=group, reach=self.reach, highest=highest)
 
     def _images(self, rows: range | NDArray[np.int64]) -> tuple[Tensor, CTF | None]:
-        source = self.source
-        images = source.images(rows)
-        images = torch.as_tensor(images, dtype=torch.float32).to(self.device)
-        if self.table.ctf is None:
-            return images, None
-        ctf = self.table.ctf[np.asarray(rows)].to(torch.float32).to(self.device)
-        if "premultiplied" in self.table.corrected:
-            images = divide_by_modulus(images, source.pixel_size, ctf)
-        return images, CTFModulus(**vars(ctf)) if self.table.corrected else ctf
+        return read_images(self.source, rows, self.device)
 
     def _poses(self, poses: PoseTable | None, rows: range | NDArray[np.int64]) -> tuple[Tensor, Tensor] | None:
         if poses is None:
@@ -261,11 +282,12 @@ class _Work:
             return self._matcher(volume, highest if most is None else most)
 
         fit = measure_fit(make, self.volume, sample)
-        for doubt in _doubts(fit, self.name, self.volume.pixel_size):
+        self.doubts = tuple(_doubts(fit, self.name, self.volume.pixel_size))
+        for doubt in self.doubts:
             warnings.warn(BadInputWarning(f"{self.source.path}: {doubt}"), stacklevel=6)
         return fit
 
-    def _table(self, parts: list[Matches], noise: RadialNoise) -> MatchedTable:
+    def _table(self, parts: list[Matches], noise: RadialNoise, reach: float | None) -> MatchedTable:
         matches = Matches.join(parts)
         plain = pose_table(
             self.source,
@@ -283,7 +305,22 @@ class _Work:
             source=plain.source,
         )
         table.matches, table.noise, table.fit = matches, noise, self.fit
+        finest = 1 / self.matcher.likelihood.highest
+        table.compared = Compared(self.source, self.given, self.name, self.symmetry, reach, finest, self.doubts)
         return table
+
+
+def read_images(
+    source: ParticleStack | Images, rows: range | NDArray[np.int64], device: torch.device | None = None
+) -> tuple[Tensor, CTF | None]:
+    """Images (B, L, L) as they are compared with a map, and what the CTF has done to them."""
+    images = torch.as_tensor(source.images(rows), dtype=torch.float32).to(device)
+    if not isinstance(source, ParticleStack) or source.table.ctf is None:
+        return images, None
+    ctf = source.table.ctf[np.asarray(rows)].to(torch.float32).to(device)
+    if "premultiplied" in source.table.corrected:
+        images = divide_by_modulus(images, source.pixel_size, ctf)
+    return images, CTFModulus(**vars(ctf)) if source.table.corrected else ctf
 
 
 def _doubts(fit: MapFit, name: str, pixel_size: float) -> list[str]:
@@ -335,7 +372,7 @@ def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tup
     return Volume(crop_or_zero_pad(volume.data, box), volume.pixel_size, volume.reach), name
 
 
-def _pooled(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def pooled_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) numbers from 0 of the groups; those with few images are one, whose noise is estimated together."""
     _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
     number = number.reshape(-1)
