@@ -44,6 +44,12 @@ resolution_option = click.option(
     metavar="A",
     help="Finest detail.  [default: as far as it helps]",
 )
+report_option = click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="HTML",
+    help="Write a page that says how good the poses are, with figures, too.",
+)
 
 
 @verb("match", short_help="Poses of particle images against a map.")
@@ -53,6 +59,7 @@ resolution_option = click.option(
 @symmetry_option
 @click.option("--reach", type=Number(least=0), metavar="A", help="Largest usual shift.  [default: a tenth of the box]")
 @resolution_option
+@report_option
 @shard_option
 @stack_options
 @overwrite_option
@@ -64,6 +71,7 @@ def match(
     symmetry: str,
     reach: float | None,
     resolution: float | None,
+    report: Path | None,
     shard: tuple[int, int] | None,
     opened: dict[str, Any],
     overwrite: bool,
@@ -76,6 +84,7 @@ def match(
     """
     check_suffix(out)
     check_output(out, overwrite=overwrite, inputs=[particles, Path(map_name)])
+    check_report(report, overwrite=overwrite)
     device = run.device()
 
     from ..zoo.match import match as match_to
@@ -95,7 +104,25 @@ def match(
         )
 
     settings = ("match", symmetry, reach, resolution, device.type)
-    matched(work, stack, map_name, out, settings, overwrite=overwrite)
+    matched(work, stack, map_name, out, report, settings, overwrite=overwrite)
+
+
+def check_report(report: Path | None, *, overwrite: bool) -> None:
+    """Refuse a report that could not be written in the end, before the work starts."""
+    if report is not None:
+        from ..zoo.report import check_report
+
+        check_report(report, overwrite=overwrite)
+        check_output(report, overwrite=overwrite)
+
+
+def save_report(report: Path | None, poses: MatchedTable, out: Path, *, overwrite: bool) -> None:
+    """Write the report of poses that are in OUT, where one is asked for."""
+    if report is not None:
+        from ..zoo.report import write_report
+
+        write_report(report, poses, saved=out, overwrite=overwrite)
+        click.echo(f"report in {report}")
 
 
 def matched(
@@ -103,6 +130,7 @@ def matched(
     stack: ParticleStack,
     map_name: str,
     out: Path,
+    report: Path | None,
     settings: tuple[Any, ...],
     *,
     overwrite: bool,
@@ -120,6 +148,7 @@ def matched(
         click.echo(f"{unsure:,} particles fit another pose nearly as well")
     click.echo(f"agreement of the map's finer half: {fit.agreement:.2f} (1 for the right map, 0 for another molecule)")
     click.echo("poses are in the frame of the map, and of its hand")
+    save_report(report, poses, out, overwrite=overwrite)
 
 
 def kept(

@@ -27,7 +27,7 @@ from .common import (
     stack_options,
     verb,
 )
-from .match import digest, kept
+from .match import check_report, digest, kept, report_option, save_report
 
 if TYPE_CHECKING:
     from ..particles.poses import PoseTable
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @poses_out_option
 @batch_size_option
 @click.option("--refine", "map_name", metavar="MAP", help="Then refine the poses against this map of the molecule.")
+@report_option
 @shard_option
 @stack_options
 @overwrite_option
@@ -54,6 +55,7 @@ def predict(
     opened: dict[str, Any],
     batch_size: int,
     map_name: str | None,
+    report: Path | None,
     shard: tuple[int, int] | None,
     overwrite: bool,
     run: Run,
@@ -62,8 +64,11 @@ def predict(
 
     What is finished when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
     """
+    if report is not None and map_name is None:
+        raise click.UsageError("--report is of poses that were compared with a map: it needs --refine MAP")
     check_suffix(out)
     check_output(out, overwrite=overwrite, inputs=[particles])
+    check_report(report, overwrite=overwrite)
     device = run.device()
 
     from ..zoo.entry import MODEL
@@ -94,15 +99,17 @@ def predict(
         speed = (len(poses) - before) / (time.perf_counter() - began)
         if map_name is not None:
             unfinished.keep()
-            poses = _refined(stack, map_name, poses, out, run)
+            poses = refined = _refined(stack, map_name, poses, out, run)
     save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
     click.echo(f"{len(poses):,} particles, {speed:,.0f} images/s, poses in {out}")
     say_datadir(stack, out)
     click.echo(_frame(encoder))
+    if map_name is not None:
+        save_report(report, refined, out, overwrite=overwrite)
 
 
-def _refined(stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, run: Run) -> PoseTable:
+def _refined(stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, run: Run) -> MatchedTable:
     from ..zoo.match import refine
 
     def work(**kept: Any) -> MatchedTable:

@@ -20,7 +20,7 @@ from .common import (
     stack_options,
     verb,
 )
-from .match import digest, map_option, matched, resolution_option
+from .match import check_report, digest, map_option, matched, report_option, resolution_option
 
 if TYPE_CHECKING:
     from ..zoo.match import MatchedTable
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @poses_out_option
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
 @resolution_option
+@report_option
 @shard_option
 @stack_options
 @overwrite_option
@@ -42,6 +43,7 @@ def refine(
     out: Path,
     poses: Path | None,
     resolution: float | None,
+    report: Path | None,
     shard: tuple[int, int] | None,
     opened: dict[str, Any],
     overwrite: bool,
@@ -55,6 +57,7 @@ def refine(
     inputs = [particles, Path(map_name)] + ([] if poses is None else [poses])
     check_suffix(out)
     check_output(out, overwrite=overwrite, inputs=inputs)
+    check_report(report, overwrite=overwrite)
     device = run.device()
 
     from ..particles.poses import PoseTable
@@ -71,4 +74,4 @@ def refine(
         )
 
     settings = ("refine", digest(given or stack.poses), resolution, device.type)
-    matched(work, stack, map_name, out, settings, overwrite=overwrite)
+    matched(work, stack, map_name, out, report, settings, overwrite=overwrite)

@@ -1,5 +1,7 @@
 """``cryozoo match``, ``refine`` and ``predict --refine``: files in, poses out, and what they refuse."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -43,6 +45,39 @@ def test_match(run, project):
     assert median_error(project, project / "matched.star") < 3
 
 
+def test_refine_and_report(run, project):
+    pytest.importorskip("matplotlib")
+    words = ("refine", project / "rough.star", "--map", project / "map.mrc", "--report", project / "refined.html")
+    done = run(*words, "-o", project / "reported.star")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith(f"report in {project / 'refined.html'}\n")
+    assert f"reconstruct {project / 'reported.star'}" in (project / "refined.html").read_text()
+    assert len(list((project / "refined_files").glob("*.png"))) == 15
+    done = run(*words, "-o", project / "no.star")
+    assert (done.code, "refined.html: exists already" in done.err) == (3, True)
+    assert not (project / "no.star").exists()
+
+
+def test_reports_that_are_refused(run, project, monkeypatch, tiny_folder):
+    monkeypatch.chdir(project)
+    words = {
+        "match": ("match", "particles.star", "--map", "map.mrc"),
+        "refine": ("refine", "rough.star", "--map", "map.mrc"),
+        "predict": ("predict", "particles.star", "--encoder", tiny_folder, "--refine", "map.mrc"),
+    }
+    for line in words.values():
+        done = run(*line, "-o", "no.star", "--report", "report.pdf")
+        assert (done.code, "report.pdf: the suffix '.pdf'; expected a page, .html" in done.err) == (3, True)
+        done = run(*line, "-o", "no.star", "--report", "nowhere/report.html")
+        assert (done.code, "cannot be written: its folder" in done.err) == (3, True)
+    done = run(*words["predict"][:-2], "-o", "no.star", "--report", "report.html")
+    assert (done.code, "it needs --refine MAP" in done.err) == (2, True)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = run(*words["match"], "-o", "no.star", "--report", "report.html")
+    assert (done.code, done.err) == (1, "error: drawing needs matplotlib: pip install 'cryozoo[bench]'\n")
+    assert not (project / "no.star").exists()
+
+
 def test_refine(run, project):
     words = ("--map", project / "map.mrc", "--resolution", 12.5)
     done = run("refine", project / "rough.star", *words, "-o", project / "refined.star")
@@ -56,9 +91,11 @@ def test_refine(run, project):
 
 def test_predict_and_refine(run, project, tiny_folder):
     """An encoder that has learnt nothing: the poses are refined from wherever they are."""
+    pytest.importorskip("matplotlib")
     words = ("--encoder", f"local-dir:{tiny_folder}", "--refine", project / "map.mrc", "-o", project / "both.star")
-    done = run("predict", project / "particles.star", *words)
+    done = run("predict", project / "particles.star", *words, "--report", project / "both.html")
     assert done.code == 0
+    assert "Poses of particles.star" in (project / "both.html").read_text()
     assert f"{N} particles" in done.out
     assert len(PoseTable.load(project / "both.star")) == N
 
