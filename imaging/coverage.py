@@ -20,7 +20,7 @@ _HEIGHTS, _AZIMUTHS = 65, 127
 _BLUR = math.radians(5)  # standard deviation of the kernel by which views become a density, at least
 _ROUGH = 0.2  # standard deviation of the density of views at random, at most: the kernel is wider where they are few
 _BESIDE = math.sin(math.radians(5))  # within which of a right angle a view covers a direction
-_AT_ONCE = 256  # directions
+_AT_ONCE = 64  # directions
 
 
 class Views:
@@ -71,5 +71,8 @@ class Views:
         return 1 / (1 + (1 - _BESIDE) / (_BESIDE * self.count))
 
     def _summed(self, directions: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = directions.double().split(_AT_ONCE)
-        return torch.cat([kernel(part @ self._direction.T) @ self._share for part in parts])
+        summed = torch.empty(len(directions), dtype=torch.float64)
+        for first in range(0, len(directions), _AT_ONCE):
+            rows = slice(first, first + _AT_ONCE)
+            summed[rows] = kernel(directions[rows].double() @ self._direction.T) @ self._share
+        return summed

@@ -271,9 +271,9 @@ class _Report:
         step = 3 * math.ceil(float(np.median(self.error)))
         reconstruct = f"cryozoo reconstruct {particles} --halves{own} -o reconstruction.mrc"
         refine = (
-            f"{converted}relion_refine --i {relion} --ref {volume} --o refined --ctf --firstiter_cc --ini_high "
-            f"{max(10.0, compared.resolution):.0f} --particle_diameter {diameter} --zero_mask --flatten_solvent --norm "
-            f"--scale --healpix_order 4 --sigma_ang {step} --iter 5{theirs}"
+            f"{converted}relion_refine --i {relion} --ref {volume} --o refined --iter 5{theirs} \\\n"
+            f"  --healpix_order 4 --sigma_ang {step} --ini_high {max(10.0, compared.resolution):.0f} --firstiter_cc "
+            f"--ctf \\\n  --particle_diameter {diameter} --zero_mask --flatten_solvent --norm --scale"
         )
         content = (
             "<p>A map from these poses, with half maps and their FSC:</p>"

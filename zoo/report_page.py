@@ -30,7 +30,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; m
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
 img { display: block; max-width: 100%; height: auto; }
-picture { display: block; max-width: 32rem; }
+picture { display: block; max-width: 28rem; }
 .pair, .wide { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17.5rem), 1fr)); gap: 1.5rem; }
 .discs { display: grid; grid-template-columns: 6.4fr 3.65fr; gap: 1rem; }
 .discs picture { max-width: none; }
