@@ -20,6 +20,7 @@ _HEIGHTS, _AZIMUTHS = 65, 127
 _BLUR = math.radians(5)  # standard deviation of the kernel by which views become a density, at least
 _ROUGH = 0.2  # standard deviation of the density of views at random, at most: the kernel is wider where they are few
 _BESIDE = math.sin(math.radians(5))  # within which of a right angle a view covers a direction
+_FEW = 100
 _AT_ONCE = 64  # directions
 
 
@@ -67,8 +68,8 @@ class Views:
         return float(1 / (1 / coverage).mean()), float(coverage.min())
 
     def compensation_at_random(self) -> float:
-        """The factor of as many views that are spread at random: few views are never even."""
-        return 1 / (1 + (1 - _BESIDE) / (_BESIDE * self.count))
+        """About the factor of as many views that are spread at random; fewer than some 100 leave directions out."""
+        return 0.0 if self.count < _FEW else 1 / (1 + (1 - _BESIDE) / (_BESIDE * self.count))
 
     def _summed(self, directions: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
         summed = torch.empty(len(directions), dtype=torch.float64)

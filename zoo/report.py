@@ -124,11 +124,12 @@ class _Report:
         compared, fit = self.compared, self.poses.fit
         images, voxel = compared.images, compared.volume.pixel_size
         unsure = float((self.poses.matches.probability < 0.9).double().mean())
+        spread = f" \u00b1 {fit.agreement_error:.2f}" if math.isfinite(fit.agreement_error) else ""
         tiles = (
             (f"{len(self.poses):,}", "particles"),
             (f"{np.median(self.error):.2f}\u00b0", "median expected error"),
             (f"{100 * unsure:.1f} %", "have a probability below 0.9"),
-            (f"{fit.agreement:.2f} \u00b1 {fit.agreement_error:.2f}", "agreement of the map's finer half"),
+            (f"{fit.agreement:.2f}{spread}", "agreement of the map's finer half"),
         )
         fitted = f"fit best with {fit.pixel_size:.4g} \u00b1 {fit.pixel_size_error:.1g} \u00c5"
         rows = (

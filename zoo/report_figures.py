@@ -80,7 +80,7 @@ def shifts(shift: NDArray[np.float64], reach: float | None) -> Draw:
     far = 1.08 * max(float(np.abs(shift).max()), reach or 0, 1.0)
 
     def draw(paper: Paper) -> Figure:
-        figure, axes = pyplot().subplots(figsize=(4.4, 4.0))
+        figure, axes = pyplot().subplots(figsize=(5.0, 4.0))
         if len(shift) <= _FEW:
             axes.scatter(*shift.T, s=9, color=paper.blue, alpha=0.5, linewidths=0)
         else:
@@ -148,10 +148,10 @@ def panels(rows: list[NDArray[np.float32]]) -> Draw:
     mosaic = spaced.swapaxes(1, 2).reshape(down, across)[:-gap, :-gap]
 
     def draw(_: Paper) -> Figure:
-        height, width = mosaic.shape
-        figure = pyplot().figure(figsize=(5.2, 5.2 * height / width), layout="none")
+        inches = 1.3 / images.shape[-1]
+        figure = pyplot().figure(figsize=(across * inches, down * inches), layout="none")
         axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=(), yticks=())
-        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="bilinear")
         return figure
 
     return draw

@@ -42,11 +42,11 @@ figcaption b { color: var(--ink); }
 .panels > div { display: flex; flex-direction: column; flex: none; }
 .panels span { flex: 1; writing-mode: vertical-rl; rotate: 180deg; text-align: center; font-size: .75rem;
   color: var(--muted); }
-.panels img { min-width: 0; flex: 1; }
+.panels img { min-width: 0; align-self: start; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; }
-th { color: var(--muted); font-weight: 500; }
+th { color: var(--muted); font-weight: 500; white-space: nowrap; }
 code { font: .875em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 pre { margin: .5rem 0 1.25rem; padding: .8rem 1rem; border-radius: 6px; background: var(--panel);
   white-space: pre-wrap; }

@@ -1,6 +1,7 @@
 """The report of matched poses: what it says, that it needs nothing else, and what it is made of."""
 
 import base64
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -158,11 +159,13 @@ def test_a_symmetric_map(tmp_path: Path) -> None:
 
 def test_one_image_in_memory_without_a_ctf(tmp_path: Path) -> None:
     poses = table(memory(1))
+    poses.fit = replace(poses.fit, agreement_error=math.nan)
     poses.compared = replace(poses.compared, reach=None)
     write_report(tmp_path / "report.html", poses)
     text = Reader((tmp_path / "report.html").read_text()).text
     assert "Poses of images" in text
     assert "dashed circle" not in text
+    assert "nan" not in text
 
 
 def test_many_particles_and_few_are_read(tmp_path: Path) -> None:
