@@ -136,8 +136,11 @@ def matched(
     overwrite: bool,
 ) -> None:
     """Do work that compares particles with a map, from where it was left, and say how sure the poses are."""
-    poses, seconds, before = kept(work, stack, map_name, out, settings)
-    save_poses(poses, out, overwrite=overwrite)
+
+    def save(poses: MatchedTable) -> None:
+        save_poses(poses, out, overwrite=overwrite)
+
+    poses, seconds, before = kept(work, stack, map_name, out, settings, save)
     speed = (len(poses) - before) / seconds
     click.echo(f"{len(poses):,} particles, {speed:,.1f} images/s, poses in {out}")
     say_datadir(stack, out)
@@ -146,15 +149,21 @@ def matched(
     click.echo(f"expected angular error: median {math.degrees(error.median()):.2f} degrees")
     if unsure:
         click.echo(f"{unsure:,} particles fit another pose nearly as well")
-    click.echo(f"agreement of the map's finer half: {fit.agreement:.2f} (1 for the right map, 0 for another molecule)")
+    agreement = f"{fit.agreement:.2f} +- {fit.agreement_error:.2f} (1 for the right map, 0 for another molecule)"
+    click.echo(f"agreement of the map's finer half: {agreement}")
     click.echo("poses are in the frame of the map, and of its hand")
     save_report(report, poses, out, overwrite=overwrite)
 
 
 def kept(
-    work: Callable[..., MatchedTable], stack: ParticleStack, map_name: str, out: Path, settings: tuple[Any, ...]
+    work: Callable[..., MatchedTable],
+    stack: ParticleStack,
+    map_name: str,
+    out: Path,
+    settings: tuple[Any, ...],
+    save: Callable[[MatchedTable], None],
 ) -> tuple[MatchedTable, float, int]:
-    """The poses, how many seconds they took, and how many were finished before; what is finished is never lost."""
+    """The poses, how many seconds they took, and how many were finished before; they are kept until they are saved."""
     import torch
 
     from ..imaging.pose_posterior import Matches
@@ -174,8 +183,10 @@ def kept(
     began = time.perf_counter()
     with unfinished.kept_on_failure():
         poses = work(done=done, on_batch=add)
+        seconds = time.perf_counter() - began
+        save(poses)
     unfinished.remove()
-    return poses, time.perf_counter() - began, before
+    return poses, seconds, before
 
 
 def digest(poses: PoseTable | None) -> str:

@@ -99,8 +99,9 @@ def predict(
         speed = (len(poses) - before) / (time.perf_counter() - began)
         if map_name is not None:
             unfinished.keep()
-            poses = refined = _refined(stack, map_name, poses, out, run)
-    save_poses(poses, out, overwrite=overwrite)
+            poses = refined = _refined(stack, map_name, poses, out, overwrite, run)
+        else:
+            save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
     click.echo(f"{len(poses):,} particles, {speed:,.0f} images/s, poses in {out}")
     say_datadir(stack, out)
@@ -109,14 +110,19 @@ def predict(
         save_report(report, refined, out, overwrite=overwrite)
 
 
-def _refined(stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, run: Run) -> MatchedTable:
+def _refined(
+    stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, overwrite: bool, run: Run
+) -> MatchedTable:
     from ..zoo.match import refine
 
     def work(**kept: Any) -> MatchedTable:
         return refine(stack, map_name, poses=poses, device=run.device(), progress=run.progress, **kept)
 
+    def save(poses: MatchedTable) -> None:
+        save_poses(poses, out, overwrite=overwrite)
+
     beside = out.with_name(f"{out.stem}.refined{out.suffix}")
-    refined, seconds, before = kept(work, stack, map_name, beside, ("refine", digest(poses), run.device().type))
+    refined, seconds, before = kept(work, stack, map_name, beside, ("refine", digest(poses), run.device().type), save)
     click.echo(f"refined at {(len(poses) - before) / seconds:,.0f} images/s")
     return refined
 

@@ -45,9 +45,9 @@ class Sample:
     found: Matches
     start: tuple[Tensor, Tensor] | None
 
-    def first(self, count: int) -> Sample:
-        """So many of them."""
-        rows = slice(count)
+    def few(self, count: int) -> Sample:
+        """At most so many of them, evenly."""
+        rows = torch.linspace(0, len(self.images) - 1, min(count, len(self.images))).round().long()
         return Sample(
             self.images[rows],
             None if self.ctf is None else self.ctf[rows],
@@ -70,6 +70,7 @@ class MapFit:
         pixel_size: Angstrom per voxel of the map, for which it fits best.
         pixel_size_error: the standard error of that.
         better: what fits clearly better than what was given, and by what share of the score.
+        images: how many.
     """
 
     agreement: float
@@ -77,6 +78,7 @@ class MapFit:
     pixel_size: float
     pixel_size_error: float
     better: dict[str, float]
+    images: int
 
 
 def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume, sample: Sample) -> MapFit:
@@ -122,7 +124,9 @@ def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume,
     scale = _SCALE / 2 * slope.sum() / curvature.sum().clamp_min(1e-6)
     parts = _SCALE / 2 * without[0] / without[1].clamp_min(1e-6)
     spread = ((n - 1) * (parts - parts.mean()).square().mean()).sqrt()
-    return MapFit(agreement, error, volume.pixel_size * (1 + float(scale)), volume.pixel_size * float(spread), better)
+    return MapFit(
+        agreement, error, volume.pixel_size * (1 + float(scale)), volume.pixel_size * float(spread), better, n
+    )
 
 
 def _simulated(matcher: Matcher, volume: Volume, sample: Sample) -> Tensor:

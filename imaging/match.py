@@ -124,7 +124,7 @@ class Matcher:
         rows = order + starts * torch.arange(len(order), device=order.device)[:, None]
         best = _taken(rows, distinct(modes.rotation[rows], kept, _NEAR, self.group))
         modes = self._climbed(modes.rotation[best], modes.shift[best], samples, transfer, None, _STEPS)
-        return Modes(modes, len(samples), self.group)
+        return Modes(modes, len(samples), samples.shape[1], self.group)
 
     @torch.no_grad()
     def refine(self, images: Tensor, rotation: Tensor, shift: Tensor, ctf: CTF | None, noise: RadialNoise) -> Matches:
@@ -135,7 +135,7 @@ class Matcher:
         for n, steps in ((low, _COARSE_STEPS), (None, _STEPS)):
             placed = self._climbed(rotation[:, None], shift[:, None], samples, transfer, n, steps)
             rotation, shift = placed.rotation, placed.shift
-        modes = Modes(placed, len(images), self.group)
+        modes = Modes(placed, len(samples), samples.shape[1], self.group)
         found = modes.judged()
         self._draw(found.error > _BENT, found, modes, samples, transfer)
         return found

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .fourier import filtered
 
+_HIGH = 0.35  # periods per pixel
+
 
 @dataclass(frozen=True)
 class RadialNoise:
@@ -30,13 +32,16 @@ class RadialNoise:
 
     @classmethod
     def of_samples(cls, samples: Tensor, radius: Tensor, box: float) -> RadialNoise:
-        """The mean power of N images' Fourier samples (N, P) at frequencies (P,) in 1/Angstrom.
+        """The power of noise in N images' Fourier samples (N, P) at frequencies (P,) in 1/Angstrom.
 
-        Shells without a sample have what the nearest one below has, those before the first what it has.
+        Of each sample the median over the images counts, which some odd images do not change. Shells without a sample
+        have what the nearest one below has, those before the first what it has.
         """
         shell = (radius * box).round().long()
         shells = int(shell.max()) + 1
-        squares = samples.abs().square().mean(0)
+        squares = samples.abs().square().sort(dim=0).values
+        lower, upper = (len(samples) - 1) // 2, len(samples) // 2
+        squares = (squares[lower] + squares[upper]) / 2 / _median_of_exponential(len(samples))
         count = torch.bincount(shell, minlength=shells)
         means = torch.bincount(shell, squares, minlength=shells) / count.clamp_min(1)
         filled = torch.where(count > 0, torch.arange(shells, device=count.device), 0).cummax(0).values
@@ -64,3 +69,18 @@ class RadialNoise:
         """White noise (..., L, L) of variance 1 per pixel made like this one."""
         size = white.shape[-1]
         return filtered(white, pixel_size, lambda k: self.power(k.norm(dim=-1)).sqrt() / size)
+
+
+def noise_levels(images: Tensor) -> Tensor:
+    """(N,) standard deviation of images (N, L, L) at their highest frequencies, where there is little but noise."""
+    size = images.shape[-1]
+    ky, kx = torch.fft.fftfreq(size, device=images.device), torch.fft.rfftfreq(size, device=images.device)
+    high = ky[:, None].square() + kx.square() > _HIGH**2
+    return torch.fft.rfft2(images.float())[:, high].abs().square().mean(1).sqrt() / size
+
+
+def _median_of_exponential(count: int) -> float:
+    """The expected median of so many squares of Gaussian samples of mean 1 (Renyi 1953): ln 2 where there are many."""
+    lower, upper = (count - 1) // 2, count // 2
+    below = sum(1 / (count - i) for i in range(lower + 1))
+    return below + (1 / (2 * (count - upper)) if upper > lower else 0.0)

@@ -52,6 +52,11 @@ class Placed:
         """(B,) twice the log-likelihood over that of noise alone; 0 where the best amplitude is not positive."""
         return self.products[:, _PROJECTION, _IMAGE].clamp_min(0) * self.amplitude
 
+    @property
+    def energy(self) -> Tensor:
+        """(B,) of the image; of noise alone 2 for each sample."""
+        return self.products[:, _IMAGE, _IMAGE]
+
     def information(self) -> Tensor:
         """(B, 5, 5) Fisher information of rotation vector (radian) and shift (Angstrom), the amplitude unknown."""
         slope = self.products[:, :5, _PROJECTION]

@@ -36,6 +36,7 @@ class Matches:
         error: (B,) expected angular error in radian (root mean square), over the modes that were found.
         score: (B,) twice the log-likelihood over that of noise alone.
         amplitude: (B,) of the map's projection in the image.
+        misfit: (B,) power of what is left when the projection is taken off, over that of the noise: 1 for particles.
     """
 
     rotation: Tensor
@@ -45,6 +46,7 @@ class Matches:
     error: Tensor
     score: Tensor
     amplitude: Tensor
+    misfit: Tensor
 
     @classmethod
     def join(cls, parts: Sequence[Matches]) -> Matches:
@@ -63,11 +65,12 @@ class Modes:
     Args:
         placed: B times K poses, those of an image together.
         count: B.
+        samples: how many Fourier samples of each image were compared.
         group: (G, 3, 3) point group of the map.
     """
 
-    def __init__(self, placed: Placed, count: int, group: Tensor | None) -> None:
-        self._placed, self._group = placed, group
+    def __init__(self, placed: Placed, count: int, samples: int, group: Tensor | None) -> None:
+        self._placed, self._samples, self._group = placed, samples, group
         self._shape = count, len(placed.score) // count
         information = placed.information().double()
         # Of an image without any signal it is nothing: then the pose is not known to a thousand radian.
@@ -90,7 +93,7 @@ class Modes:
         """Those of some images."""
         k = self._shape[1]
         places = (k * rows[:, None] + torch.arange(k, device=rows.device)).flatten()
-        return Modes(self._placed[places], len(rows), self._group)
+        return Modes(self._placed[places], len(rows), self._samples, self._group)
 
     def turns(self, rotation: Tensor) -> Tensor:
         """(B, N, K, 3) rotation vectors that take the modes, or their nearest mates, to rotations (B, N, 3, 3)."""
@@ -153,6 +156,7 @@ class Modes:
             error.clamp_max(math.pi).float(),
             placed.score,
             placed.amplitude,
+            (placed.energy - placed.score) / (2 * self._samples),
         )
 
 

@@ -60,8 +60,7 @@ class Volume:
             BadInput: it is not readable, has no voxel size, or its atoms do not fit into the box.
         """
         path = Path(path)
-        suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-        if suffix in {"pdb", "ent", "cif", "mmcif", "npz"}:
+        if is_atomic(path.name):
             if size is None or pixel_size is None:
                 raise BadInput(path, "an atomic model", expected="size and pixel_size of the map to make from it")
             coordinates, weights = read_atoms(path)
@@ -168,7 +167,7 @@ def load_volume(name: str, *, image_size: int, pixel_size: float | None) -> Volu
 
 def is_atomic(name: str) -> bool:
     """Whether a file is an atomic model, by its name."""
-    return not name.lower().endswith((".mrc", ".map", ".ccp4"))
+    return name.lower().removesuffix(".gz").endswith((".pdb", ".ent", ".cif", ".mmcif", ".npz"))
 
 
 def read_atoms(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

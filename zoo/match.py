@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..geometry.point_groups import point_group
-from ..imaging.extent import check_fits
-from ..imaging.fourier import crop_or_zero_pad
 from ..imaging.map_fit import MapFit, Sample, measure_fit
 from ..imaging.match import Matcher
-from ..imaging.noise import RadialNoise
+from ..imaging.noise import RadialNoise, noise_levels
 from ..imaging.pose_posterior import Matches
 from ..imaging.preprocessing import divide_by_modulus
-from ..imaging.volumes import Volume, load_volume
+from ..imaging.volumes import Volume
 from ..particles.ctf import CTF, CTFModulus
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.poses import PoseTable
@@ -30,6 +28,7 @@ from ..particles.stack import ParticleStack
 from ..particles.star import StarFile
 from ..particles.table import ParticleTable
 from ._source import Images, Particles, opened, pose_table, read_ahead
+from .match_checks import check_arguments, fit_doubts, image_doubts, opened_map, symmetry_doubt
 from .predict import PredictionStopped
 
 _SAMPLE = 256  # images of a group, from which its noise is estimated
@@ -38,8 +37,6 @@ _LOST = 0.01  # share of the information about the pose that frequencies which a
 _BATCH = 64
 _MOST_PERIODS = 64  # per box, of the finest detail that is compared unless a resolution is given; a matter of memory
 _FIT = 48  # images on which it is tried whether anything else fits better
-_STRANGE, _AKIN = 0.4, 0.9  # agreement below which a map is another molecule's, or clearly another state's
-_SCALED, _CLEARLY = 0.01, 5.0  # share by which pixel sizes differ that is worth a word, and in standard errors
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,8 @@ class _Work:
     ) -> None:
         self.source = source
         self.device = torch.device("cpu") if device is None else torch.device(device)
-        volume, self.name = _opened_map(map, source)
+        check_arguments(reach, resolution, source.image_size, source.pixel_size)
+        volume, self.name = opened_map(map, source.image_size, source.pixel_size)
         self.given = volume
         self.volume = Volume(volume.data.float().to(self.device), volume.pixel_size, volume.reach)
         self.symmetry = symmetry
@@ -208,6 +206,8 @@ class _Work:
         self.group_of = torch.from_numpy(pooled_groups(groups))
         self.reach = reach
         self.highest = None if resolution is None else 1 / resolution
+        self.doubts: list[str] = []
+        self._doubt(symmetry_doubt(self.volume, self.name, symmetry, self.group))
 
     def run(
         self,
@@ -229,8 +229,14 @@ class _Work:
             work = read_ahead(batches, self._images, total=len(self.source), progress=progress, desc=desc)
             try:
                 for rows, (images, ctf) in work:
-                    own = noise.rows(self.group_of[rows.start : rows.stop].to(self.device))
-                    found = self.matcher(images, ctf, own, self._poses(poses, rows))
+                    group = self.group_of[rows.start : rows.stop].to(self.device)
+                    # Images are brought to one level of noise, and their amplitudes back.
+                    level = noise_levels(images) / self.levels[group]
+                    level = torch.where(level > 0, level, 1)
+                    found = self.matcher(
+                        images / level[:, None, None], ctf, noise.rows(group), self._poses(poses, rows)
+                    )
+                    found = replace(found, amplitude=found.amplitude * level)
                     parts.append(Matches(**{name: values.cpu() for name, values in vars(found).items()}))
                     if on_batch is not None:
                         on_batch(parts[-1])
@@ -257,19 +263,23 @@ class _Work:
         """That of every optics group; the matcher is left with the frequencies that tell something."""
         highest = _MOST_PERIODS / (self.source.image_size * self.source.pixel_size)
         self.matcher = self._matcher(self.volume, highest if self.highest is None else self.highest)
-        shells, informative = [], 0.0
+        shells, levels, informative = [], [], 0.0
         for number in range(int(self.group_of.max()) + 1):
             rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
             images, ctf = self._images(rows)
+            level = noise_levels(images)
+            levels.append(level.median())
+            images = images * torch.where(level > 0, levels[-1] / level, 1)[:, None, None]
             start = self._poses(poses, rows)
             noise, found = self.matcher.estimate_noise(images, ctf, start)
             shells.append(noise.shells)
             informative = max(informative, self.matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
                 sample = Sample(images, ctf, noise, found, start)
+        self.levels = torch.stack(levels)
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
             self.matcher = self._matcher(self.volume, informative)
-        self.fit = self._measured_fit(sample.first(_FIT))
+        self.fit = self._measured_fit(sample.few(_FIT))
         return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
 
     def _measured_fit(self, sample: Sample) -> MapFit:
@@ -282,13 +292,19 @@ class _Work:
             return self._matcher(volume, highest if most is None else most)
 
         fit = measure_fit(make, self.volume, sample)
-        self.doubts = tuple(_doubts(fit, self.name, self.volume.pixel_size))
-        for doubt in self.doubts:
-            warnings.warn(BadInputWarning(f"{self.source.path}: {doubt}"), stacklevel=6)
+        given, has_ctf = sample.start is not None, sample.ctf is not None
+        self._doubt(fit_doubts(fit, self.name, self.volume.pixel_size, given=given, has_ctf=has_ctf))
         return fit
+
+    def _doubt(self, doubts: Iterable[str]) -> None:
+        for doubt in doubts:
+            self.doubts.append(doubt)
+            warnings.warn(BadInputWarning(f"{self.source.path}: {doubt}"), stacklevel=6)
 
     def _table(self, parts: list[Matches], noise: RadialNoise, reach: float | None) -> MatchedTable:
         matches = Matches.join(parts)
+        if not self.doubts:  # else they are reason enough
+            self._doubt(image_doubts(matches, reach))
         plain = pose_table(
             self.source,
             matches.rotation.double().numpy(),
@@ -306,7 +322,7 @@ class _Work:
         )
         table.matches, table.noise, table.fit = matches, noise, self.fit
         finest = 1 / self.matcher.likelihood.highest
-        table.compared = Compared(self.source, self.given, self.name, self.symmetry, reach, finest, self.doubts)
+        table.compared = Compared(self.source, self.given, self.name, self.symmetry, reach, finest, tuple(self.doubts))
         return table
 
 
@@ -323,60 +339,17 @@ def read_images(
     return images, CTFModulus(**vars(ctf)) if source.table.corrected else ctf
 
 
-def _doubts(fit: MapFit, name: str, pixel_size: float) -> list[str]:
-    """What speaks against the map, or what the table says of the images."""
-    doubts = []
-    hints = {
-        "negatives": f"the negatives of the images fit {name} better: invert=True (--invert) takes them",
-        "no CTF": "the images fit better without the CTF of their table, as if they had none",
-        "phases flipped": "the images fit better as if their phases were flipped, which their table does not say",
-        "multiplied by the CTF": "the images fit better as if multiplied by their CTF, which their table does not say",
-        "mirrored map": f"the given poses fit the mirror image of {name} better: it is of the other hand",
-    }
-    agreement = f"agreement {fit.agreement:.2f} +- {fit.agreement_error:.2f}, of 1 for the right map"
-    # Of a map that does not agree, only the whole sign of the images or the map's hand can be told, not details.
-    told = [kind for kind in fit.better if fit.agreement >= _STRANGE or kind in ("negatives", "mirrored map")]
-    if told:
-        best = max(told, key=fit.better.__getitem__)
-        doubts.append(f"{hints[best]} (by {100 * fit.better[best]:.0f} % of the score)")
-    elif fit.agreement < _STRANGE:
-        doubts.append(f"{name} seems to be of another molecule, or the images tell too little ({agreement})")
-    elif fit.agreement + 3 * fit.agreement_error < _AKIN:
-        doubts.append(
-            f"{name} is like the molecule in the images, and not the same ({agreement}): a relative, or another state; "
-            "poses have larger errors than expected"
-        )
-    off = fit.pixel_size / pixel_size - 1
-    if abs(off) > _SCALED and abs(off) * pixel_size > _CLEARLY * fit.pixel_size_error and not doubts:
-        doubts.append(
-            f"{name} fits best with voxels of {fit.pixel_size:.4g} A ({100 * off:+.1f} %), and has {pixel_size:.4g} A: "
-            "one of the pixel sizes, that of the map or that of the images, may be wrong"
-        )
-    return doubts
-
-
-def _opened_map(map: str | Path | Volume, source: ParticleStack | Images) -> tuple[Volume, str]:
-    """The map, its box cut to about that of the molecule, and its name."""
-    size, pixel_size = source.image_size, source.pixel_size
-    name = "the map" if isinstance(map, Volume) else str(map)
-    volume = map if isinstance(map, Volume) else load_volume(name, image_size=size, pixel_size=pixel_size)
-    shape = tuple(volume.data.shape)
-    if len(set(shape)) > 1:
-        raise BadInput(name, f"{' x '.join(str(n) for n in shape)} voxels", expected="a cube")
-    if not volume.data.isfinite().all():
-        raise BadInput(name, "voxels that are NaN or infinite")
-    if volume.data.min() == volume.data.max():
-        raise BadInput(name, "a constant map, against which all poses are the same")
-    check_fits(volume, size, pixel_size, name=name)
-    box = min(volume.size, 2 * int(np.ceil(size * pixel_size / volume.pixel_size / 2)))
-    return Volume(crop_or_zero_pad(volume.data, box), volume.pixel_size, volume.reach), name
-
-
 def pooled_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) numbers from 0 of the groups; those with few images are one, whose noise is estimated together."""
+    """(N,) numbers from 0 of the groups, the largest first; those with few images are one, or belong to the largest."""
     _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
-    number = number.reshape(-1)
-    return np.unique(np.where(count[number] < _FEWEST, -1, number), return_inverse=True)[1].reshape(-1)
+    number = np.where(count[number] < _FEWEST, len(count), number).reshape(-1)
+    count = np.bincount(number, minlength=len(count) + 1)
+    if count[-1] < _FEWEST:
+        number = np.where(number == len(count) - 1, count[:-1].argmax(), number)
+    found, place, count = np.unique(number, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(-count, kind="stable"))
+    assert len(rank) == len(found)
+    return rank[place.reshape(-1)]
 
 
 def _spread(rows: np.ndarray, count: int) -> NDArray[np.int64]:

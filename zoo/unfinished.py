@@ -58,7 +58,7 @@ class Unfinished:
         for path in sorted(path for path in out.parent.iterdir() if name.fullmatch(path.name)):
             found = _read(path)
             if found is None or _rows(found) > len(stack) or path != self._name(_rows(found)):
-                message = "is of other particles, or was made with other settings: the work begins anew"
+                message = "is damaged, of other particles, or was made with other settings: the work begins anew"
                 warnings.warn(BadInputWarning(f"{path} {message}"), stacklevel=2)
             elif self.done is None or _rows(found) > _rows(self.done):
                 self.done, self._path = found, path
@@ -112,8 +112,10 @@ class Unfinished:
         for position in dict.fromkeys(file.tolist()):
             key.update(f"{position}: {self._files[position]}".encode())
         key.update(file.tobytes() + index.tobytes())
-        if table.sign is not None:
-            key.update(table.sign[:seen].tobytes())
+        key.update(repr(table.corrected).encode())
+        for column in (table.sign, table.group if self._whole else None):
+            if column is not None:
+                key.update(column[:seen].tobytes())
         if table.ctf is not None:
             for values in vars(table.ctf).values():
                 key.update(values[:seen].numpy().tobytes())

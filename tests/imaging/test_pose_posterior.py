@@ -31,7 +31,7 @@ def scene() -> tuple[PoseLikelihood, torch.Tensor, torch.Tensor, Placed]:
 def test_the_spread_is_that_of_the_likelihood(scene) -> None:
     """Summed with many random poses around each mode, the Gaussian of Laplace twice as wide."""
     likelihood, samples, transfer, placed = scene
-    modes = Modes(placed, len(samples), None)
+    modes = Modes(placed, len(samples), samples.shape[1], None)
     found = modes.sampled(likelihood, samples, transfer)
     root = 2 * torch.linalg.cholesky(modes.covariance[:, 0])
     generator = torch.Generator().manual_seed(1)
@@ -56,7 +56,10 @@ def test_the_spread_is_that_of_the_likelihood(scene) -> None:
 def test_a_mode_twice_is_one_mode(scene) -> None:
     likelihood, samples, transfer, placed = scene
     twice = torch.arange(len(samples)).repeat_interleave(2)
-    one, two = Modes(placed, len(samples), None), Modes(placed[twice], len(samples), None)
+    one, two = (
+        Modes(placed, len(samples), samples.shape[1], None),
+        Modes(placed[twice], len(samples), samples.shape[1], None),
+    )
     for judge in ("judged", "sampled"):
         arguments = () if judge == "judged" else (likelihood, samples, transfer)
         a, b = getattr(one, judge)(*arguments), getattr(two, judge)(*arguments)
@@ -70,8 +73,8 @@ def test_two_modes_are_as_probable_as_their_likelihoods(scene) -> None:
     far = rotvec_to_matrix(torch.tensor([0.0, 0.0, math.pi / 2])) @ placed.rotation
     there = likelihood.at(far, placed.shift, samples, transfer)
     both = Placed(*(torch.stack([getattr(p, n) for p in (placed, there)], 1).flatten(0, 1) for n in vars(placed)))
-    found = Modes(both, len(samples), None).judged()
+    found = Modes(both, len(samples), samples.shape[1], None).judged()
     score = torch.stack([placed.score, there.score], 1)
-    volume = Modes(both, len(samples), None).covariance.logdet()
+    volume = Modes(both, len(samples), samples.shape[1], None).covariance.logdet()
     expected = ((score.double() + volume) / 2).softmax(1).amax(1).float()
     torch.testing.assert_close(found.probability, expected)

@@ -46,9 +46,16 @@ def table(images: ParticleStack | Images, *, symmetry: str = "C1", doubts: tuple
     amplitude = torch.ones(n)
     amplitude[: n // 10] = 0.2
     poses.matches = Matches(
-        found[0], found[1], torch.eye(5).expand(n, 5, 5), found[2] / 2, found[3] / 50, 100 * found[4], amplitude
+        found[0],
+        found[1],
+        torch.eye(5).expand(n, 5, 5),
+        found[2] / 2,
+        found[3] / 50,
+        100 * found[4],
+        amplitude,
+        torch.ones(n),
     )
-    poses.fit = MapFit(0.97, 0.02, 5.98, 0.01, {})
+    poses.fit = MapFit(0.97, 0.02, 5.98, 0.01, {}, 48)
     poses.compared = Compared(images, VOLUME, "map.mrc", symmetry, 19.2, 13.0, doubts)
     return poses
 
