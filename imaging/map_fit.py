@@ -45,16 +45,11 @@ class Sample:
     found: Matches
     start: tuple[Tensor, Tensor] | None
 
-    def few(self, count: int) -> Sample:
-        """At most so many of them, evenly."""
-        rows = torch.linspace(0, len(self.images) - 1, min(count, len(self.images))).round().long()
-        return Sample(
-            self.images[rows],
-            None if self.ctf is None else self.ctf[rows],
-            self.noise,
-            Matches(**{name: values[rows] for name, values in vars(self.found).items()}),
-            None if self.start is None else (self.start[0][rows], self.start[1][rows]),
-        )
+    def of(self, rows: Tensor) -> Sample:
+        """Some of them."""
+        start = None if self.start is None else (self.start[0][rows], self.start[1][rows])
+        ctf = None if self.ctf is None else self.ctf[rows]
+        return Sample(self.images[rows], ctf, self.noise, self.found.of(rows), start)
 
 
 @dataclass(frozen=True)

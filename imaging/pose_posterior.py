@@ -53,6 +53,15 @@ class Matches:
         """Those of several sets of images, one after the other."""
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
+    @property
+    def merit(self) -> Tensor:
+        """(B,) the score, with the noise as strong as the image has it: tells particles from junk of all kinds."""
+        return self.score / self.misfit.clamp_min(1)
+
+    def of(self, rows: Tensor) -> Matches:
+        """Those of some images."""
+        return Matches(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
     def put(self, rows: Tensor, others: Matches) -> None:
         """Replace the rows by those of others, in place."""
         for field in fields(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..particles.stack import ParticleStack
 from ..particles.star import StarFile
 from ..particles.table import ParticleTable
 from ._source import Images, Particles, opened, pose_table, read_ahead
-from .match_checks import check_arguments, fit_doubts, image_doubts, opened_map, symmetry_doubt
+from .match_checks import check_arguments, fit_doubts, image_doubts, looks_like_no_particle, opened_map, symmetry_doubt
 from .predict import PredictionStopped
 
 _SAMPLE = 256  # images of a group, from which its noise is estimated
@@ -66,13 +66,14 @@ class MatchedTable(PoseTable):
     """Poses with what their likelihood says; the confidence is one over the expected angular error in radian.
 
     Attributes:
-        matches: rotation, shift, covariance, probability, error, score and amplitude of every particle.
+        matches: rotation, shift, covariance, probability, error, score, amplitude and misfit of every particle, whose
+            image was brought to the noise of its optics group's median.
         noise: the power of the noise, a row for each optics group.
         fit: how the map fits to a sample of the images.
         compared: the images and the map.
 
     In a STAR file they are ``rlnMaxValueProbDistribution``, the probability, and ``rlnLogLikeliContribution``, half of
-    the score, as RELION writes them.
+    the merit, under the names that RELION has for them.
     """
 
     matches: Matches
@@ -86,7 +87,7 @@ class MatchedTable(PoseTable):
         block = table.block if table is not None and isinstance(table.origin, StarFile) else "particles"
         said = {
             "rlnMaxValueProbDistribution": self.matches.probability.double().numpy(),
-            "rlnLogLikeliContribution": self.matches.score.double().numpy() / 2,
+            "rlnLogLikeliContribution": self.matches.merit.double().numpy() / 2,
         }
         return star.with_columns(block, said)
 
@@ -203,7 +204,7 @@ class _Work:
         self.table = source.table if isinstance(source, ParticleStack) else ParticleTable(Path("images"), len(source))
         self.table.warn_unmodelled()
         groups = np.zeros(len(source), dtype=np.int64) if self.table.group is None else self.table.group
-        self.group_of = torch.from_numpy(pooled_groups(groups))
+        self.group_of = torch.from_numpy(_pooled(groups))
         self.reach = reach
         self.highest = None if resolution is None else 1 / resolution
         self.doubts: list[str] = []
@@ -230,13 +231,9 @@ class _Work:
             try:
                 for rows, (images, ctf) in work:
                     group = self.group_of[rows.start : rows.stop].to(self.device)
-                    # Images are brought to one level of noise, and their amplitudes back.
                     level = noise_levels(images) / self.levels[group]
-                    level = torch.where(level > 0, level, 1)
-                    found = self.matcher(
-                        images / level[:, None, None], ctf, noise.rows(group), self._poses(poses, rows)
-                    )
-                    found = replace(found, amplitude=found.amplitude * level)
+                    images = images / torch.where(level > 0, level, 1)[:, None, None]
+                    found = self.matcher(images, ctf, noise.rows(group), self._poses(poses, rows))
                     parts.append(Matches(**{name: values.cpu() for name, values in vars(found).items()}))
                     if on_batch is not None:
                         on_batch(parts[-1])
@@ -279,7 +276,9 @@ class _Work:
         self.levels = torch.stack(levels)
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
             self.matcher = self._matcher(self.volume, informative)
-        self.fit = self._measured_fit(sample.few(_FIT))
+        particles = np.flatnonzero(~looks_like_no_particle(sample.found).cpu().numpy())
+        few = _spread(particles if len(particles) > _FIT // 2 else np.arange(len(sample.images)), _FIT)
+        self.fit = self._measured_fit(sample.of(torch.from_numpy(few).to(self.device)))
         return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
 
     def _measured_fit(self, sample: Sample) -> MapFit:
@@ -339,7 +338,7 @@ def read_images(
     return images, CTFModulus(**vars(ctf)) if source.table.corrected else ctf
 
 
-def pooled_groups(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def _pooled(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) numbers from 0 of the groups, the largest first; those with few images are one, or belong to the largest."""
     _, number, count = np.unique(groups, return_inverse=True, return_counts=True)
     number = np.where(count[number] < _FEWEST, len(count), number).reshape(-1)

@@ -29,7 +29,7 @@ _SMALL = 6  # times that a molecule fits across its images
 _CUT = 0.02  # share of the box's faces that may be inside of the molecule
 _SYMMETRIC = 0.9  # correlation of projections at mates, below which they are none
 _LOST = math.radians(30)  # expected error of an image that tells nothing
-_FAINT, _ODD = 1 / 3, 1.5  # amplitude, of the median, and misfit that make an image look like no particle
+_FAINT, _ODD = 1 / 9, 1.5  # merit, of the median, and misfit that make an image look like no particle
 
 
 def check_arguments(reach: float | None, resolution: float | None, size: int, pixel_size: float) -> None:
@@ -156,20 +156,21 @@ def fit_doubts(fit: MapFit, name: str, pixel_size: float, *, given: bool, has_ct
 
 def looks_like_no_particle(matches: Matches) -> Tensor:
     """(B,) whether images are faint, or leave much more than noise when the map's projection is taken off."""
-    return (matches.amplitude < _FAINT * matches.amplitude.median()) | (matches.misfit > _ODD)
+    return (matches.merit < _FAINT * matches.merit.median()) | (matches.misfit > _ODD)
 
 
 def image_doubts(matches: Matches, reach: float | None) -> Iterator[str]:
     """What many of the images are not."""
     count = len(matches.score)
-    lost, junk = int((matches.error > _LOST).sum()), int(looks_like_no_particle(matches).sum())
-    far = 0 if reach is None else int((matches.shift.norm(dim=1) > reach).sum())
+    lost, odd = int((matches.error > _LOST).sum()), looks_like_no_particle(matches)
+    junk = int(odd.sum())
+    far = 0 if reach is None else int((matches.shift[~odd].norm(dim=1) > reach).sum())
     if lost > count / 2:
         yield f"{lost:,} of {count:,} images tell nothing about their pose: junk, another molecule, or too much noise"
     if junk > count / 20:
         yield (
-            f"{junk:,} of {count:,} images look like no particles: their amplitude is below a third of the median, or "
-            f"they differ from the projection by more than noise (misfit above {_ODD:g})"
+            f"{junk:,} of {count:,} images look like no particles: they fit by less than a ninth of what is usual, "
+            f"or differ from the projection by more than noise (misfit above {_ODD:g})"
         )
     if far > count / 10:
         yield f"{far:,} of {count:,} particles are more than {reach:.3g} A off: a larger reach (--reach) finds them all"

@@ -15,18 +15,19 @@ from torch import Tensor
 
 from ..geometry.point_groups import point_group
 from ..imaging.coverage import Views
+from ..imaging.extent import measure_extent
 from ..imaging.fourier import filtered
 from ..imaging.projector import Projector
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write
 from .figures import pyplot
-from .match import MatchedTable, pooled_groups, read_images
+from .match import MatchedTable, read_images
+from .match_checks import looks_like_no_particle
 from .report_figures import DARK, LIGHT, Draw, hemispheres, histogram, panels, png, shifts
 from .report_page import page, section, table
 
 _SHOWN = 4  # particles of each kind
 _FINEST = 128  # voxels of the map that is projected for them
-_JUNK = 1 / 3  # of the median amplitude
 _MOST_GROUPS = 30  # rows of the table
 
 
@@ -91,7 +92,8 @@ class _Report:
         self.files: dict[str, bytes] = {}
         found = poses.matches
         self.error = np.degrees(found.error.double().numpy())
-        self.score, self.amplitude = found.score.double().numpy(), found.amplitude.double().numpy()
+        self.merit, self.misfit = found.merit.double().numpy(), found.misfit.double().numpy()
+        self.odd = looks_like_no_particle(found).numpy()
         group = None if poses.particles is None else poses.particles.group
         self.group = np.zeros(len(poses), dtype=np.int64) if group is None else group
 
@@ -149,7 +151,7 @@ class _Report:
 
     def _particles(self) -> str:
         n = len(self.poses)
-        order, k = np.argsort(-self.score, kind="stable"), min(_SHOWN, n // 3)
+        order, k = np.argsort(-self.merit, kind="stable"), min(_SHOWN, n // 3)
         kinds = (
             {"Best": order[:k], "Median": order[(n - k) // 2 :][:k], "Worst": order[n - k :]} if k else {"All": order}
         )
@@ -163,7 +165,7 @@ class _Report:
         for (kind, rows), (images, projections) in zip(kinds.items(), self._seen(list(kinds.values())), strict=True):
             draw = panels([images.numpy(), smooth(images), smooth(projections)])
             name = f"particles-{kind.lower()}"
-            scores, numbers = (", ".join(f"{x:,.0f}" for x in values) for values in (self.score[rows], rows + 1))
+            scores, numbers = (", ".join(f"{x:,.0f}" for x in values) for values in (self.merit[rows], rows + 1))
             shown += (
                 '<figure><div class="panels"><div><span>image</span><span>smoothed</span><span>projection</span></div>'
                 f'<img src="{self._embedded(name, png(draw, LIGHT))}" alt="{name}"></div>'
@@ -220,21 +222,21 @@ class _Report:
         return section("Expected error", how, self._figure("errors", draw))
 
     def _scores(self) -> str:
-        amplitude = _relative(self.amplitude, pooled_groups(self.group))
-        median, weak = float(np.median(self.score)), int((amplitude < _JUNK).sum())
+        median, junk = float(np.median(self.merit)), int(self.odd.sum())
         how = (
-            "The score is twice the log-likelihood of the particle over that of noise alone; the amplitude is how "
-            "strongly the map's projection is in the image, over the median of its optics group. Tails towards zero "
-            "are of images without the particle."
+            "The score is twice the log-likelihood of the particle over that of noise alone; the misfit is the power "
+            "of what is left without the particle, over that of the noise: 1 for particles. Images without the "
+            "particle have low scores, contaminated ones high misfits."
         )
         what = (
-            f"<b>{weak:,} of {len(amplitude):,}</b> have less than a third of the median amplitude and may be junk. To "
-            "leave particles out, select by the columns <code>rlnLogLikeliContribution</code> (half of the score) and "
-            "<code>rlnMaxValueProbDistribution</code> (the probability) of the STAR file."
+            f"<b>{junk:,} of {len(self.merit):,}</b> look like no particles: they have less than a ninth of the median "
+            "score, or misfits above 1.5. To leave particles out, select by the columns "
+            "<code>rlnLogLikeliContribution</code> (half of the score) and <code>rlnMaxValueProbDistribution</code> "
+            "(the probability) of the STAR file."
         )
-        scores = histogram(self.score, "score", median, f"median {median:,.0f}")
-        amplitudes = histogram(amplitude, "amplitude over the median", _JUNK, "a third")
-        pictures = self._figure("scores", scores) + self._figure("amplitudes", amplitudes)
+        scores = histogram(self.merit, "score", median, f"median {median:,.0f}")
+        misfits = histogram(self.misfit, "misfit", 1.0, "a particle")
+        pictures = self._figure("scores", scores) + self._figure("misfits", misfits)
         return section("Scores and junk", how, f'<div class="pair">{pictures}</div><p>{what}</p>')
 
     def _shifts(self) -> str:
@@ -249,13 +251,11 @@ class _Report:
     def _groups(self) -> str:
         numbers, counts = np.unique(self.group, return_counts=True)
         kept = np.sort(np.argsort(-counts, kind="stable")[:_MOST_GROUPS])
-        columns = (self.error, np.linalg.norm(self.poses.shift, axis=1), self.amplitude, self.score)
-        rows = [("group", "particles", "error (\u00b0)", "shift (\u00c5)", "amplitude", "score")]
+        columns = (self.error, np.linalg.norm(self.poses.shift, axis=1), self.misfit, self.merit)
+        rows = [("group", "particles", "error (\u00b0)", "shift (\u00c5)", "misfit", "score")]
         for number, count in zip(numbers[kept], counts[kept], strict=True):
-            error, shift, amplitude, score = (float(np.median(column[self.group == number])) for column in columns)
-            rows.append(
-                (f"{number}", f"{count:,}", f"{error:.2f}", f"{shift:.1f}", f"{amplitude:.3g}", f"{score:,.0f}")
-            )
+            error, shift, misfit, score = (float(np.median(column[self.group == number])) for column in columns)
+            rows.append((f"{number}", f"{count:,}", f"{error:.2f}", f"{shift:.1f}", f"{misfit:.2f}", f"{score:,.0f}"))
         left = "" if len(kept) == len(numbers) else f" The largest {len(kept)} of {len(numbers):,} groups are shown."
         how = f"Medians of each group: one that stands out has other ice, or a mistake in its table.{left}"
         return section("Optics groups", how, table(rows))
@@ -268,7 +268,9 @@ class _Report:
         )
         particles = name if saved.suffix in (".star", ".cs") else f"{source} --poses {name}"
         converted = "" if saved == star else f"cryozoo convert {name} {relion}\n"
-        diameter = math.floor(0.9 * compared.images.image_size * compared.images.pixel_size)
+        # As RELION wants it: with some room around the molecule.
+        box = compared.images.image_size * compared.images.pixel_size
+        diameter = math.floor(min(1.15 * measure_extent(compared.volume).diameter, 0.95 * box))
         step = 3 * math.ceil(float(np.median(self.error)))
         reconstruct = f"cryozoo reconstruct {particles} --halves{own} -o reconstruction.mrc"
         refine = (
@@ -284,9 +286,3 @@ class _Report:
             "map and a mask.</p><p>All poses come from one map, which half maps share: their FSC is optimistic.</p>"
         )
         return section("What to do next", "Poses are in the frame of the map, and of its hand.", content)
-
-
-def _relative(amplitude: NDArray[np.float64], pool: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Amplitudes (N,) over the median of their pool (N,)."""
-    median = np.array([np.median(amplitude[pool == number]) for number in range(pool.max() + 1)])
-    return amplitude / np.where(median == 0, 1, median)[pool]

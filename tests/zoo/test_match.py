@@ -134,7 +134,7 @@ def test_every_optics_group_has_its_noise(folder: Path, stack: ParticleStack, mo
 
 def test_small_groups_are_estimated_together() -> None:
     groups = np.repeat([5, 6, 7, 9], [40, 3, 50, 2])
-    assert module.pooled_groups(groups).tolist() == [1] * 40 + [0] * 3 + [0] * 50 + [0] * 2
+    assert module._pooled(groups).tolist() == [1] * 40 + [0] * 3 + [0] * 50 + [0] * 2
 
 
 def test_inverted_contrast_is_said(folder: Path) -> None:

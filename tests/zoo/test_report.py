@@ -43,16 +43,16 @@ def table(images: ParticleStack | Images, *, symmetry: str = "C1", doubts: tuple
     particles = None if stack is None else stack.table
     poses = MatchedTable(rotation, shift, image_size=SIZE, pixel_size=PIXEL, particles=particles, source=images.path)
     found = [torch.from_numpy(values).float() for values in (rotation, shift, *rng.uniform(1, 2, size=(3, n)))]
-    amplitude = torch.ones(n)
-    amplitude[: n // 10] = 0.2
+    score = 100 * found[4]
+    score[: n // 10] = 2.0
     poses.matches = Matches(
         found[0],
         found[1],
         torch.eye(5).expand(n, 5, 5),
         found[2] / 2,
         found[3] / 50,
-        100 * found[4],
-        amplitude,
+        score,
+        torch.ones(n),
         torch.ones(n),
     )
     poses.fit = MapFit(0.97, 0.02, 5.98, 0.01, {}, 48)
@@ -136,7 +136,7 @@ def test_what_it_says(stack: ParticleStack, tmp_path: Path) -> None:
     assert f"{np.median(error):.2f}\u00b0median expected error" in text
     below = int((poses.matches.probability < 0.9).sum())
     assert f"{100 * below / N:.1f} %have a probability below 0.9" in text
-    assert f"{N // 10} of {N} have less than a third" in text
+    assert f"{N // 10} of {N} look like no particles" in text
     factor, least = Views(torch.from_numpy(poses.rotation), point_group("C1")).compensation()
     assert f"least has {least:.2f} times the mean" in text
     assert f"factor is {factor:.2f}" in text
@@ -144,7 +144,7 @@ def test_what_it_says(stack: ParticleStack, tmp_path: Path) -> None:
         own = group == number
         score = np.median(poses.matches.score.numpy()[own])
         shift = np.median(np.linalg.norm(poses.shift[own], axis=1))
-        assert f"{number}{own.sum()}{np.median(error[own]):.2f}{shift:.1f}1{score:,.0f}" in text
+        assert f"{number}{own.sum()}{np.median(error[own]):.2f}{shift:.1f}1.00{score:,.0f}" in text
     assert "cryozoo reconstruct out/poses.star --halves -o reconstruction.mrc" in text
     assert "relion_refine --i out/poses.star --ref map.mrc" in text
     assert (
