@@ -99,7 +99,7 @@ def predict(
         speed = (len(poses) - before) / (time.perf_counter() - began)
         if map_name is not None:
             unfinished.keep()
-            poses = refined = _refined(stack, map_name, poses, out, overwrite, run)
+            poses = refined = _refined(stack, map_name, poses, encoder.entry.symmetry, out, overwrite, run)
         else:
             save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
@@ -111,18 +111,28 @@ def predict(
 
 
 def _refined(
-    stack: ParticleStack, map_name: str, poses: PoseTable, out: Path, overwrite: bool, run: Run
+    stack: ParticleStack,
+    map_name: str,
+    poses: PoseTable,
+    symmetry: str,
+    out: Path,
+    overwrite: bool,
+    run: Run,
 ) -> MatchedTable:
     from ..zoo.match import refine
 
     def work(**kept: Any) -> MatchedTable:
-        return refine(stack, map_name, poses=poses, device=run.device(), progress=run.progress, **kept)
+        return refine(
+            stack, map_name, poses=poses, symmetry=symmetry, device=run.device(), progress=run.progress, **kept
+        )
 
     def save(poses: MatchedTable) -> None:
         save_poses(poses, out, overwrite=overwrite)
 
     beside = out.with_name(f"{out.stem}.refined{out.suffix}")
-    refined, seconds, before = kept(work, stack, map_name, beside, ("refine", digest(poses), run.device().type), save)
+    refined, seconds, before = kept(
+        work, stack, map_name, beside, ("refine", digest(poses), symmetry, run.device().type), save
+    )
     click.echo(f"refined at {(len(poses) - before) / seconds:,.0f} images/s")
     return refined
 

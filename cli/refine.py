@@ -18,6 +18,7 @@ from .common import (
     run_options,
     shard_option,
     stack_options,
+    symmetry_option,
     verb,
 )
 from .match import check_report, digest, map_option, matched, report_option, resolution_option
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @map_option
 @poses_out_option
 @click.option("--poses", type=INPUT, metavar="FILE", help="Poses, if not those of the particles' table.")
+@symmetry_option
 @resolution_option
 @report_option
 @shard_option
@@ -42,6 +44,7 @@ def refine(
     map_name: str,
     out: Path,
     poses: Path | None,
+    symmetry: str,
     resolution: float | None,
     report: Path | None,
     shard: tuple[int, int] | None,
@@ -51,8 +54,9 @@ def refine(
 ) -> None:
     """Refine the poses of PARTICLES (.star, .cs or .mrcs) against a map by maximum likelihood, from where they are.
 
-    They may be off by some ten degrees and a few pixels; `cryozoo match` looks everywhere. What is finished
-    when it is stopped, or fails, is kept beside OUT, and the same command goes on from there.
+    They may be off by some ten degrees and a few pixels. Images that then fit much worse than most are looked for
+    everywhere, as `cryozoo match` does. What is finished when it is stopped, or fails, is kept beside OUT, and the same
+    command goes on from there.
     """
     inputs = [particles, Path(map_name)] + ([] if poses is None else [poses])
     check_suffix(out)
@@ -70,8 +74,15 @@ def refine(
 
     def work(**kept: Any) -> MatchedTable:
         return refine_against(
-            stack, map_name, poses=given, resolution=resolution, device=device, progress=run.progress, **kept
+            stack,
+            map_name,
+            poses=given,
+            symmetry=symmetry,
+            resolution=resolution,
+            device=device,
+            progress=run.progress,
+            **kept,
         )
 
-    settings = ("refine", digest(given or stack.poses), resolution, device.type)
+    settings = ("refine", digest(given or stack.poses), symmetry, resolution, device.type)
     matched(work, stack, map_name, out, report, settings, overwrite=overwrite)

@@ -157,7 +157,14 @@ class PoseEncoder(Meaning):
             pixel_size = poses.pixel_size
         device = next(self.parameters()).device
         return refine_poses(
-            particles, refine, poses=poses, pixel_size=pixel_size, device=device, progress=progress, **open_args
+            particles,
+            refine,
+            poses=poses,
+            symmetry="C1" if self.entry is None else self.entry.symmetry,
+            pixel_size=pixel_size,
+            device=device,
+            progress=progress,
+            **open_args,
         )
 
     def recover(

@@ -36,6 +36,7 @@ _FEWEST = 32  # images of a group that has an estimate of its own
 _LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
 _BATCH = 64
 _MOST_PERIODS = 64  # per box, of the finest detail that is compared unless a resolution is given; a matter of memory
+_WEAK = 0.75  # of the median amplitude, below which a refined pose is not believed
 _FIT = 48  # images on which it is tried whether anything else fits better
 
 
@@ -47,7 +48,7 @@ class Compared:
         images: those of the poses, row for row; more of them where the work was stopped.
         volume: the map, its box cut to about that of the molecule.
         map_name: of the map, in messages.
-        symmetry: point group of the map; C1 where poses were refined.
+        symmetry: point group of the map.
         reach: Angstrom, of the shifts that were looked at first; None where poses were refined.
         resolution: Angstrom, of the finest detail that was compared.
         doubts: what speaks against the map, or what the table says of the images; as it was warned of.
@@ -148,6 +149,7 @@ def refine(
     map: str | Path | Volume,
     *,
     poses: PoseTable | None = None,
+    symmetry: str = "C1",
     resolution: float | None = None,
     pixel_size: float | None = None,
     device: torch.device | str | None = None,
@@ -158,9 +160,12 @@ def refine(
 ) -> MatchedTable:
     """Refine poses of particle images against a map, from where they are; as :func:`match` without its search.
 
+    Images in which the projection at the refined pose is much weaker than in most others were started too far off: of
+    those all poses are searched.
+
     Args:
         poses: of the same particles, matched as by :func:`matched_poses`; by default those in the particles' table.
-            They may be off by some ten degrees and a few pixels.
+            Most of them may be off by some ten degrees and a few pixels.
 
     The other arguments, what is returned and what is raised are those of :func:`match`. Particles without a pose are
     left out.
@@ -178,7 +183,7 @@ def refine(
         if len(matched.rows) < len(source):
             assert isinstance(source, ParticleStack)
             source = source.subset(matched.rows)
-    return _Work(source, map, "C1", None, resolution, device).run(poses, progress, done, on_batch)
+    return _Work(source, map, symmetry, None, resolution, device).run(poses, progress, done, on_batch)
 
 
 class _Work:
@@ -234,6 +239,11 @@ class _Work:
                     level = noise_levels(images) / self.levels[group]
                     images = images / torch.where(level > 0, level, 1)[:, None, None]
                     found = self.matcher(images, ctf, noise.rows(group), self._poses(poses, rows))
+                    weak = (found.amplitude < _WEAK * self.amplitudes[group]).nonzero()[:, 0]
+                    if poses is not None and len(weak):
+                        sought = self.matcher(images[weak], None if ctf is None else ctf[weak], noise.rows(group[weak]))
+                        better = sought.score > found.score[weak]
+                        found.put(weak[better], sought.of(better))
                     parts.append(Matches(**{name: values.cpu() for name, values in vars(found).items()}))
                     if on_batch is not None:
                         on_batch(parts[-1])
@@ -260,7 +270,7 @@ class _Work:
         """That of every optics group; the matcher is left with the frequencies that tell something."""
         highest = _MOST_PERIODS / (self.source.image_size * self.source.pixel_size)
         self.matcher = self._matcher(self.volume, highest if self.highest is None else self.highest)
-        shells, levels, informative = [], [], 0.0
+        shells, levels, amplitudes, informative = [], [], [], 0.0
         for number in range(int(self.group_of.max()) + 1):
             rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
             images, ctf = self._images(rows)
@@ -270,10 +280,11 @@ class _Work:
             start = self._poses(poses, rows)
             noise, found = self.matcher.estimate_noise(images, ctf, start)
             shells.append(noise.shells)
+            amplitudes.append(found.amplitude.median())
             informative = max(informative, self.matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
                 sample = Sample(images, ctf, noise, found, start)
-        self.levels = torch.stack(levels)
+        self.levels, self.amplitudes = torch.stack(levels), torch.stack(amplitudes)
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
             self.matcher = self._matcher(self.volume, informative)
         particles = np.flatnonzero(~looks_like_no_particle(sample.found).cpu().numpy())

@@ -104,6 +104,15 @@ def test_images_in_memory_and_a_map_of_other_voxels(folder: Path, stack: Particl
         match(clean.images, finer)
 
 
+def test_images_that_were_started_too_far_off_are_sought(folder: Path, stack: ParticleStack) -> None:
+    start = rough(stack)
+    start.rotation[::6] = start.rotation[1::6]  # poses of others
+    found = refine(stack, folder / "map.mrc", poses=start)
+    assert stack.poses is not None
+    assert (errors(start, stack.poses)[::6] > 20).mean() > 0.8
+    assert (errors(found, stack.poses)[::6] < 10).mean() > 0.9
+
+
 def test_only_particles_with_a_pose_are_refined(folder: Path, stack: ParticleStack) -> None:
     few = rough(stack).subset(np.arange(10, 40))
     with pytest.warns(BadInputWarning, match=r"no pose, by the names of images: left out \(42 times"):

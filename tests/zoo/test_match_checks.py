@@ -55,7 +55,7 @@ def test_maps_that_are_none(volume, change, message):
 
 def test_a_map_is_a_file_or_a_volume(volume):
     with pytest.raises(TypeError, match="map ndarray, expected a file or a Volume"):
-        opened_map(volume.data.numpy(), SIZE, PIXEL)  # type: ignore[arg-type]
+        opened_map(volume.data.numpy(), SIZE, PIXEL)
     with pytest.raises(BadInput, match="voxels of 0 A"):
         opened_map(Volume(volume.data, 0.0), SIZE, PIXEL)
 
