@@ -55,7 +55,7 @@ class Matches:
 
     @property
     def merit(self) -> Tensor:
-        """(B,) the score, with the noise as strong as the image has it: tells particles from junk of all kinds."""
+        """(B,) the score, with the noise as strong as the image has it: low without the particle."""
         return self.score / self.misfit.clamp_min(1)
 
     def of(self, rows: Tensor) -> Matches:

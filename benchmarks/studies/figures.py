@@ -12,6 +12,7 @@ from ..runs import RESULTS, markdown_table
 
 STUDIES = (
     "matching",
+    "matching_junk",
     "matching_mismatch",
     "matching_newcomer",
     "matching_noise",

@@ -117,7 +117,8 @@ def test_what_does_not_match_is_said_and_begun_anew(encoder, stack, tmp_path, pi
     elif change == "name":  # as if they were of other particles
         shutil.move(kept, kept.with_name("poses.partial-0123456789abcdef.npz"))
     with pytest.warns(
-        BadInputWarning, match=re.escape(str(tmp_path)) + ".* is of other particles, or was made with other settings"
+        BadInputWarning,
+        match=re.escape(str(tmp_path)) + ".* is damaged, of other particles, or was made with other settings",
     ):
         assert kept_beside(out, encoder, particles, batch_size).done is None
 

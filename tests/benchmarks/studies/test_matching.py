@@ -6,6 +6,7 @@ import pytest
 
 from cryozoo.benchmarks.studies import (
     matching,
+    matching_junk,
     matching_mismatch,
     matching_noise,
     matching_relion,
@@ -72,3 +73,13 @@ def test_stacks_are_worked_through_by_whole_commands(monkeypatch) -> None:
     assert row["done"] == 640
     assert 0.1 < row["memory_gb"] < 4
     assert "| predict, 64 pixels | 640 |" in matching_stacks.table(figures)
+
+
+def test_junk_beside_particles(data) -> None:
+    data("maps/clean70S_ecoli_65.mrc")
+    data("structures/5a1a.npz")
+    figures = {**matching_junk.measure(40, 1), "commit": "abc", "hardware": "a processor"}
+    noise, *_ = figures["seeds"][0]["kinds"]
+    assert noise["merit"] > 0.95
+    assert figures["seeds"][0]["beside"]["within_5"] > 0.9
+    assert f"| noise alone | {noise['merit']:.3f} |" in matching_junk.table(figures)
