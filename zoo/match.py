@@ -200,7 +200,7 @@ class _Work:
     ) -> None:
         self.source = source
         self.device = torch.device("cpu") if device is None else torch.device(device)
-        check_arguments(reach, resolution, source.image_size, source.pixel_size)
+        check_arguments(source.path, reach, resolution, source.image_size * source.pixel_size)
         volume, self.name = opened_map(map, source.image_size, source.pixel_size)
         self.given = volume
         self.volume = Volume(volume.data.float().to(self.device), volume.pixel_size, volume.reach)

@@ -32,17 +32,17 @@ _LOST = math.radians(30)  # expected error of an image that tells nothing
 _FAINT, _ODD = 1 / 9, 1.5  # merit, of the median, and misfit that make an image look like no particle
 
 
-def check_arguments(reach: float | None, resolution: float | None, size: int, pixel_size: float) -> None:
-    """Refuse a reach or resolution that images of this box do not have.
+def check_arguments(path: str | Path, reach: float | None, resolution: float | None, box: float) -> None:
+    """Refuse a reach or resolution in Angstrom that images of this box, in Angstrom, do not have.
 
     Raises:
-        ValueError: what it may be.
+        BadInput: naming the file of the images.
     """
-    box = size * pixel_size
     if reach is not None and not 0 <= reach <= box / 2:
-        raise ValueError(f"reach {reach}, expected 0 to {box / 2:g} Angstrom, half of the images' box")
+        raise BadInput(path, f"reach {reach:g}", expected=f"0 to {box / 2:g} Angstrom, half of the images' box")
     if resolution is not None and not 0 < resolution <= box / 8:
-        raise ValueError(f"resolution {resolution}, expected above 0 to {box / 8:g} Angstrom, an eighth of the box")
+        expected = f"above 0 to {box / 8:g} Angstrom, an eighth of the images' box"
+        raise BadInput(path, f"resolution {resolution:g}", expected=expected)
 
 
 def opened_map(map: str | Path | Volume, size: int, pixel_size: float) -> tuple[Volume, str]:

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.errors import BadInput
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 from cryozoo.zoo import match as match_module
@@ -107,6 +108,8 @@ def test_predict_and_refine(run, project, tiny_folder):
         (("--map", "particles.star"), 3, "particles.star"),
         (("--map", "map.mrc", "--symmetry", "D"), 2, "point group 'D'"),
         (("--map", "map.mrc", "--reach", "-1"), 2, "-1 is not a number at least 0"),
+        (("--map", "map.mrc", "--reach", "97"), 3, "reach 97; expected 0 to 96 Angstrom, half of the images' box"),
+        (("--map", "map.mrc", "--resolution", "500"), 3, "resolution 500; expected above 0 to 24 Angstrom"),
         ((), 2, "--map"),
     ],
 )
@@ -116,6 +119,26 @@ def test_what_is_refused(run, project, monkeypatch, words, code, message):
     assert done.code == code
     assert message in done.err
     assert not (project / "no.star").exists()
+
+
+def test_what_cannot_be_saved_is_kept(run, project, monkeypatch):
+    """A disk that is full at the end: the next try has nothing left to match."""
+    words = ("match", project / "particles.star", "--map", project / "map.mrc", "-o", project / "full.star")
+    with monkeypatch.context() as patch:
+        patch.setattr(PoseTable, "save", full_disk)
+        done = run(*words)
+    assert done.code == 3
+    assert "No space left on device" in done.err
+    assert f"{N} finished ones are kept in" in done.err
+    done = run(*words)
+    assert done.code == 0
+    assert f"{N} particles were finished before" in done.out
+    assert median_error(project, project / "full.star") < 3
+    assert not list(project.glob("full.partial-*"))
+
+
+def full_disk(self, path, **kwargs):
+    raise BadInput(path, "cannot be written: No space left on device")
 
 
 def test_shards_are_parts_of_the_whole(run, project):

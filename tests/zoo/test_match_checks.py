@@ -80,9 +80,9 @@ def test_what_the_maps_of_others_are(data):
     "words", [{"reach": -1.0}, {"reach": float("nan")}, {"reach": 97.0}, {"resolution": 0.0}, {"resolution": 25.0}]
 )
 def test_arguments_out_of_range(words):
-    with pytest.raises(ValueError, match=f"{next(iter(words))} .*, expected"):
-        check_arguments(**{"reach": None, "resolution": None, **words}, size=SIZE, pixel_size=PIXEL)
-    check_arguments(96.0, 24.0, SIZE, PIXEL)
+    with pytest.raises(BadInput, match=f"p.star: {next(iter(words))} .*; expected"):
+        check_arguments("p.star", **{"reach": None, "resolution": None, **words}, box=SIZE * PIXEL)
+    check_arguments("p.star", 96.0, 24.0, SIZE * PIXEL)
 
 
 def test_false_symmetries(volume, data):
