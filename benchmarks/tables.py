@@ -53,12 +53,21 @@ def _rows(records: list[Result]) -> list[dict[str, str]]:
     for record in records:
         recipe, data, parameters = record.recipe, record.data, record.metrics["parameters"]
         loss = " ".join([recipe.loss, *(str(v) for v in recipe.loss_args.values())])
-        key = (recipe.encoder, parameters, loss, data.imaging.snr, data.images, data.augment, recipe.steps)
+        key = (
+            recipe.encoder,
+            parameters,
+            loss,
+            data.imaging.snr_range,
+            data.images,
+            data.augment,
+            data.ctf,
+            recipe.steps,
+        )
         settings.setdefault(key, []).append(record)
     bounds: dict[str, float] = {}
     rows = []
-    for (encoder, parameters, loss, snr, _, augment, steps), pooled in sorted(
-        settings.items(), key=lambda item: (-item[0][3], item[0][4] or 0, _best_median(item[1]))
+    for (encoder, parameters, loss, snr, _, augment, ctf, steps), pooled in sorted(
+        settings.items(), key=lambda item: (-item[0][3][0], item[0][4] or 0, _best_median(item[1]))
     ):
         first = pooled[0].recipe
         task = str((first.data, first.image_size, first.pixel_size))
@@ -72,7 +81,8 @@ def _rows(records: list[Result]) -> list[dict[str, str]]:
                 "M parameters": f"{parameters / 1e6:.2f}",
                 "GMACs": f"{_multiply_accumulates(first) / 1e9:.3f}",
                 "loss": loss,
-                "SNR": f"{snr:g}",
+                "SNR": " to ".join(f"{value:g}" for value in dict.fromkeys(snr)),
+                "CTF": ctf if first.data.imaging.defocus else "",
                 "training images": training_images(pooled[0].data),
                 "augmentation": augment,
                 **_over_seeds(metrics, "median_deg", "mean_deg", "acc_5", "acc_10", "acc_15"),
@@ -95,7 +105,18 @@ def _over_seeds(metrics: list[dict[str, Any]], *keys: str) -> dict[str, str]:
     return {COLUMNS[key].heading: spread(v, COLUMNS[key].digits) if v else "" for key, v in values.items()}
 
 
-_SETTINGS = ("M parameters", "GMACs", "loss", "SNR", "training images", "augmentation", "bound", "chance", "steps")
+_SETTINGS = (
+    "M parameters",
+    "GMACs",
+    "loss",
+    "SNR",
+    "CTF",
+    "training images",
+    "augmentation",
+    "bound",
+    "chance",
+    "steps",
+)
 """Columns that a table does without where all rows agree."""
 
 _BEST = 8

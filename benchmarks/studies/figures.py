@@ -11,6 +11,7 @@ from ...particles.files import atomic_write, write_json
 from ..runs import RESULTS, markdown_table
 
 STUDIES = (
+    "ctf_snr",
     "matching",
     "matching_junk",
     "matching_mismatch",
