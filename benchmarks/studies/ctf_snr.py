@@ -76,8 +76,8 @@ def table(figures: dict[str, Any]) -> str:
     trained = ", ".join(sorted({found["trained_at"] for found in figures["runs"]}))
     header = ["trained at", "seeds", *(f"SNR {snr:g}" for snr in _SNR)]
     return markdown_table(header, rows) + (
-        f"\nMedian error in degrees, and share within 10 degrees, of {_IMAGES:,} new images in white noise; a guess has "
-        f"{chance:.0f}. Trained at commits {trained}; measured at {figures['commit']}; {figures['hardware']}.\n"
+        f"\nMedian error in degrees, and share within 10 degrees, of {_IMAGES:,} new images in white noise; a guess "
+        f"has {chance:.0f}. Trained at commits {trained}; measured at {figures['commit']}; {figures['hardware']}.\n"
     )
 
 
