@@ -71,9 +71,9 @@ class Volume:
         data, own = read_volume(path)
         pixel_size = pixel_size or own
         if pixel_size is None:
-            raise BadInput(
-                path, "no voxel size in the header, or not the same along all axes", hint="give pixel_size (Angstrom)"
-            )
+            found = "no voxel size in the header, or not the same along all axes"
+            hint = "give pixel_size (Angstrom), or write it there: relion_image_handler --force_header_angpix"
+            raise BadInput(path, found, hint=hint)
         return cls(torch.from_numpy(data), pixel_size)
 
     @classmethod
