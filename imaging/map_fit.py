@@ -63,7 +63,7 @@ class MapFit:
             outlines agree.
         agreement_error: its standard error.
         pixel_size: Angstrom per voxel of the map, for which it fits best.
-        pixel_size_error: the standard error of that.
+        pixel_size_error: the standard error of that; infinite where no pixel size fits better than its neighbours.
         better: what fits clearly better than what was given, and by what share of the score.
         images: how many.
     """
@@ -116,8 +116,10 @@ def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume,
     slope, curvature = larger - smaller, 2 * here - larger - smaller
     n = len(here)
     without = [(total.sum() - total) for total in (slope, curvature)]
-    scale = _SCALE / 2 * slope.sum() / curvature.sum().clamp_min(1e-6)
-    parts = _SCALE / 2 * without[0] / without[1].clamp_min(1e-6)
+    if curvature.sum() <= 0 or (without[1] <= 0).any():
+        return MapFit(agreement, error, volume.pixel_size, torch.inf, better, n)
+    scale = _SCALE / 2 * slope.sum() / curvature.sum()
+    parts = _SCALE / 2 * without[0] / without[1]
     spread = ((n - 1) * (parts - parts.mean()).square().mean()).sqrt()
     return MapFit(
         agreement, error, volume.pixel_size * (1 + float(scale)), volume.pixel_size * float(spread), better, n

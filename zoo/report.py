@@ -134,6 +134,7 @@ class _Report:
             (f"{fit.agreement:.2f}{spread}", "agreement of the map's finer half"),
         )
         fitted = f"fit best with {fit.pixel_size:.4g} \u00b1 {fit.pixel_size_error:.1g} \u00c5"
+        fitted = fitted if math.isfinite(fit.pixel_size_error) else "no size fits best"
         rows = (
             ("Particles", str(self.poses.source)),
             ("Map", f"{compared.map_name}, symmetry {compared.symmetry}"),
