@@ -82,7 +82,7 @@ def _rows(records: list[Result]) -> list[dict[str, str]]:
                 "GMACs": f"{_multiply_accumulates(first) / 1e9:.3f}",
                 "loss": loss,
                 "SNR": " to ".join(f"{value:g}" for value in dict.fromkeys(snr)),
-                "CTF": ctf if first.data.imaging.defocus else "",
+                "CTF": ctf if pooled[0].data.imaging.defocus else "",
                 "training images": training_images(pooled[0].data),
                 "augmentation": augment,
                 **_over_seeds(metrics, "median_deg", "mean_deg", "acc_5", "acc_10", "acc_15"),
