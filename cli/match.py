@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +137,7 @@ def matched(
     overwrite: bool,
 ) -> None:
     """Do work that compares particles with a map, from where it was left, and say how sure the poses are."""
-
-    def save(poses: MatchedTable) -> None:
-        save_poses(poses, out, overwrite=overwrite)
-
+    save = partial(save_poses, out=out, overwrite=overwrite)
     poses, seconds, before = kept(work, stack, map_name, out, settings, save)
     speed = (len(poses) - before) / seconds
     click.echo(f"{len(poses):,} particles, {speed:,.1f} images/s, poses in {out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,7 @@ def _refined(
             stack, map_name, poses=poses, symmetry=symmetry, device=run.device(), progress=run.progress, **kept
         )
 
-    def save(poses: MatchedTable) -> None:
-        save_poses(poses, out, overwrite=overwrite)
-
+    save = partial(save_poses, out=out, overwrite=overwrite)
     beside = out.with_name(f"{out.stem}.refined{out.suffix}")
     refined, seconds, before = kept(
         work, stack, map_name, beside, ("refine", digest(poses), symmetry, run.device().type), save

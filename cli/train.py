@@ -63,8 +63,8 @@ def train(
     """
     if (recipe is None) == (map_name is None):
         raise click.UsageError("a RECIPE or --map, one of the two")
-    if map_name is None and particles is not None:
-        raise click.UsageError("--particles goes with --map; a recipe names its data itself")
+    if map_name is None and (particles is not None or symmetry != "C1" or any(opened.values())):
+        raise click.UsageError("--particles, what they are like, and --symmetry go with --map; a recipe has its own")
     check_folder(out)
     device = run.device()
 

@@ -87,7 +87,8 @@ def _warn_of_its_box(volume: Volume, name: str, box: float) -> None:
     if _SMALL * diameter < box:
         said = f"a molecule of {diameter:.0f} A in images of {box:.0f} A: is a voxel {volume.pixel_size:g} A wide?"
         warnings.warn(BadInputWarning(f"{name}: {said}"), stacklevel=5)
-    if volume.reach is None:
+    # What is inside on a face is at least half an edge from the centre: other maps need no look at their faces.
+    if volume.reach is None and diameter > 0.9 * volume.size * volume.pixel_size:
         density = blurred(volume, max(15.0, volume.size * volume.pixel_size / 16))
         if (_faces(density) >= otsu_threshold(density)).double().mean() > _CUT:
             said = "the molecule is cut off by the map's box: poses are those of what is left of it"

@@ -348,7 +348,9 @@ class TestTrain:
         [
             ((), "a RECIPE or --map, one of the two"),
             (("recipe.yaml", "--map", "map.mrc"), "a RECIPE or --map, one of the two"),
-            (("recipe.yaml", "--particles", "p.star"), "--particles goes with --map"),
+            (("recipe.yaml", "--particles", "p.star"), "go with --map; a recipe has its own"),
+            (("recipe.yaml", "--symmetry", "D2"), "go with --map; a recipe has its own"),
+            (("recipe.yaml", "--invert"), "go with --map; a recipe has its own"),
         ],
     )
     def test_what_goes_together(self, run, tmp_path, words, message):

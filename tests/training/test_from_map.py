@@ -93,4 +93,5 @@ def test_a_molecule_that_does_not_fit(volume, map_name, tmp_path):
 def test_a_phantom_needs_no_file():
     recipe = recipe_from_map("phantom:3")
     assert isinstance(recipe.data, Simulated)
-    assert recipe.data.simulator(recipe.image_size, recipe.pixel_size) is not None
+    assert recipe.data.volume == "phantom:3"
+    assert recipe.data.simulator(recipe.image_size, recipe.pixel_size).projector.image_size == 64
