@@ -12,7 +12,7 @@ from ..particles.ctf import CTF
 from .extent import measure_extent
 from .noise import RadialNoise
 from .pose_likelihood import Placed, PoseLikelihood
-from .pose_posterior import Matches, Modes
+from .pose_posterior import Drawn, Matches, Modes
 from .pose_search import PoseSearch, distinct
 from .volumes import Volume
 
@@ -108,6 +108,15 @@ class Matcher:
             modes = self._looked(grid, samples[rows], transfer[rows], *_SECOND[1:])
             found.put(rows, modes.sampled(self.likelihood, samples[rows], transfer[rows]))
         return found
+
+    @torch.no_grad()
+    def posterior(self, images: Tensor, ctf: CTF | None, noise: RadialNoise, count: int) -> Drawn:
+        """The posterior over all poses of images (B, L, L): ``count`` poses around each mode of a second look."""
+        samples, transfer = self._in_units_of_noise(images, ctf, noise)
+        passed = None if ctf is None else ctf(self.wide_search.frequency)
+        weight = noise.power(self.wide_search.radius).reciprocal().expand(len(images), -1)
+        grid = self.wide_search(images, passed, weight, _SECOND[0])
+        return self._looked(grid, samples, transfer, *_SECOND[1:]).drawn(self.likelihood, samples, transfer, count)
 
     def _draw(self, which: Tensor, found: Matches, modes: Modes, samples: Tensor, transfer: Tensor) -> None:
         """Judge some images, ``which`` (B,), anew, by poses that are drawn."""

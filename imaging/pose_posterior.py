@@ -68,6 +68,25 @@ class Matches:
             getattr(self, field.name)[rows] = getattr(others, field.name)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """N poses for each of B images with K modes, which stand for its posterior over all poses.
+
+    Attributes:
+        rotation: (B, N, 3, 3) float64, object to camera.
+        shift: (B, N, 2) in Angstrom.
+        weight: (B, N), its sum over N is 1.
+        turn: (B, N, K, 3) rotation vectors that take the modes, or their nearest mates, there.
+        mode: (B, N) which one the pose belongs to.
+    """
+
+    rotation: Tensor
+    shift: Tensor
+    weight: Tensor
+    turn: Tensor
+    mode: Tensor
+
+
 class Modes:
     """K modes of each of B images; several of them may be one.
 
@@ -120,38 +139,42 @@ class Modes:
         error = (spread[image, chosen] + (self.probability * apart[image, :, chosen]).sum(1)).sqrt()
         return self._matches(chosen, self.covariance[image, chosen], self.probability, error)
 
-    def sampled(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor) -> Matches:
-        """The best mode of each image, by poses that are drawn; samples and transfer (B, P) as the modes were found."""
-        drawn = self.probability > _NEGLIGIBLE
+    def drawn(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor, count: int = _DRAWN) -> Drawn:
+        """Poses around all modes, ``count`` of each; samples and transfer (B, P) as the modes were found."""
+        worth = self.probability > _NEGLIGIBLE
         root = self._axes * self._precision.rsqrt()[..., None, :]
-        step = (_WIDER * _normal_points().to(root)) @ root.mT  # (B, K, M, 5)
+        step = (_WIDER * _normal_points(count).to(root)) @ root.mT  # (B, K, M, 5)
         rotation = rotvec_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
         shift = self._placed.shift.double().unflatten(0, self._shape)
         moved = shift[:, :, None] + step[..., 3:]
 
         score = torch.full(step.shape[:3], -torch.inf, dtype=torch.float64, device=step.device)
-        image = drawn.nonzero()[:, 0]
+        image = worth.nonzero()[:, 0]
         samples, transfer = samples[image], transfer[image]
-        turned, beside = rotation[drawn].float(), moved[drawn].float()
+        turned, beside = rotation[worth].float(), moved[worth].float()
         for m in range(step.shape[2]):
-            score[:, :, m][drawn] = likelihood.score(turned[:, m], beside[:, m], samples, transfer).double()
+            score[:, :, m][worth] = likelihood.score(turned[:, m], beside[:, m], samples, transfer).double()
 
         # The density of the poses that were drawn is that of all modes together, wherever a pose was drawn from.
         off = torch.cat([self.turns(rotation.flatten(1, 2)), moved.flatten(1, 2)[:, :, None] - shift[:, None]], -1)
         white = torch.einsum("bnki,bkij->bnkj", off, self._axes) * self._precision.sqrt()[:, None]
         density = -white.square().sum(-1) / (2 * _WIDER**2) - self._logdet[:, None] / 2
-        density = density.masked_fill(~drawn[:, None], -torch.inf)  # (B, K M, K)
+        density = density.masked_fill(~worth[:, None], -torch.inf)  # (B, K M, K)
         weight = (score.flatten(1) / 2 - density.logsumexp(2)).softmax(1)
-        owner = density.argmax(2)
-        probability = torch.zeros_like(self.probability).scatter_add(1, owner, weight)
+        return Drawn(rotation.flatten(1, 2), moved.flatten(1, 2), weight, off[..., :3], density.argmax(2))
+
+    def sampled(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor) -> Matches:
+        """The best mode of each image, by poses that are drawn; the arguments are those of :meth:`drawn`."""
+        drawn = self.drawn(likelihood, samples, transfer)
+        probability = torch.zeros_like(self.probability).scatter_add(1, drawn.mode, drawn.weight)
         chosen = probability.argmax(1)
         image = torch.arange(len(chosen), device=chosen.device)
-        squares = off[image, :, chosen, :3].square().sum(-1)
-        own = weight * (owner == chosen[:, None])
+        squares = drawn.turn[image, :, chosen].square().sum(-1)
+        own = drawn.weight * (drawn.mode == chosen[:, None])
         spread = (own * squares).sum(1) / own.sum(1)
         covariance = self.covariance[image, chosen]
         covariance = covariance * (spread / covariance.diagonal(dim1=1, dim2=2)[:, :3].sum(1))[:, None, None]
-        return self._matches(chosen, covariance, probability, (weight * squares).sum(1).sqrt())
+        return self._matches(chosen, covariance, probability, (drawn.weight * squares).sum(1).sqrt())
 
     def _matches(self, chosen: Tensor, covariance: Tensor, probability: Tensor, error: Tensor) -> Matches:
         count, k = self._shape
@@ -169,8 +192,8 @@ class Modes:
         )
 
 
-def _normal_points() -> Tensor:
-    """(M, 5) quasi-random points of the normal distribution, with the negative of each."""
-    half = torch.quasirandom.SobolEngine(5, scramble=True, seed=0).draw(_DRAWN // 2, dtype=torch.float64)
+def _normal_points(count: int) -> Tensor:
+    """(count, 5) quasi-random points of the normal distribution, with the negative of each."""
+    half = torch.quasirandom.SobolEngine(5, scramble=True, seed=0).draw(count // 2, dtype=torch.float64)
     points = torch.special.ndtri(half.clamp(1e-6, 1 - 1e-6))
     return torch.cat([points, -points])

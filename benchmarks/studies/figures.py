@@ -40,6 +40,18 @@ def study_table(name: str) -> str:
     return table
 
 
+def measured_before(name: str, **settings: object) -> list[dict[str, Any]]:
+    """The rows of a study that were measured with the same settings; a row carries the commit that measured it."""
+    kept = RESULTS / f"{name}.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    return before["rows"] if settings.items() <= before.items() else []
+
+
+def measured_at(rows: list[dict[str, Any]]) -> str:
+    """The commits and the hardware of rows that carry them."""
+    return "commits " + ", ".join(sorted({f"{row['commit']} ({row['hardware']})" for row in rows}))
+
+
 def write_figures(name: str, figures: Mapping[str, Any]) -> None:
     """Write what the study ``name`` measured, and its table; print the table."""
     RESULTS.mkdir(exist_ok=True)

@@ -10,15 +10,14 @@ and writes them to ``results/matching.json`` and ``.md``. On one thread.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from ...zoo.provenance import provenance
-from ..runs import RESULTS, markdown_table, spread
-from .figures import write_figures
+from ..runs import markdown_table, spread
+from .figures import measured_at, measured_before, write_figures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +31,7 @@ MAPS = {
 }
 TASKS = [(name, snr, ctf) for ctf in (True, False) for name in MAPS for snr in (0.5, 0.1, 0.05)]
 _SIZE, _BATCH, _NOISE, _BOUND = 64, 64, 256, 256
-_DEFOCUS = (10_000.0, 30_000.0)
+DEFOCUS = (10_000.0, 30_000.0)
 _PROBABILITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.01)
 _ERRORS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 180.1)  # degrees
 _ONE_MODE = 2.0  # degrees between poses that belong to it
@@ -52,7 +51,7 @@ def run(name: str, snr: float, with_ctf: bool, images: int, seed: int) -> dict[s
 
     file, symmetry, pixel = MAPS[name]
     volume, group = load_volume(file, image_size=_SIZE, pixel_size=pixel), point_group(symmetry)
-    imaging = Imaging(snr=snr, shift_sigma=_SIZE * pixel / 30, defocus=_DEFOCUS if with_ctf else None)
+    imaging = Imaging(snr=snr, shift_sigma=_SIZE * pixel / 30, defocus=DEFOCUS if with_ctf else None)
     simulator = Simulator(volume, imaging, image_size=_SIZE, pixel_size=pixel)
     generator = torch.Generator().manual_seed(seed)
     batch = simulator(images, generator)
@@ -122,16 +121,14 @@ def measure(images: int = 2000, seeds: int = 3) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {"rows": [], "images": images}
     here = provenance()  # before any result is written, which changes the checkout
-    kept = RESULTS / "matching.json"
-    if kept.exists() and (before := json.loads(kept.read_text()))["images"] == images:
-        figures["rows"] = [row for row in before["rows"] if len(row["seeds"]) == seeds]
-    done = {(row["map"], row["snr"], row["ctf"]) for row in figures["rows"]}
+    rows = [row for row in measured_before("matching", images=images) if len(row["seeds"]) == seeds]
+    figures: dict[str, Any] = {"rows": rows, "images": images}
+    done = {(row["map"], row["snr"], row["ctf"]) for row in rows}
     for name, snr, ctf in TASKS:
         if (name, snr, ctf) not in done:
             found = [run(name, snr, ctf, images, seed) for seed in range(seeds)]
-            figures["rows"].append({"map": name, "snr": snr, "ctf": ctf, "seeds": found, **here})
+            rows.append({"map": name, "snr": snr, "ctf": ctf, "seeds": found, **here})
             write_figures("matching", figures)
     return figures
 
@@ -162,11 +159,10 @@ def table(figures: dict[str, Any]) -> str:
     ]
     header = ["map", "SNR", "CTF", "median deg", "bound", "median / bound", "mean / bound", "mean of the true mode"]
     header += ["% <= 5", "% <= 15", "ms", "refined: median / bound", "ms refined"]
-    measured = ", ".join(sorted({f"{row['commit']} ({row['hardware']})" for row in figures["rows"]}))
     return markdown_table(header, rows) + (
         f"\n{figures['images']:,} images of {_SIZE} pixels for each seed. Mean of the true mode: of the poses that are "
-        "reached from the true ones, over the bound; no search can do better. ms: CPU time of an image. Commits "
-        f"{measured}.\n"
+        "reached from the true ones, over the bound; no search can do better. ms: CPU time of an image; "
+        f"{measured_at(figures['rows'])}.\n"
         f"\n{_calibration(figures['rows'])}"
     )
 

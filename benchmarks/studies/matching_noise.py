@@ -11,15 +11,21 @@ one thread.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...zoo.provenance import provenance
 from ..runs import markdown_table, spread
 from .figures import write_figures
-from .matching import MAPS
+from .matching import DEFOCUS, MAPS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...geometry.pose import Pose
+    from ...imaging.match import Matcher
     from ...imaging.noise import RadialNoise
+    from ...particles.ctf import CTF
 
 NAMES = ("70S ribosome", "beta-galactosidase")
 KINDS = ("white", "1/k", "1/k^2", "measured")
@@ -58,11 +64,43 @@ def spectrum(kind: str, pixel_size: float) -> RadialNoise:
     return RadialNoise((shells / mean).float() * _SIZE**2, box)
 
 
-def run(name: str, kind: str, images: int, seed: int) -> dict[str, Any]:
-    """Match the images of one task with the noise as it is estimated, and as if it were white; angles in degrees."""
+@dataclass(frozen=True)
+class Task:
+    """Images of a map in noise, all that is true of them, and what matches them.
+
+    Attributes:
+        images: (N, L, L).
+        pose: with rotations and shifts.
+        ctf: of the images; None without it.
+        noise: its true power.
+        sigma: its standard deviation per pixel.
+        group: (G, 3, 3) point group.
+        limit: (M,) bound on the angular error of the first images, degrees.
+        matcher: of the map.
+    """
+
+    images: Tensor
+    pose: Pose
+    ctf: CTF | None
+    noise: RadialNoise
+    sigma: float
+    group: Tensor
+    limit: Tensor
+    matcher: Matcher
+
+    def apart(self, rotation: Tensor) -> Tensor:
+        """(N,) degrees between rotations and the true ones, or their nearest mates."""
+        from ...geometry.point_groups import symmetric_distance
+
+        assert self.pose.rotation is not None
+        return symmetric_distance(rotation.double(), self.pose.rotation.double(), self.group).rad2deg()
+
+
+def task(name: str, kind: str, images: int, seed: int, *, with_ctf: bool = True) -> Task:
+    """Images of a map at SNR 0.1, in noise of this spectrum."""
     import torch
 
-    from ...geometry.point_groups import point_group, symmetric_distance
+    from ...geometry.point_groups import point_group
     from ...imaging.cramer_rao import cramer_rao_bound
     from ...imaging.match import Matcher
     from ...imaging.noise import RadialNoise
@@ -71,7 +109,7 @@ def run(name: str, kind: str, images: int, seed: int) -> dict[str, Any]:
 
     file, symmetry, pixel = MAPS[name]
     volume, group = load_volume(file, image_size=_SIZE, pixel_size=pixel), point_group(symmetry)
-    imaging = Imaging(snr=_SNR, shift_sigma=_SIZE * pixel / 30, defocus=(10_000.0, 30_000.0))
+    imaging = Imaging(snr=_SNR, shift_sigma=_SIZE * pixel / 30, defocus=DEFOCUS if with_ctf else None)
     simulator = Simulator(volume, imaging, image_size=_SIZE, pixel_size=pixel)
     generator = torch.Generator().manual_seed(seed)
     batch = simulator(images, generator, noise=0.0)
@@ -82,25 +120,26 @@ def run(name: str, kind: str, images: int, seed: int) -> dict[str, Any]:
     true = RadialNoise(of_one.shells * simulator.noise_sigma**2, of_one.box)
     white = torch.randn(images, _SIZE, _SIZE, generator=generator)
     noisy = batch.images[:, 0] + true.coloured(white, pixel)
-    matcher = Matcher(volume, _SIZE, pixel, group=None if len(group) == 1 else group.float())
-    assert batch.ctf is not None
-    estimated, _ = matcher.estimate_noise(noisy[:_SAMPLE], batch.ctf[slice(_SAMPLE)])
-
-    def errors(noise: RadialNoise) -> Any:
-        found = matcher(noisy, batch.ctf, noise).rotation
-        return symmetric_distance(found.double(), rotation.double(), group).rad2deg()
-
-    error, ignoring = errors(estimated), errors(RadialNoise.white(simulator.noise_sigma, _SIZE, pixel))
     few = slice(_SAMPLE)
-    limit = cramer_rao_bound(
-        simulator.projector, rotation[few], true, shift=shift[few], ctf=batch.ctf[few]
-    ).angles().rad2deg()  # fmt: skip
+    bound = cramer_rao_bound(simulator.projector, rotation[few], true, shift=shift[few], ctf=batch[few].ctf)
+    matcher = Matcher(volume, _SIZE, pixel, group=None if len(group) == 1 else group.float())
+    return Task(noisy, batch.pose, batch.ctf, true, simulator.noise_sigma, group, bound.angles().rad2deg(), matcher)
+
+
+def run(name: str, kind: str, images: int, seed: int) -> dict[str, Any]:
+    """Match the images of one task with the noise as it is estimated, and as if it were white; angles in degrees."""
+    from ...imaging.noise import RadialNoise
+
+    of = task(name, kind, images, seed)
+    estimated, _ = of.matcher.estimate_noise(of.images[:_SAMPLE], of.ctf and of.ctf[slice(_SAMPLE)])
+    white = RadialNoise.white(of.sigma, _SIZE, of.noise.box / _SIZE)
+    error, ignoring = (of.apart(of.matcher(of.images, of.ctf, noise).rotation) for noise in (estimated, white))
     return {
         "median_deg": float(error.median()),
         "mean_deg": float(error.mean()),
         "within_5": float((error <= 5).double().mean()),
-        "bound_median_deg": float(limit.median()),
-        "bound_mean_deg": float(limit.mean()),
+        "bound_median_deg": float(of.limit.median()),
+        "bound_mean_deg": float(of.limit.mean()),
         "ignoring_median_deg": float(ignoring.median()),
         "ignoring_within_5": float((ignoring <= 5).double().mean()),
     }
