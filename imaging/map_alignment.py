@@ -18,6 +18,7 @@ from ..geometry.grids import so3_grid
 from ..geometry.rotations import rotvec_to_matrix
 from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, shell_number
 from .fourier_table import FourierTable
+from .gauss_newton import FIRST_DAMPING, damped_step, next_damping
 from .volumes import Volume
 
 _BOX = 64  # voxels; larger boxes are coarsened to this for the search
@@ -245,7 +246,7 @@ def _refined(compared: _Shells, table: _Table, placed: _Placements) -> _Placemen
         return values, (reference.conj() * values[:, :, :1]).real.sum((1, 2))
 
     values, score = look(placed)
-    damping = torch.full_like(score, 1e-3)
+    damping = torch.full_like(score, FIRST_DAMPING)
     for _ in range(_STEPS):
         here, slope = values[:, :, :1], values[:, :, 1:]
         # frame^T k changes by frame^T (k x w) when the rotation is followed by a small one about w.
@@ -253,12 +254,7 @@ def _refined(compared: _Shells, table: _Table, placed: _Placements) -> _Placemen
         jacobian = torch.cat([torch.linalg.cross(slope, k.to(slope).expand_as(slope)), -2j * torch.pi * k * here], -1)
         factor = score / (here.abs() ** 2).sum((1, 2))
         residual = reference / factor.clamp_min(0.05)[:, None, None] - here
-        normal = (jacobian.mH @ jacobian).real
-        diagonal = normal.diagonal(dim1=1, dim2=2)
-        # What the maps do not tell, such as the angle about an axis of a round one, must not make it singular.
-        added = damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True)
-        normal = normal + added.diag_embed()
-        step = torch.linalg.solve(normal, (jacobian.mH @ residual).real)[:, :, 0]
+        step = damped_step((jacobian.mH @ jacobian).real, (jacobian.mH @ residual).real[:, :, 0], damping)
         turned = rotvec_to_matrix(step[:, :3].double()) @ placed.rotation.double()
         trial = _Placements(turned, placed.shift + step[:, 3:], placed.mirrored)
         trial_values, trial_score = look(trial)
@@ -270,5 +266,5 @@ def _refined(compared: _Shells, table: _Table, placed: _Placements) -> _Placemen
             placed.mirrored,
         )
         values, score = torch.where(chosen, trial_values, values), torch.where(better, trial_score, score)
-        damping = torch.where(better, damping / 10, damping * 10)
+        damping = next_damping(damping, better)
     return placed[score.argsort(descending=True, stable=True)]

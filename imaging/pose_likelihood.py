@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..geometry.rotations import rotvec_to_matrix
 from .fourier_table import FourierTable
+from .gauss_newton import FIRST_DAMPING, damped_step, next_damping
 from .volumes import Volume
 
-_DAMPING = 1e-3
 _FARTHEST = 0.12  # radian, of one step
 _PROJECTION, _IMAGE = 5, 6  # rows of the products, behind the five derivatives
 
@@ -151,20 +151,16 @@ class PoseLikelihood:
 
     def climb(self, placed: Placed, samples: Tensor, transfer: Tensor | None, steps: int) -> Placed:
         """Take damped Gauss-Newton steps from poses; those that do not raise the score are not taken."""
-        damping = torch.full_like(placed.shift[:, 0], _DAMPING)
+        damping = torch.full_like(placed.shift[:, 0], FIRST_DAMPING)
         for _ in range(steps):
-            curvature = placed.information()
-            diagonal = curvature.diagonal(dim1=1, dim2=2)
-            # What the image does not tell must not make it singular.
-            added = damping[:, None] * diagonal + 1e-6 * diagonal.mean(1, keepdim=True) + 1e-30
-            step = torch.linalg.solve(curvature + added.diag_embed(), placed.slope())
+            step = damped_step(placed.information(), placed.slope(), damping)
             step = step * (_FARTHEST / step[:, :3].norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
             trial = self.at(
                 rotvec_to_matrix(step[:, :3]) @ placed.rotation, placed.shift + step[:, 3:], samples, transfer
             )
             better = trial.score > placed.score
             placed = chosen(better, trial, placed)
-            damping = torch.where(better, damping / 10, damping * 10)
+            damping = next_damping(damping, better)
         return placed
 
     def below(self, frequency: float) -> int:
