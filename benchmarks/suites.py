@@ -141,24 +141,27 @@ def ctf_70s() -> Mapping[str, Recipe]:
 
     On a processor without bfloat16, of which a step takes a second. D4 with a density over rotations, ribosome, 64 px,
     defocus 1 to 3 um, three seeds. ``none`` and ``phase_flip`` at SNR 0.1; ``robust`` with phases flipped, SNR 0.05 to
-    2 and noise from white to 1/k.
+    2 and noise from white to 1/k; ``robust_junk`` with a twentieth of images of noise alone besides.
     """
     fixed = Imaging(snr=0.1, shift_sigma=10.0, defocus=(10_000.0, 30_000.0))
-    kinds: dict[str, tuple[Imaging, Literal["none", "phase_flip"]]] = {
-        "none": (fixed, "none"),
-        "phase_flip": (fixed, "phase_flip"),
-        "robust": (replace(fixed, snr=(0.05, 2.0), noise_slope=1.0), "phase_flip"),
+    robust = replace(fixed, snr=(0.05, 2.0), noise_slope=1.0)
+    volume = RIBOSOME.volume
+    kinds = {
+        "none": Simulated(volume, fixed),
+        "phase_flip": Simulated(volume, fixed, ctf="phase_flip"),
+        "robust": Simulated(volume, robust, ctf="phase_flip"),
+        "robust_junk": Simulated(volume, robust, ctf="phase_flip", junk=0.05),
     }
     return {
         f"{label}-seed{seed}": replace(
             _density_run(seed),
-            data=Simulated(RIBOSOME.volume, imaging, ctf=ctf),
+            data=data,
             steps=1_200,
             precision="fp32",
             validate_every=300,
         )
         for seed in (0, 1, 2)
-        for label, (imaging, ctf) in kinds.items()
+        for label, data in kinds.items()
     }
 
 

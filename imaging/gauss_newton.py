@@ -1,4 +1,7 @@
-"""Damped Gauss-Newton steps (Levenberg 1944, Q. Appl. Math. 2, 164; Marquardt 1963, J. SIAM 11, 431) of many at once."""
+"""Damped Gauss-Newton steps of many at once.
+
+Levenberg 1944, Q. Appl. Math. 2, 164; Marquardt 1963, J. SIAM 11, 431.
+"""
 
 from __future__ import annotations
 

@@ -142,10 +142,19 @@ class Simulator(nn.Module):
             inside = clean[:, inscribed_circle(self.projector.image_size).to(clean.device)]
             self.noise_sigma = float((inside.var(dim=1).mean() / imaging.snr_range[0]).sqrt())
 
-    def forward(self, n: int, generator: torch.Generator | None = None, *, noise: float = 1.0) -> Batch:
-        """Draw ``n`` particles with uniform orientations, with this share of the simulator's noise."""
+    def forward(
+        self, n: int, generator: torch.Generator | None = None, *, noise: float = 1.0, junk: float = 0.0
+    ) -> Batch:
+        """Draw ``n`` particles with uniform orientations, with this share of the simulator's noise.
+
+        A share ``junk`` of the images is of noise alone; their poses are random.
+        """
         clean = self._clean(n, generator)
-        images = self.add_noise(clean.images, generator, share=noise)
+        projections = clean.images
+        if junk:
+            draws = torch.rand(n, 1, 1, 1, generator=generator, device=projections.device)
+            projections = projections * (draws >= junk)
+        images = self.add_noise(projections, generator, share=noise)
         return Batch(images, clean.pose, clean.ctf)
 
     def add_noise(self, images: Tensor, generator: torch.Generator | None = None, *, share: float = 1.0) -> Tensor:

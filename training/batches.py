@@ -48,6 +48,7 @@ class OnTheFly:
         validation: particles that no step has.
         test: others.
         noise_ramp: steps over which the noise grows from none to the simulator's.
+        junk: share of the images of a step that are of noise alone.
     """
 
     def __init__(
@@ -58,40 +59,40 @@ class OnTheFly:
         test: Batch,
         *,
         noise_ramp: int = 0,
+        junk: float = 0.0,
     ) -> None:
         self.simulator = simulator
         self.preprocessing = preprocessing
         self.validation = validation
         self.test = test
         self.noise_ramp = noise_ramp
+        self.junk = junk
 
     def batch(self, step: int, size: int) -> Batch:
         """The particles of a step, drawn from torch's global generator."""
         noise = step / self.noise_ramp if step < self.noise_ramp else 1.0
-        return draw(self.simulator, self.preprocessing, size, noise=noise)
+        return draw(self.simulator, self.preprocessing, size, noise=noise, junk=self.junk)
 
 
-def draw(
-    simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None, *, noise: float = 1.0
-) -> Batch:
+def draw(simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None, **imaged: float) -> Batch:
     """``n`` preprocessed particles from a generator with this seed, or from torch's global one.
 
-    ``noise`` is the share of the simulator's noise that they have.
+    ``noise`` and ``junk`` are passed on to the simulator.
     """
     pixel_size = simulator.projector.pixel_size
     return join_batches(
         [
             replace(particles, images=preprocessing(particles.images, pixel_size, particles.ctf))
-            for particles in simulate(simulator, n, seed, noise=noise)
+            for particles in simulate(simulator, n, seed, **imaged)
         ]
     )
 
 
-def simulate(simulator: Simulator, n: int, seed: int | None = None, *, noise: float = 1.0) -> Iterator[Batch]:
+def simulate(simulator: Simulator, n: int, seed: int | None = None, **imaged: float) -> Iterator[Batch]:
     """``n`` particles as they come, some at a time; see :func:`draw`."""
     generator = None if seed is None else torch.Generator(simulator.projector.frequency.device).manual_seed(seed)
     for start in range(0, n, 256):
-        yield simulator(min(256, n - start), generator, noise=noise)
+        yield simulator(min(256, n - start), generator, **imaged)
 
 
 def split_rows(image_ids: Tensor, split: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,7 @@ from ..particles.fields import (
     check_fields,
     documented,
     from_plain,
+    number,
     numbers,
     one_of,
     optional,
@@ -103,6 +104,12 @@ class Simulated:
         "steps over which the noise of new images grows from none: at low SNR, losses of pairs find no signal without",
         0,
     )
+    junk: float = setting(
+        number(least=0, below=1),
+        "share of new training images that are of noise alone, so that densities learn to be broad where nothing is",
+        0.0,
+        example=0.05,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, "data", "data.")
@@ -116,11 +123,14 @@ class Simulated:
             raise BadInput("data", "held_out with images", where="field data.held_out", hint=hint)
         if self.ctf != "none" and self.imaging.defocus is None:
             raise BadInput("data", "ctf without defocus", where="field data.ctf", hint="give data.defocus, too")
-        if self.noise_ramp and self.imaging.snr is None:
-            raise BadInput("data", "noise_ramp without noise", where="field data.noise_ramp", hint="give data.snr, too")
-        if self.noise_ramp and self.images is not None and self.augment != "simulate":
-            hint = "augment simulate makes new ones at every step"
-            raise BadInput("data", "noise_ramp for a fixed set", where="field data.noise_ramp", hint=hint)
+        for name in ("noise_ramp", "junk"):
+            if not getattr(self, name):
+                continue
+            if self.imaging.snr is None:
+                raise BadInput("data", f"{name} without noise", where=f"field data.{name}", hint="give data.snr, too")
+            if self.images is not None and self.augment != "simulate":
+                hint = "augment simulate makes new ones at every step"
+                raise BadInput("data", f"{name} for a fixed set", where=f"field data.{name}", hint=hint)
 
     @property
     def new_images(self) -> bool:
@@ -157,7 +167,7 @@ class Simulated:
             if self.augment != "simulate":
                 return fixed
             validation, test = fixed.validation, fixed.test
-        return OnTheFly(simulator, preprocessing, validation, test, noise_ramp=self.noise_ramp)
+        return OnTheFly(simulator, preprocessing, validation, test, noise_ramp=self.noise_ramp, junk=self.junk)
 
     def digest(self) -> None:
         """None: no table is read."""

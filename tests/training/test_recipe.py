@@ -101,6 +101,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         ", field data.augment: 'turn'; expected one of none, d4, rotate, simulate",
     ),
     (
+        {"data.snr": None, "data.junk": 0.1},
+        ", field data.junk: junk without noise; give data.snr, too",
+    ),
+    (
         {"data.snr": None, "data.noise_ramp": 10},
         ", field data.noise_ramp: noise_ramp without noise; give data.snr, too",
     ),

@@ -310,3 +310,24 @@ def test_a_checkpoint_of_the_first_stage_goes_on(tmp_path: Path) -> None:
     first["loss_args"] |= {name: first.pop(name) for name in ("shift_weight", "shift_scale")}
     save_checkpoint(path, tensors, state)
     assert states_equal(train(recipe, tmp_path).encoder, whole.encoder)
+
+
+def test_a_share_of_what_trains_is_noise_alone() -> None:
+    """And nothing of what validates and tests."""
+    source = Simulated("phantom:0", Imaging(snr=1e4), held_out=32)
+    plain, junk = (dataclasses.replace(source, junk=share).open(32, 8.0, torch.device("cpu")) for share in (0.0, 0.25))
+    assert isinstance(plain, OnTheFly)
+    assert isinstance(junk, OnTheFly)
+    assert torch.equal(plain.test.images, junk.test.images)
+
+    def like_projections(data: OnTheFly) -> torch.Tensor:
+        torch.manual_seed(0)
+        batch = data.batch(0, 400)
+        assert batch.pose.rotation is not None
+        clean = data.preprocessing(data.simulator.projector(batch.pose.rotation, batch.pose.shift)[:, None], 8.0)
+        return torch.cosine_similarity(batch.images.flatten(1), clean.flatten(1))
+
+    assert like_projections(plain).min() > 0.99  # the control
+    found = like_projections(junk)
+    assert int(((found > 0.99) | (found.abs() < 0.2)).sum()) == 400
+    assert int((found < 0.2).sum()) == pytest.approx(100, abs=30)
