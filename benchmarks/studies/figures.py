@@ -14,6 +14,7 @@ STUDIES = (
     "ctf_snr",
     "matching",
     "matching_junk",
+    "matching_limit",
     "matching_mismatch",
     "matching_newcomer",
     "matching_noise",

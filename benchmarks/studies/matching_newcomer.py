@@ -11,17 +11,17 @@ writes it to ``results/matching_newcomer.json`` and ``.md``.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
 from .figures import measured_at, measured_before, write_figures
+from .timing import run_command
 
 # Name -> file, symmetry, pixels, Angstrom per pixel, SNR, defocus.
 _TASKS: dict[str, tuple[str, str, int, float, float, tuple[float, float] | None]] = {
@@ -57,22 +57,22 @@ def _prepare(folder: Path, task: str, particles: int) -> tuple[str, float]:
     return str(find_data(file)), float(bound.angles().rad2deg().median())
 
 
-def _run(folder: Path, words: list[str], first: Path | None = None) -> tuple[float, float | None]:
-    """CPU seconds of a command, and until the encoder ``first`` was there, which is then copied beside it."""
-    before, until = os.times(), None
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cryozoo", *words, "--threads", "1"]
-    child = subprocess.Popen(command, cwd=folder, env=one_thread, stdout=subprocess.DEVNULL)
-    while child.poll() is None:
-        if first is not None and until is None and (first / "model.safetensors").exists():
-            user, system = map(int, Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])
-            until = (user + system) / os.sysconf("SC_CLK_TCK")
-            shutil.copytree(first, first.with_name("first"))
-        time.sleep(0.2)
-    if child.returncode:
-        raise subprocess.CalledProcessError(child.returncode, command)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system, until
+class _First:
+    """Copies the first encoder that a training writes, and remembers what it had cost until then.
+
+    Attributes:
+        cpu_s: seconds of the processor; None before there is one.
+    """
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self.cpu_s: float | None = None
+
+    def __call__(self, process: int) -> None:
+        if self.cpu_s is None and (self._model / "model.safetensors").exists():
+            user, system = map(int, Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[11:13])
+            self.cpu_s = (user + system) / os.sysconf("SC_CLK_TCK")
+            shutil.copytree(self._model, self._model.with_name("first"))
 
 
 def run(task: str, particles: int, steps: int | None = None) -> dict[str, Any]:
@@ -88,23 +88,25 @@ def run(task: str, particles: int, steps: int | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         map_name, bound = _prepare(folder, task, particles)
-        words = ["train", "--map", map_name, "--particles", "like.star", "--symmetry", symmetry, "--out", "run"]
-        words += [] if steps is None else ["--set", f"steps={steps}", "--set", f"validate_every={steps // 2}"]
-        trained, first = _run(folder, words, folder / "run" / "model")
+        map_name = shlex.quote(map_name)
+        words = f"cryozoo train --map {map_name} --particles like.star --symmetry {symmetry} --out run"
+        words += "" if steps is None else f" --set steps={steps} --set validate_every={steps // 2}"
+        first = _First(folder / "run" / "model")
+        trained = run_command(words, folder, watch=first).cpu_s
         recipe = json.loads((folder / "run" / "recipe.json").read_text())
         recipe["data"]["volume"] = _TASKS[task][0]
-        row: dict[str, Any] = {"map": task, "bound_median_deg": bound, "train_s": trained, "first_s": first}
+        row: dict[str, Any] = {"map": task, "bound_median_deg": bound, "train_s": trained, "first_s": first.cpu_s}
         row |= {"steps": recipe["steps"], "pixels": recipe["image_size"], "recipe": recipe}
         truth = torch.from_numpy(PoseTable.load(folder / "particles.star").rotation)
-        predict = ["predict", "particles.star", "--encoder"]
+        predict = "cryozoo predict particles.star --encoder"
         sides = {
-            "predict": [*predict, "run/model"],
-            "refined": [*predict, "run/model", "--refine", map_name],
-            "first_refined": [*predict, "run/first", "--refine", map_name],
-            "matched": ["match", "particles.star", "--map", map_name, "--symmetry", symmetry],
+            "predict": f"{predict} run/model",
+            "refined": f"{predict} run/model --refine {map_name}",
+            "first_refined": f"{predict} run/first --refine {map_name}",
+            "matched": f"cryozoo match particles.star --map {map_name} --symmetry {symmetry}",
         }
         for side, words in sides.items():
-            seconds, _ = _run(folder, [*words, "-o", f"{side}.star"])
+            seconds = run_command(f"{words} -o {side}.star", folder).cpu_s
             found = torch.from_numpy(PoseTable.load(folder / f"{side}.star").rotation)
             error = symmetric_distance(found, truth, point_group(symmetry)).rad2deg()
             row[side] = {

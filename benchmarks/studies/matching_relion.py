@@ -11,8 +11,6 @@ whole commands on one thread. Prints one table and writes it to ``results/matchi
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
 from .figures import write_figures
+from .timing import run_command
 
 _SIZE, _PIXEL = 64, 5.0
 _SEARCH = (
@@ -29,8 +28,8 @@ _SEARCH = (
     f"--angpix {_PIXEL} --dont_check_norm --j 1"
 )
 _COMMANDS = {
-    "cryozoo refine": "refine rough.star --map map.mrc -o refined.star --threads 1",
-    "cryozoo match": "match rough.star --map map.mrc -o matched.star --threads 1",
+    "cryozoo refine": "cryozoo refine rough.star --map map.mrc -o refined.star",
+    "cryozoo match": "cryozoo match rough.star --map map.mrc -o matched.star",
     "RELION, local, order 4": f"{_SEARCH} --sigma_ang 3 --healpix_order 4 --offset_step 2 --iter 3 --o order4/r",
     "RELION, local, order 5": f"{_SEARCH} --sigma_ang 3 --healpix_order 5 --offset_step 1 --iter 1 --o order5/r",
     "RELION, all, order 2": f"{_SEARCH} --healpix_order 2 --offset_step 2 --iter 1 --o order2/r",
@@ -77,7 +76,7 @@ def prepare(folder: Path, images: int, snr: float) -> float:
         rotation=rotation.numpy(), shift=shift.double().numpy(), **known,
     )  # fmt: skip
     new_star(table).write(folder / "truth.star")
-    _run(f"relion_project --i map.mrc --o clean --ang truth.star --ctf --angpix {_PIXEL}", folder)
+    run_command(f"relion_project --i map.mrc --o clean --ang truth.star --ctf --angpix {_PIXEL}", folder)
     clean = torch.from_numpy(MrcStack(folder / "clean.mrcs").read(np.arange(images)))
     circle = inscribed_circle(_SIZE)
     sigma = float((clean[:, circle].var(dim=1).mean() / snr).sqrt())
@@ -96,18 +95,6 @@ def prepare(folder: Path, images: int, snr: float) -> float:
     return float(bound.angles().rad2deg().median())
 
 
-def _run(command: str, folder: Path) -> float:
-    """Processor seconds of a command."""
-    before = os.times()
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = command.split()
-    if words[0] in ("match", "refine"):
-        words = [sys.executable, "-m", "cryozoo", *words]
-    subprocess.run(words, cwd=folder, env=one_thread, check=True, capture_output=True)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
-
-
 def measure(images: int = 200, snr: float = 0.1) -> dict[str, Any]:
     """Errors of all sides, and CPU milliseconds of an image, the start of the program included."""
     import numpy as np
@@ -122,7 +109,7 @@ def measure(images: int = 200, snr: float = 0.1) -> dict[str, Any]:
             (folder / output).parent.mkdir(exist_ok=True)
         bound = prepare(folder, images, snr)
         truth = PoseTable.load(folder / "truth.star")
-        costs = {side: _run(command, folder) for side, command in _COMMANDS.items()}
+        costs = {side: run_command(command, folder).cpu_s for side, command in _COMMANDS.items()}
         for side, file in zip(["start", *costs], ["rough.star", *_OUTPUTS], strict=True):
             poses = PoseTable.load(folder / file, pixel_size=_PIXEL)
             true = matched_poses(truth, poses.particles, len(poses), file).poses

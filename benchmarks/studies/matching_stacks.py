@@ -10,18 +10,15 @@ thread; the time of a whole stack is extrapolated from that of the part. Prints 
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
 from .figures import write_figures
+from .timing import run_command
 
 _ENCODER = "vgg_gem-qcqp_bingham.phantom_64"
 _IMAGES = 2_000
@@ -50,22 +47,6 @@ def _prepare(folder: Path, size: int, pixel: float, particles: int) -> None:
     new_star(table.subset(np.arange(particles) % images)).write(folder / "particles.star")
 
 
-def _run(folder: Path, words: str) -> tuple[float, float]:
-    """Seconds and peak memory in GB of one command."""
-    command = [sys.executable, "-m", "cryozoo", *words.split(), "--threads", "1"]
-    began, peak = time.perf_counter(), 0.0
-    child = subprocess.Popen(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    while child.poll() is None:
-        # The highest so far; what wait4 tells begins with the memory of the parent.
-        with suppress(OSError):
-            status = Path(f"/proc/{child.pid}/status").read_text()
-            peak = max([peak, *(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
-        time.sleep(0.05)
-    if child.returncode:
-        raise subprocess.CalledProcessError(child.returncode, command)
-    return time.perf_counter() - began, peak / 2**20
-
-
 def measure() -> dict[str, Any]:
     """All stacks and commands."""
     rows = []
@@ -73,17 +54,19 @@ def measure() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             _prepare(folder, size, pixel, particles)
-            encoder, map_name = f"--encoder {_ENCODER}", f"{folder}/map.mrc"
+            encoder, map_name = f"--encoder {_ENCODER}", "map.mrc"
             options = {
-                "predict": f"predict {folder}/particles.star {encoder}",
-                "predict --refine": f"predict {folder}/particles.star {encoder} --refine {map_name}",
-                "match": f"match {folder}/particles.star --map {map_name}",
+                "predict": f"predict particles.star {encoder}",
+                "predict --refine": f"predict particles.star {encoder} --refine {map_name}",
+                "match": f"match particles.star --map {map_name}",
             }
             for label in _PARTS:
                 words = options[label]
                 parts = _PARTS[label][stack]
-                start, _ = _run(folder, f"{words} --shard 1/{particles // 64} -o {folder}/start.star --overwrite")
-                seconds, memory = _run(folder, f"{words} --shard 1/{parts} -o {folder}/poses.star --overwrite")
+                few, part = (
+                    run_command(f"cryozoo {words} --shard 1/{shards} -o poses.star --overwrite", folder)
+                    for shards in (particles // 64, parts)
+                )
                 done = particles // parts
                 rows.append(
                     {
@@ -91,10 +74,10 @@ def measure() -> dict[str, Any]:
                         "particles": particles,
                         "command": label,
                         "done": done,
-                        "seconds": seconds,
-                        "start_seconds": start,
-                        "images_per_s": (done - 64) / (seconds - start),
-                        "memory_gb": memory,
+                        "seconds": part.wall_s,
+                        "start_seconds": few.wall_s,
+                        "images_per_s": (done - 64) / (part.wall_s - few.wall_s),
+                        "memory_gb": part.peak_gb,
                     }
                 )
                 print(rows[-1], file=sys.stderr, flush=True)

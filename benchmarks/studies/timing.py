@@ -1,10 +1,19 @@
-"""Speed, measured side by side in one run."""
+"""Speed, measured side by side in one run; and what whole commands cost."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_POLL = 0.05  # s
 
 
 def take_turns(
@@ -26,3 +35,45 @@ def take_turns(
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
     """Median over the rounds of one side's seconds over another's."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a command, the start of the program included.
+
+    Attributes:
+        wall_s: seconds.
+        cpu_s: seconds of the processor.
+        peak_gb: the most memory it had.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_gb: float
+
+
+def run_command(words: str, folder: Path, *, watch: Callable[[int], object] = lambda process: None) -> Cost:
+    """Run a command, as in a shell, in a folder on one thread; ``cryozoo`` is this one.
+
+    ``watch`` is called with the number of its process again and again.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    command = shlex.split(words)
+    if command[0] == "cryozoo":
+        command = [sys.executable, "-m", *command, "--threads", "1"]
+    before, began, peak = os.times(), time.perf_counter(), 0.0
+    child = subprocess.Popen(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    while child.poll() is None:
+        watch(child.pid)
+        # The highest so far; what wait4 tells begins with the memory of the parent.
+        with suppress(OSError):
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            peak = max([peak, *(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+        time.sleep(_POLL)
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, command)
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Cost(time.perf_counter() - began, cpu, peak / 2**20)
