@@ -104,19 +104,26 @@ class Matcher:
         self._draw((found.error > _BENT) & ~again, found, modes, samples, transfer)
         unsure = again.nonzero()[:, 0]
         for rows in unsure.split(_SECOND_BATCH) if len(unsure) else ():
-            grid = self.wide_search(images[rows], None if passed is None else passed[rows], weight[rows], _SECOND[0])
-            modes = self._looked(grid, samples[rows], transfer[rows], *_SECOND[1:])
+            of_rows = None if passed is None else passed[rows]
+            modes = self._second_look(images[rows], of_rows, weight[rows], samples[rows], transfer[rows])
             found.put(rows, modes.sampled(self.likelihood, samples[rows], transfer[rows]))
         return found
 
     @torch.no_grad()
     def posterior(self, images: Tensor, ctf: CTF | None, noise: RadialNoise, count: int) -> Drawn:
-        """The posterior over all poses of images (B, L, L): ``count`` poses around each mode of a second look."""
+        """The posterior over all poses of images (B, L, L): ``count`` poses, an even number, around each mode."""
         samples, transfer = self._in_units_of_noise(images, ctf, noise)
         passed = None if ctf is None else ctf(self.wide_search.frequency)
         weight = noise.power(self.wide_search.radius).reciprocal().expand(len(images), -1)
+        modes = self._second_look(images, passed, weight, samples, transfer)
+        return modes.drawn(self.likelihood, samples, transfer, count)
+
+    def _second_look(
+        self, images: Tensor, passed: Tensor | None, weight: Tensor, samples: Tensor, transfer: Tensor
+    ) -> Modes:
+        """From more poses of the grid, twice as far; CTF ``passed`` and ``weight`` as the grid has them."""
         grid = self.wide_search(images, passed, weight, _SECOND[0])
-        return self._looked(grid, samples, transfer, *_SECOND[1:]).drawn(self.likelihood, samples, transfer, count)
+        return self._looked(grid, samples, transfer, *_SECOND[1:])
 
     def _draw(self, which: Tensor, found: Matches, modes: Modes, samples: Tensor, transfer: Tensor) -> None:
         """Judge some images, ``which`` (B,), anew, by poses that are drawn."""

@@ -86,6 +86,11 @@ class Drawn:
     turn: Tensor
     mode: Tensor
 
+    @property
+    def probability(self) -> Tensor:
+        """(B, K) of the modes: the weight of their poses."""
+        return torch.zeros_like(self.turn[:, 0, :, 0]).scatter_add(1, self.mode, self.weight)
+
 
 class Modes:
     """K modes of each of B images; several of them may be one.
@@ -140,7 +145,7 @@ class Modes:
         return self._matches(chosen, self.covariance[image, chosen], self.probability, error)
 
     def drawn(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor, count: int = _DRAWN) -> Drawn:
-        """Poses around all modes, ``count`` of each; samples and transfer (B, P) as the modes were found."""
+        """Poses around all modes, ``count`` (even) of each; samples and transfer (B, P) as the modes were found."""
         worth = self.probability > _NEGLIGIBLE
         root = self._axes * self._precision.rsqrt()[..., None, :]
         step = (_WIDER * _normal_points(count).to(root)) @ root.mT  # (B, K, M, 5)
@@ -166,7 +171,7 @@ class Modes:
     def sampled(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor) -> Matches:
         """The best mode of each image, by poses that are drawn; the arguments are those of :meth:`drawn`."""
         drawn = self.drawn(likelihood, samples, transfer)
-        probability = torch.zeros_like(self.probability).scatter_add(1, drawn.mode, drawn.weight)
+        probability = drawn.probability
         chosen = probability.argmax(1)
         image = torch.arange(len(chosen), device=chosen.device)
         squares = drawn.turn[image, :, chosen].square().sum(-1)
@@ -193,7 +198,7 @@ class Modes:
 
 
 def _normal_points(count: int) -> Tensor:
-    """(count, 5) quasi-random points of the normal distribution, with the negative of each."""
+    """(count, 5), an even count, quasi-random points of the normal distribution, with the negative of each."""
     half = torch.quasirandom.SobolEngine(5, scramble=True, seed=0).draw(count // 2, dtype=torch.float64)
     points = torch.special.ndtri(half.clamp(1e-6, 1 - 1e-6))
     return torch.cat([points, -points])

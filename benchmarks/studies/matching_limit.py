@@ -2,11 +2,11 @@
 
     python -m cryozoo.benchmarks.studies.matching_limit [IMAGES [POSES]]
 
-The images tell of a pose no more than its posterior. Of all estimates the median of the posterior has the least mean
-error, whoever makes it, and the posterior itself says how large that is. Here it stands as poses drawn around all
-modes, weighed by their likelihood with the true map, CTF and noise. Where that estimate too stays above the bound, the
-bound cannot be reached; where the posterior says as much as was found, it is the right one. Prints one table and writes
-it to ``results/matching_limit.json`` and ``.md``. On one thread, in half an hour.
+An image tells of its pose no more than the posterior. Of all estimates that know nothing of shifts and amplitude
+beforehand, the median of the posterior has the least mean error, and the posterior itself says how large that is. Here
+it stands as poses drawn around the modes that were found, weighed by their likelihood with the true map, CTF and noise.
+Where it says as much as was found, and the estimate too stays above the bound, nobody reaches the bound; where it says
+less, modes were missed. Prints one table and writes it to ``results/matching_limit.json`` and ``.md``. On one thread.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ def median_pose(drawn: Drawn) -> tuple[Tensor, Tensor]:
 
     from ...geometry.rotations import rotvec_to_matrix
 
-    share = torch.zeros_like(drawn.turn[:, 0, :, 0]).scatter_add(1, drawn.mode, drawn.weight)
-    image, mode = torch.arange(len(share)), share.argmax(1)
-    turn = drawn.turn[image, :, mode]
+    mode = drawn.probability.argmax(1)
+    turn = drawn.turn[torch.arange(len(mode)), :, mode]
     centre = torch.zeros_like(turn[:, 0])
     for _ in range(_ROUNDS):
         weight = drawn.weight / (turn - centre[:, None]).norm(dim=-1).clamp_min(1e-5)
@@ -122,7 +121,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    measure(*map(int, sys.argv[1:]))
+    write_figures("matching_limit", measure(*map(int, sys.argv[1:])))
 
 
 if __name__ == "__main__":

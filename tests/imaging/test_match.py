@@ -112,6 +112,25 @@ class TestMatch:
         rms = float(found.error[sure].square().mean().sqrt().rad2deg())
         assert rms == pytest.approx(float(error[sure].square().mean().sqrt()), rel=0.3)
 
+    def test_the_posterior_lies_about_the_truth_as_wide_as_errors_are(self, matcher: Matcher) -> None:
+        task = simulator(snr=0.5, defocus=(8000.0, 15000.0))
+        batch = task(48, torch.Generator().manual_seed(5))
+        assert batch.pose.rotation is not None
+        noise = RadialNoise.white(task.noise_sigma, SIZE, PIXEL)
+        drawn = matcher.posterior(batch.images[:, 0], batch.ctf, noise, 32)
+        torch.testing.assert_close(drawn.weight.sum(1), torch.ones(48, dtype=torch.float64))
+        torch.testing.assert_close(drawn.probability.sum(1), torch.ones(48, dtype=torch.float64))
+        apart = degrees(drawn.rotation, batch.pose.rotation[:, None])
+        square = (drawn.weight * apart.square()).sum(1)
+        found = matcher.match(batch.images[:, 0], batch.ctf, noise)
+        error = degrees(found.rotation, batch.pose.rotation)
+        sure = found.probability > 0.995
+        # From the truth, poses of the posterior are as far as the estimate is, and as far again as it is from them.
+        ratio = square[sure].mean() / error[sure].square().mean()
+        assert float(ratio) == pytest.approx(2, rel=0.3)
+        others = degrees(drawn.rotation, batch.pose.rotation.roll(1, 0)[:, None])
+        assert (drawn.weight * others.square()).sum(1).median() > 1000 * square.median()  # the control
+
     def test_particles_off_the_centre_get_a_second_look(self, matcher: Matcher) -> None:
         """Beyond the reach of the first look the best pose within it is nowhere near."""
         task = simulator(snr=1.0)

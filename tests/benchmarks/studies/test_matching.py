@@ -40,7 +40,7 @@ def test_relions_own_projections(data) -> None:
     for side in ("cryozoo refine", "cryozoo match"):
         assert rows[side]["median_deg"] < 2 * figures["bound_median_deg"]
         assert rows[side]["median_deg"] < rows["RELION, local, order 5"]["median_deg"] < rows["start"]["median_deg"]
-    assert matching_relion.table(figures).count("\n| ") == 8
+    assert matching_relion.table(figures).count("\n| ") == 7
 
 
 def test_in_noise_that_falls_off_the_estimate_is_worth_it(data) -> None:
