@@ -25,6 +25,7 @@ _ROOM = 1.25  # of the molecule's diameter; and four standard deviations of the 
 _SHIFT = 1 / 30  # of the box, where there are no images
 _SNR = (0.05, 2.0)
 _DEFOCUS = (5_000.0, 30_000.0)
+_SLOPE = 1.0  # of the steepest noise
 _SAMPLE = 64  # images that are looked at
 _STEPS = 1_200
 _STEEP = 0.2  # slope of the noise below which it is white
@@ -63,7 +64,8 @@ def recipe_from_map(
     coarse = 5.0 if name.startswith("phantom:") else 20.0
     diameter = measure_extent(load_volume(name, image_size=_SIZE, pixel_size=coarse)).diameter
     box = _ROOM * diameter / (1 - 4 * _SHIFT)
-    imaging = Imaging(snr=_SNR, shift_sigma=float(f"{_SHIFT * box:.2g}"), defocus=_DEFOCUS)
+    shift = float(f"{_SHIFT * box:.2g}")
+    imaging = Imaging(snr=_SNR, noise_slope=_SLOPE, shift_sigma=shift, defocus=_DEFOCUS)
     return _recipe(Simulated(name, imaging, symmetry, ctf="phase_flip"), _SIZE, box / _SIZE)
 
 
