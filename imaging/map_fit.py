@@ -8,7 +8,6 @@ same images the right one has the higher scores, image for image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,8 +17,6 @@ from ..particles.ctf import CTF, CTFModulus, CTFSquare
 from .match import Matcher
 from .noise import RadialNoise
 from .pose_posterior import Matches
-from .projector import Projector
-from .volumes import Volume
 
 _SCALE = 0.03  # of the pixel sizes that are tried
 _CLEARLY = 5.0  # standard errors
@@ -76,20 +73,19 @@ class MapFit:
     images: int
 
 
-def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume, sample: Sample) -> MapFit:
+def measure_fit(matcher: Matcher, voxel: float, sample: Sample) -> MapFit:
     """Try other readings of some images.
 
     Args:
-        make: a matcher of a map, up to a frequency in 1/Angstrom; None for all that it has.
-        volume: the map.
+        matcher: of the map.
+        voxel: edge of the map's voxels in Angstrom.
         sample: the images.
     """
-    matcher = make(volume, None)
     images, ctf, noise, start = sample.images, sample.ctf, sample.noise, sample.start
     poses = sample.found.rotation, sample.found.shift
-    simulated = replace(sample, images=_simulated(matcher, volume, sample))
+    simulated = replace(sample, images=_simulated(matcher, sample))
     half = _half(matcher, sample)
-    coarse = make(volume, float(matcher.likelihood.radius[half]))
+    coarse = matcher.limited(float(matcher.likelihood.radius[half]))
     measured, of_simulated = (_finer_over_coarser(matcher, coarse, half, these) for these in (sample, simulated))
     agreement = measured[0] / max(of_simulated[0], _LEAST)
     error = measured[1] / max(of_simulated[0], _LEAST)
@@ -104,36 +100,33 @@ def measure_fit(make: Callable[[Volume, float | None], Matcher], volume: Volume,
         others["phases flipped"] = scores(matcher, ctf=CTFModulus(**vars(ctf)))
         others["multiplied by the CTF"] = scores(matcher, ctf=CTFSquare(**vars(ctf)))
     if start is not None:
-        data = volume.data.flip(0)
-        data = data.roll(1, 0) if volume.size % 2 == 0 else data
-        mirrored = make(replace(volume, data=data), None)
-        others["mirrored map"] = mirrored(images, ctf, noise, start).score.double()
+        # The mirror image of a map, z turned about, has the projections that the map has at these poses.
+        mirror = torch.tensor([1.0, 1.0, -1.0], device=images.device)
+        mates = mirror[:, None] * start[0] * mirror, start[1]
+        others["mirrored map"] = matcher(images, ctf, noise, mates).score.double()
     better = {name: float(values.sum() / here.sum() - 1) for name, values in others.items() if _above(values - here)}
-    smaller, larger = (
-        scores(make(Volume(volume.data, volume.pixel_size * (1 + sign * _SCALE)), None)) for sign in (-1, 1)
-    )
+    common = matcher.likelihood.highest / (1 + _SCALE)  # which all pixel sizes have
+    smaller, middle, larger = (scores(matcher.limited(common, 1 + sign * _SCALE)) for sign in (-1, 0, 1))
     # The vertex of the parabola through three scores, and its error by leaving out each image in turn.
-    slope, curvature = larger - smaller, 2 * here - larger - smaller
-    n = len(here)
+    slope, curvature = larger - smaller, 2 * middle - larger - smaller
+    n = len(slope)
     without = [(total.sum() - total) for total in (slope, curvature)]
     if curvature.sum() <= 0 or (without[1] <= 0).any():
-        return MapFit(agreement, error, volume.pixel_size, torch.inf, better, n)
+        return MapFit(agreement, error, voxel, torch.inf, better, n)
     scale = _SCALE / 2 * slope.sum() / curvature.sum()
     parts = _SCALE / 2 * without[0] / without[1]
     spread = ((n - 1) * (parts - parts.mean()).square().mean()).sqrt()
-    return MapFit(
-        agreement, error, volume.pixel_size * (1 + float(scale)), volume.pixel_size * float(spread), better, n
-    )
+    return MapFit(agreement, error, voxel * (1 + float(scale)), voxel * float(spread), better, n)
 
 
-def _simulated(matcher: Matcher, volume: Volume, sample: Sample) -> Tensor:
+def _simulated(matcher: Matcher, sample: Sample) -> Tensor:
     """Images of the map (N, L, L) at the poses that were found, in noise as it was found."""
-    found = sample.found
-    size, pixel_size = matcher.likelihood.image_size, matcher.likelihood.pixel_size
-    projector = Projector(volume, image_size=size, pixel_size=pixel_size)
-    clean = found.amplitude[:, None, None] * projector(found.rotation, found.shift, sample.ctf)
+    likelihood, found = matcher.likelihood, sample.found
+    passed = None if sample.ctf is None else sample.ctf(likelihood.frequency)
+    projections = likelihood.projections(found.rotation, found.shift, passed)
+    clean = likelihood.images(found.amplitude[:, None] * projections)
     white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
-    return clean + sample.noise.coloured(white, pixel_size)
+    return clean + sample.noise.coloured(white, likelihood.pixel_size)
 
 
 def _half(matcher: Matcher, sample: Sample) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cached_property
 
@@ -71,6 +72,12 @@ class Matcher:
     def _grid(self, reach: float) -> PoseSearch:
         size, pixel = self.likelihood.image_size, self.likelihood.pixel_size
         return PoseSearch(self._volume, size, pixel, diameter=self.diameter, reach=reach, group=self.group)
+
+    def limited(self, highest: float, scale: float = 1.0) -> Matcher:
+        """One that compares less, or refines against another pixel size, as :meth:`PoseLikelihood.limited`."""
+        other = copy.copy(self)
+        other.likelihood = self.likelihood.limited(highest, scale)
+        return other
 
     def __call__(
         self, images: Tensor, ctf: CTF | None, noise: RadialNoise, start: tuple[Tensor, Tensor] | None = None

@@ -11,6 +11,7 @@ amplitude eliminated (variable projection: Golub and Pereyra 1973, SIAM J. Numer
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +115,26 @@ class PoseLikelihood:
         White noise of standard deviation s per pixel has E |noise|^2 = 2 s^2 L^2 in each.
         """
         return torch.fft.rfft2(images.float()).flatten(1)[:, self._places] * self._to_centre
+
+    def images(self, samples: Tensor) -> Tensor:
+        """The images (B, L, L) that have the samples (B, P), and nothing at other frequencies."""
+        size = self.image_size
+        spectrum = samples.new_zeros(len(samples), size * (size // 2 + 1))
+        spectrum[:, self._places] = samples / self._to_centre
+        spectrum = spectrum.unflatten(1, (size, -1))
+        spectrum[:, 1:, 0] += spectrum[:, 1:, 0].flip(1).conj()  # of the pairs of which one sample is kept
+        return torch.fft.irfft2(spectrum, s=(size, size))
+
+    def limited(self, highest: float, scale: float = 1.0) -> PoseLikelihood:
+        """The same up to a lower frequency, against the map with voxels ``scale`` times as wide; the table is shared.
+
+        There is no more than ``1 / scale`` of the frequencies to be had.
+        """
+        other, n = copy.copy(self), self.below(highest)
+        other.frequency, other.radius, other.highest = self.frequency[:n], self.radius[:n], highest
+        other._places, other._to_centre = self._places[:n], self._to_centre[:n]
+        other._box = scale * self._box
+        return other
 
     def projections(self, rotation: Tensor, shift: Tensor, transfer: Tensor | None = None) -> Tensor:
         """The noiseless samples (B, P) at poses (B, 3, 3) and (B, 2) in Angstrom; ``transfer`` as in :meth:`at`."""

@@ -294,14 +294,7 @@ class _Work:
 
     def _measured_fit(self, sample: Sample) -> MapFit:
         """How the map fits to some images; says what fits better."""
-        highest = self.matcher.likelihood.highest
-
-        def make(volume: Volume, most: float | None) -> Matcher:
-            if volume is self.volume and most is None:
-                return self.matcher
-            return self._matcher(volume, highest if most is None else most)
-
-        fit = measure_fit(make, self.volume, sample)
+        fit = measure_fit(self.matcher, self.volume.pixel_size, sample)
         given, has_ctf = sample.start is not None, sample.ctf is not None
         self._doubt(fit_doubts(fit, self.name, self.volume.pixel_size, given=given, has_ctf=has_ctf))
         return fit

@@ -56,6 +56,29 @@ def test_samples_hold_every_frequency_once_and_the_noise_they_say(likelihood: Po
     torch.testing.assert_close(samples.abs().square().sum(1), power, rtol=1e-4, atol=0)
 
 
+def test_images_have_the_samples_that_they_are_made_of(likelihood: PoseLikelihood, projector: Projector) -> None:
+    """And of an image without other frequencies they are that image."""
+    samples = likelihood.samples(torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
+    images = likelihood.images(samples)
+    torch.testing.assert_close(likelihood.samples(images), samples, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(likelihood.images(likelihood.samples(images)), images, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.97, 1.03])
+def test_a_limited_likelihood_is_that_of_the_scaled_map(likelihood: PoseLikelihood, scale: float) -> None:
+    highest = likelihood.highest / 1.1
+    limited = likelihood.limited(highest, scale)
+    fresh = PoseLikelihood(Volume(VOLUME.data, scale * VOLUME.pixel_size), SIZE, PIXEL, highest=highest)
+    torch.testing.assert_close(limited.frequency, fresh.frequency)
+    samples = fresh.projections(ROTATION, SHIFT) + 0.1
+    found, expected = (each.at(ROTATION, SHIFT, samples) for each in (limited, fresh))
+    torch.testing.assert_close(found.score, expected.score, rtol=2e-3, atol=0)
+    told = expected.information()
+    torch.testing.assert_close(found.information(), told, rtol=1e-2, atol=1e-3 * float(told.abs().max()))
+    other = likelihood.limited(highest, scale + 0.1).at(ROTATION, SHIFT, samples)
+    assert (other.score < 0.98 * expected.score).all()
+
+
 def test_the_products_are_those_of_naive_sums(likelihood: PoseLikelihood, projector: Projector) -> None:
     images = projector(ROTATION, SHIFT, CTF) + torch.randn(N, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
     samples, passed = likelihood.samples(images), CTF(likelihood.frequency)
