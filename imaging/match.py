@@ -13,7 +13,7 @@ from ..particles.ctf import CTF
 from .extent import measure_extent
 from .noise import RadialNoise
 from .pose_likelihood import Placed, PoseLikelihood
-from .pose_posterior import Drawn, Matches, Modes
+from .pose_posterior import Drawn, Grid, Matches, Modes
 from .pose_search import PoseSearch, distinct
 from .volumes import Volume
 
@@ -27,6 +27,8 @@ _COARSE_STEPS, _STEPS = 3, 3
 _BATCH, _SAMPLES = 64, 2**18  # images at a time, and Fourier samples of these
 _SECOND_BATCH = 16
 _NOISE_ROUNDS = 2
+_BESIDE = 64  # poses of the second look's grid around which poses are drawn, too
+_TURN, _MOVE = math.radians(5), 0.4  # how far from them: about a third of the grid's step, and steps of its shifts
 _NEAR = math.radians(2)  # between starts of which only the better one is climbed from at full resolution
 
 
@@ -102,8 +104,7 @@ class Matcher:
         frequency, radius = self.search.frequency, self.search.radius
         passed = None if ctf is None else ctf(frequency)
         weight = noise.power(radius).reciprocal().expand(len(images), -1)
-        grid = self.search(images, passed, weight, _FIRST[0])
-        modes = self._looked(grid, samples, transfer, *_FIRST[1:])
+        modes = self._looked(self.search(images, passed, weight, _FIRST[0]), samples, transfer, *_FIRST[1:])
         found = modes.judged()
         # A particle farther off than the grid reaches fits somewhere at its edge, and nowhere else better.
         far = found.shift.norm(dim=1) > self.reach - self.search.step / 2
@@ -112,25 +113,27 @@ class Matcher:
         unsure = again.nonzero()[:, 0]
         for rows in unsure.split(_SECOND_BATCH) if len(unsure) else ():
             of_rows = None if passed is None else passed[rows]
-            modes = self._second_look(images[rows], of_rows, weight[rows], samples[rows], transfer[rows])
-            found.put(rows, modes.sampled(self.likelihood, samples[rows], transfer[rows]))
+            modes, grid = self._second_look(images[rows], of_rows, weight[rows], samples[rows], transfer[rows])
+            found.put(rows, modes.sampled(self.likelihood, samples[rows], transfer[rows], grid))
         return found
 
     @torch.no_grad()
     def posterior(self, images: Tensor, ctf: CTF | None, noise: RadialNoise, count: int) -> Drawn:
-        """The posterior over all poses of images (B, L, L): ``count`` poses, an even number, around each mode."""
+        """The posterior over all poses of images (B, L, L), with ``count`` poses, an even number, around each mode."""
         samples, transfer = self._in_units_of_noise(images, ctf, noise)
         passed = None if ctf is None else ctf(self.wide_search.frequency)
         weight = noise.power(self.wide_search.radius).reciprocal().expand(len(images), -1)
-        modes = self._second_look(images, passed, weight, samples, transfer)
-        return modes.drawn(self.likelihood, samples, transfer, count)
+        modes, grid = self._second_look(images, passed, weight, samples, transfer)
+        return modes.drawn(self.likelihood, samples, transfer, count, grid)
 
     def _second_look(
         self, images: Tensor, passed: Tensor | None, weight: Tensor, samples: Tensor, transfer: Tensor
-    ) -> Modes:
+    ) -> tuple[Modes, Grid]:
         """From more poses of the grid, twice as far; CTF ``passed`` and ``weight`` as the grid has them."""
-        grid = self.wide_search(images, passed, weight, _SECOND[0])
-        return self._looked(grid, samples, transfer, *_SECOND[1:])
+        rotation, shift = self.wide_search(images, passed, weight, _SECOND[0])
+        modes = self._looked((rotation, shift), samples, transfer, *_SECOND[1:])
+        move = _MOVE * self.wide_search.step
+        return modes, Grid(rotation[:, :_BESIDE], shift[:, :_BESIDE], _TURN, move)
 
     def _draw(self, which: Tensor, found: Matches, modes: Modes, samples: Tensor, transfer: Tensor) -> None:
         """Judge some images, ``which`` (B,), anew, by poses that are drawn."""

@@ -1,8 +1,9 @@
 """How probable the modes of an image's likelihood are, and how far from the best one the true pose may be.
 
 Where an image tells much, its likelihood is a Gaussian around each mode (Laplace). Where it tells little, modes have
-long tails and run into each other: there poses drawn from these Gaussians, somewhat widened, are weighed by the
-likelihood (importance sampling with the balance heuristic: Veach and Guibas 1995, SIGGRAPH, 419).
+long tails and run into each other, and there are more of them than were found: there poses drawn from these Gaussians,
+somewhat widened, and around the best poses of a grid are weighed by the likelihood (importance sampling with the
+balance heuristic: Veach and Guibas 1995, SIGGRAPH, 419).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _SAME = math.radians(2)  # between what steps from two starts reached, below whi
 _NEGLIGIBLE = 1e-3  # probability of modes around which no poses are drawn
 _DRAWN = 16  # poses around each mode
 _WIDER = 1.3  # than the Gaussian of Laplace, in which they are drawn
+_WITHIN = 5.0  # standard deviations of a mode that a pose beside the grid belongs to
+_SCORED = 64  # poses at a time
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,23 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The best G poses of a grid for each of B images, beside which there may be modes that were not found.
+
+    Attributes:
+        rotation: (B, G, 3, 3).
+        shift: (B, G, 2) in Angstrom.
+        turn: standard deviation of the poses that are drawn around them, in radian.
+        move: the same of their shifts, in Angstrom.
+    """
+
+    rotation: Tensor
+    shift: Tensor
+    turn: float
+    move: float
+
+
+@dataclass(frozen=True)
 class Drawn:
     """N poses for each of B images with K modes, which stand for its posterior over all poses.
 
@@ -77,7 +97,7 @@ class Drawn:
         shift: (B, N, 2) in Angstrom.
         weight: (B, N), its sum over N is 1.
         turn: (B, N, K, 3) rotation vectors that take the modes, or their nearest mates, there.
-        mode: (B, N) which one the pose belongs to.
+        mode: (B, N) which one the pose belongs to, K where to none.
     """
 
     rotation: Tensor
@@ -89,7 +109,8 @@ class Drawn:
     @property
     def probability(self) -> Tensor:
         """(B, K) of the modes: the weight of their poses."""
-        return torch.zeros_like(self.turn[:, 0, :, 0]).scatter_add(1, self.mode, self.weight)
+        b, _, k, _ = self.turn.shape
+        return self.weight.new_zeros(b, k + 1).scatter_add(1, self.mode, self.weight)[:, :k]
 
 
 class Modes:
@@ -103,7 +124,8 @@ class Modes:
     """
 
     def __init__(self, placed: Placed, count: int, samples: int, group: Tensor | None) -> None:
-        self._placed, self._samples, self._group = placed, samples, group
+        self._placed, self._samples = placed, samples
+        self._group = torch.eye(3)[None] if group is None else group
         self._shape = count, len(placed.score) // count
         information = placed.information().double()
         # Of an image without any signal it is nothing: then the pose is not known to a thousand radian.
@@ -111,8 +133,7 @@ class Modes:
         self._precision = self._precision.clamp_min(1e-6)
         self.covariance = self._axes / self._precision[..., None, :] @ self._axes.mT
         self.rotation = placed.rotation.double().unflatten(0, self._shape)
-        group = torch.eye(3)[None] if group is None else group
-        self._mates = self.rotation[:, :, None] @ group.to(self.rotation)  # (B, K, G, 3, 3)
+        self._mates = self.rotation[:, :, None] @ self._group.to(self.rotation)  # (B, K, G, 3, 3)
         # The volume under a mode is its height times the square root of the determinant of its covariance.
         self._logdet = -self._precision.log().sum(-1)  # of the covariance
         evidence = (placed.score.double().unflatten(0, self._shape) + self._logdet) / 2
@@ -144,40 +165,80 @@ class Modes:
         error = (spread[image, chosen] + (self.probability * apart[image, :, chosen]).sum(1)).sqrt()
         return self._matches(chosen, self.covariance[image, chosen], self.probability, error)
 
-    def drawn(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor, count: int = _DRAWN) -> Drawn:
-        """Poses around all modes, ``count`` (even) of each; samples and transfer (B, P) as the modes were found."""
-        worth = self.probability > _NEGLIGIBLE
+    def drawn(
+        self,
+        likelihood: PoseLikelihood,
+        samples: Tensor,
+        transfer: Tensor,
+        count: int = _DRAWN,
+        grid: Grid | None = None,
+    ) -> Drawn:
+        """Poses that stand for the posterior.
+
+        Args:
+            likelihood: with which the modes were found.
+            samples: (B, P) of the images.
+            transfer: (B, P).
+            count: poses around each mode, an even number.
+            grid: poses around each of which one is drawn.
+        """
+        b, k = self._shape
         root = self._axes * self._precision.rsqrt()[..., None, :]
         step = (_WIDER * _normal_points(count).to(root)) @ root.mT  # (B, K, M, 5)
-        rotation = rotvec_to_matrix(step[..., :3]) @ self.rotation[:, :, None]
         shift = self._placed.shift.double().unflatten(0, self._shape)
-        moved = shift[:, :, None] + step[..., 3:]
+        rotation = (rotvec_to_matrix(step[..., :3]) @ self.rotation[:, :, None]).flatten(1, 2)
+        moved = (shift[:, :, None] + step[..., 3:]).flatten(1, 2)
+        worth = (self.probability > _NEGLIGIBLE).repeat_interleave(count, 1)
+        if grid is not None:
+            g = grid.rotation.shape[1]
+            step = _normal_points(2 * g)[:g].to(root)
+            turned = rotvec_to_matrix(grid.turn * step[:, :3]) @ grid.rotation.double()
+            rotation = torch.cat([rotation, turned], 1)
+            moved = torch.cat([moved, grid.shift.double() + grid.move * step[:, 3:]], 1)
+            worth = torch.cat([worth, worth.new_ones(b, g)], 1)
 
-        score = torch.full(step.shape[:3], -torch.inf, dtype=torch.float64, device=step.device)
-        image = worth.nonzero()[:, 0]
-        samples, transfer = samples[image], transfer[image]
-        turned, beside = rotation[worth].float(), moved[worth].float()
-        for m in range(step.shape[2]):
-            score[:, :, m][worth] = likelihood.score(turned[:, m], beside[:, m], samples, transfer).double()
+        score = torch.full(worth.shape, -torch.inf, dtype=torch.float64, device=step.device)
+        for some in worth.nonzero().split(_SCORED):
+            image, place = some.unbind(1)
+            turned, beside = rotation[image, place].float(), moved[image, place].float()
+            score[image, place] = likelihood.score(turned, beside, samples[image], transfer[image]).double()
 
-        # The density of the poses that were drawn is that of all modes together, wherever a pose was drawn from.
-        off = torch.cat([self.turns(rotation.flatten(1, 2)), moved.flatten(1, 2)[:, :, None] - shift[:, None]], -1)
+        # The density of the poses that were drawn is that of all they were drawn around, whatever one came from.
+        off = torch.cat([self.turns(rotation), moved[:, :, None] - shift[:, None]], -1)
         white = torch.einsum("bnki,bkij->bnkj", off, self._axes) * self._precision.sqrt()[:, None]
-        density = -white.square().sum(-1) / (2 * _WIDER**2) - self._logdet[:, None] / 2
-        density = density.masked_fill(~worth[:, None], -torch.inf)  # (B, K M, K)
-        weight = (score.flatten(1) / 2 - density.logsumexp(2)).softmax(1)
-        return Drawn(rotation.flatten(1, 2), moved.flatten(1, 2), weight, off[..., :3], density.argmax(2))
+        away = white.square().sum(-1)  # (B, N, K)
+        density = math.log(count) - away / (2 * _WIDER**2) - self._logdet[:, None] / 2 - 5 * math.log(_WIDER)
+        density = density.masked_fill((self.probability <= _NEGLIGIBLE)[:, None], -torch.inf)
+        mode = density.argmax(2)
+        if grid is not None:
+            beyond = away.gather(2, mode[:, :, None])[:, :, 0] > _WITHIN**2
+            beyond[:, : k * count] = False  # what was drawn around a mode belongs to one
+            mode = mode.masked_fill(beyond, k)
+            density = torch.cat([density, self._around(grid, rotation, moved)], 2)
+        weight = (score / 2 - density.logsumexp(2)).softmax(1)
+        return Drawn(rotation, moved, weight, off[..., :3], mode)
 
-    def sampled(self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor) -> Matches:
+    def _around(self, grid: Grid, rotation: Tensor, shift: Tensor) -> Tensor:
+        """(B, N, G) log-density of poses, as those of a grid are drawn."""
+        g = grid.shift.shape[1]
+        mates = (grid.rotation[:, :, None] @ self._group.to(grid.rotation)).flatten(1, 2).flatten(2)
+        cosine = (rotation.to(mates).flatten(2) @ mates.mT).unflatten(2, (g, -1)).amax(-1) / 2 - 0.5
+        turned = cosine.clamp(-1, 1).arccos().double() / grid.turn
+        moved = torch.cdist(shift, grid.shift.double()) / grid.move
+        return -(turned.square() + moved.square()) / 2 - 3 * math.log(grid.turn) - 2 * math.log(grid.move)
+
+    def sampled(
+        self, likelihood: PoseLikelihood, samples: Tensor, transfer: Tensor, grid: Grid | None = None
+    ) -> Matches:
         """The best mode of each image, by poses that are drawn; the arguments are those of :meth:`drawn`."""
-        drawn = self.drawn(likelihood, samples, transfer)
+        drawn = self.drawn(likelihood, samples, transfer, grid=grid)
         probability = drawn.probability
-        chosen = probability.argmax(1)
+        chosen = (probability + 1e-9 * self.probability).argmax(1)  # where all that is probable lies elsewhere
         image = torch.arange(len(chosen), device=chosen.device)
         squares = drawn.turn[image, :, chosen].square().sum(-1)
         own = drawn.weight * (drawn.mode == chosen[:, None])
-        spread = (own * squares).sum(1) / own.sum(1)
         covariance = self.covariance[image, chosen]
+        spread = (own * squares).sum(1) / own.sum(1)
         covariance = covariance * (spread / covariance.diagonal(dim1=1, dim2=2)[:, :3].sum(1))[:, None, None]
         return self._matches(chosen, covariance, probability, (drawn.weight * squares).sum(1).sqrt())
 

@@ -119,7 +119,9 @@ class TestMatch:
         noise = RadialNoise.white(task.noise_sigma, SIZE, PIXEL)
         drawn = matcher.posterior(batch.images[:, 0], batch.ctf, noise, 32)
         torch.testing.assert_close(drawn.weight.sum(1), torch.ones(48, dtype=torch.float64))
-        torch.testing.assert_close(drawn.probability.sum(1), torch.ones(48, dtype=torch.float64))
+        of_modes = drawn.probability.sum(1)
+        assert (of_modes < 1 + 1e-9).all()
+        assert of_modes.mean() > 0.97  # what is left lies near poses of the grid
         apart = degrees(drawn.rotation, batch.pose.rotation[:, None])
         square = (drawn.weight * apart.square()).sum(1)
         found = matcher.match(batch.images[:, 0], batch.ctf, noise)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cryozoo.geometry.rotations import rotvec_to_matrix
+from cryozoo.geometry.sampling import random_rotations
 from cryozoo.imaging.pose_likelihood import Placed, PoseLikelihood
-from cryozoo.imaging.pose_posterior import Modes
+from cryozoo.imaging.pose_posterior import Grid, Modes
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.volumes import load_volume
 
@@ -78,3 +79,31 @@ def test_two_modes_are_as_probable_as_their_likelihoods(scene) -> None:
     volume = Modes(both, len(samples), samples.shape[1], None).covariance.logdet()
     expected = ((score.double() + volume) / 2).softmax(1).amax(1).float()
     torch.testing.assert_close(found.probability, expected)
+
+
+def test_a_grid_tells_of_modes_that_were_not_found(scene) -> None:
+    """All modes that are given lie a quarter of a turn from the true ones, which are near poses of the grid."""
+    likelihood, samples, transfer, placed = scene
+    generator = torch.Generator().manual_seed(2)
+    quarter = rotvec_to_matrix(torch.tensor([0.0, 0.0, math.pi / 2]))
+    wrong = likelihood.climb(
+        likelihood.at(quarter @ placed.rotation, placed.shift, samples, transfer), samples, transfer, 12
+    )
+    count, near = len(samples), 40
+    turn = rotvec_to_matrix(0.1 * torch.randn(count, near, 3, generator=generator)) @ placed.rotation[:, None]
+    others = random_rotations(count * near, generator=generator).float().unflatten(0, (count, near))
+    rotation = torch.cat([others, turn], 1)
+    shift = placed.shift[:, None] + 4 * torch.randn(count, 2 * near, 2, generator=generator)
+    grid = Grid(rotation, shift, turn=0.1, move=4.0)
+    modes = Modes(wrong, count, samples.shape[1], None)
+    found, blind = (modes.sampled(likelihood, samples, transfer, g) for g in (grid, None))
+    away = modes.turns(placed.rotation.double()[:, None])[:, 0, 0].norm(dim=-1).float()
+    lost = away > 0.5  # from the others, steps lead to the true mode
+    assert int(lost.sum()) >= 6
+    torch.testing.assert_close(found.error[lost], away[lost], rtol=0.15, atol=0)
+    assert (found.probability[lost] < 0.05).all()
+    assert (blind.error[lost] < 0.5 * away[lost]).all()
+    # Where the modes were found it changes little.
+    right = Modes(placed, count, samples.shape[1], None)
+    with_grid, without = (right.sampled(likelihood, samples, transfer, g) for g in (grid, None))
+    assert float((with_grid.error / without.error).log().abs().median()) < 0.15
