@@ -138,7 +138,7 @@ def matched(
 ) -> None:
     """Do work that compares particles with a map, from where it was left, and say how sure the poses are."""
     save = partial(save_poses, out=out, overwrite=overwrite)
-    poses, seconds, before = kept(work, stack, map_name, out, settings, save)
+    poses, seconds, before = kept(work, stack, out, (*settings, map_identity(map_name)), save)
     speed = (len(poses) - before) / seconds
     click.echo(f"{len(poses):,} particles, {speed:,.1f} images/s, poses in {out}")
     say_datadir(stack, out)
@@ -156,7 +156,6 @@ def matched(
 def kept(
     work: Callable[..., MatchedTable],
     stack: ParticleStack,
-    map_name: str,
     out: Path,
     settings: tuple[Any, ...],
     save: Callable[[MatchedTable], None],
@@ -165,11 +164,9 @@ def kept(
     import torch
 
     from ..imaging.pose_posterior import Matches
-    from ..particles.files import find_data
-    from ..zoo.unfinished import Unfinished, as_it_lies
+    from ..zoo.unfinished import Unfinished
 
-    lies = map_name if map_name.startswith("phantom:") else as_it_lies(find_data(map_name))
-    unfinished = Unfinished(out, stack, (*settings, lies), whole=True)
+    unfinished = Unfinished(out, stack, settings, whole=True)
     before, done = len(unfinished), None
     if unfinished.done is not None:
         click.echo(f"{before:,} particles were finished before")
@@ -185,6 +182,14 @@ def kept(
         save(poses)
     unfinished.remove()
     return poses, seconds, before
+
+
+def map_identity(name: str) -> Any:
+    """By what a map is known to be the same."""
+    from ..particles.files import find_data
+    from ..zoo.unfinished import as_it_lies
+
+    return name if name.startswith("phantom:") else as_it_lies(find_data(name))
 
 
 def digest(poses: PoseTable | None) -> str:

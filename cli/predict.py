@@ -28,7 +28,7 @@ from .common import (
     stack_options,
     verb,
 )
-from .match import check_report, digest, kept, report_option, save_report
+from .match import check_report, digest, kept, map_identity, report_option, save_report
 
 if TYPE_CHECKING:
     from ..particles.poses import PoseTable
@@ -43,7 +43,12 @@ if TYPE_CHECKING:
 @encoder_option
 @poses_out_option
 @batch_size_option
-@click.option("--refine", "map_name", metavar="MAP", help="Then refine the poses against this map of the molecule.")
+@click.option(
+    "--refine",
+    "map_name",
+    metavar="MAP",
+    help="Then refine the poses against this map of the molecule; frame is the encoder's own.",
+)
 @report_option
 @shard_option
 @stack_options
@@ -72,12 +77,15 @@ def predict(
     check_report(report, overwrite=overwrite)
     device = run.device()
 
+    from ..zoo.encoder import FRAME_MAP
     from ..zoo.entry import MODEL
     from ..zoo.unfinished import Unfinished
 
     stack = open_stack(particles, opened, shard)
     encoder = load_encoder(name, device)
     assert encoder.entry is not None
+    if map_name == FRAME_MAP:
+        encoder.own_map()  # is there one, before anything else is done
     settings = (encoder.config, encoder.entry.files[MODEL].sha256, batch_size, device.type)
     unfinished = Unfinished(out, stack, settings)
     before = len(unfinished)
@@ -100,7 +108,7 @@ def predict(
         speed = (len(poses) - before) / (time.perf_counter() - began)
         if map_name is not None:
             unfinished.keep()
-            poses = refined = _refined(stack, map_name, poses, encoder.entry.symmetry, out, overwrite, run)
+            poses = refined = _refined(stack, map_name, poses, encoder, out, overwrite, run)
     if map_name is None:
         save_poses(poses, out, overwrite=overwrite)
     unfinished.remove()
@@ -115,22 +123,35 @@ def _refined(
     stack: ParticleStack,
     map_name: str,
     poses: PoseTable,
-    symmetry: str,
+    encoder: PoseEncoder,
     out: Path,
     overwrite: bool,
     run: Run,
 ) -> MatchedTable:
+    from ..zoo.encoder import FRAME_MAP
+    from ..zoo.entry import FRAME
     from ..zoo.match import refine
+
+    assert encoder.entry is not None
+    symmetry = encoder.entry.symmetry
+    own = map_name == FRAME_MAP
+    identity = encoder.entry.files[FRAME].sha256 if own else map_identity(map_name)
 
     def work(**kept: Any) -> MatchedTable:
         return refine(
-            stack, map_name, poses=poses, symmetry=symmetry, device=run.device(), progress=run.progress, **kept
+            stack,
+            encoder.own_map() if own else map_name,
+            poses=poses,
+            symmetry=symmetry,
+            device=run.device(),
+            progress=run.progress,
+            **kept,
         )
 
     save = partial(save_poses, out=out, overwrite=overwrite)
     beside = out.with_name(f"{out.stem}.refined{out.suffix}")
     refined, seconds, before = kept(
-        work, stack, map_name, beside, ("refine", digest(poses), symmetry, run.device().type), save
+        work, stack, beside, ("refine", digest(poses), symmetry, run.device().type, identity), save
     )
     click.echo(f"refined at {(len(poses) - before) / seconds:,.0f} images/s")
     return refined

@@ -87,12 +87,17 @@ def write_stack(path: str | Path, images: ArrayLike, pixel_size: float, *, overw
 
 def write_volume(path: str | Path, volume: ArrayLike, pixel_size: float, *, overwrite: bool = False) -> None:
     """Write a map (Z, Y, X) with ``pixel_size`` in Angstrom; float16 stays float16, all else becomes float32."""
+    data = volume_bytes(volume, pixel_size)
+    with atomic_write(path, overwrite=overwrite) as handle:
+        handle.write(data)
+
+
+def volume_bytes(volume: ArrayLike, pixel_size: float) -> bytes:
+    """What :func:`write_volume` writes."""
     block = _writable(volume)
     statistics = _Statistics()
     statistics.add(block)
-    with atomic_write(path, overwrite=overwrite) as handle:
-        handle.write(_header_bytes(block.shape, block.dtype, pixel_size, 1, statistics))
-        handle.write(block.data)
+    return _header_bytes(block.shape, block.dtype, pixel_size, 1, statistics) + block.tobytes()
 
 
 def _writable(array: ArrayLike) -> NDArray[np.floating]:

@@ -17,9 +17,10 @@ import torch
 from ..geometry.point_groups import point_group
 from ..geometry.pose import Pose
 from ..imaging.batch import Batch
+from ..imaging.frame_map import make_frame_map
 from ..imaging.preprocessing import CTFCorrection, Preprocessing
 from ..imaging.simulate import Imaging, Simulator
-from ..imaging.volumes import load_volume
+from ..imaging.volumes import Volume, load_volume
 from ..particles.errors import BadInput
 from ..particles.fields import (
     BOOLEAN,
@@ -146,6 +147,11 @@ class Simulated:
         """The simulator of the volume, for images of this box."""
         volume = load_volume(self.volume, image_size=image_size, pixel_size=pixel_size)
         return Simulator(volume, self.imaging, image_size=image_size, pixel_size=pixel_size, name=self.volume)
+
+    def frame_map(self, image_size: int, pixel_size: float | None) -> Volume:
+        """The volume, as small as images of this box allow."""
+        volume = load_volume(self.volume, image_size=image_size, pixel_size=pixel_size)
+        return make_frame_map(volume, pixel_size or volume.pixel_size)
 
     def open(
         self, image_size: int, pixel_size: float | None, device: torch.device, seed: int = 0

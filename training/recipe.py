@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ..imaging.volumes import Volume
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.fields import (
     BOOLEAN,
@@ -26,7 +27,7 @@ from ..particles.fields import (
     whole,
 )
 from ..particles.yaml_files import read_yaml
-from .data import DataSource, data_from_plain
+from .data import DataSource, Simulated, data_from_plain
 from .migrations import migrated
 
 _SHIFT_FIELDS = {"shift", "shift_scale", "shift_weight"}
@@ -133,6 +134,12 @@ class Recipe:
         if isinstance(data, Mapping):
             values["data"] = data_from_plain(data, str(source))
         return from_plain(cls, values, str(source), source=str(source))
+
+    def frame_map(self) -> Volume | None:
+        """The map in whose frame poses are learnt; None where nobody knows it, or where distances alone are learnt."""
+        if not isinstance(self.data, Simulated) or self.loss == "siamese_distance":
+            return None
+        return self.data.frame_map(self.image_size, self.pixel_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-serialisable."""

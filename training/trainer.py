@@ -147,6 +147,7 @@ class _Trainer:
                 head_args=recipe.head_args,
                 shift=recipe.shift,
             ).to(self.device)
+            self.encoder.frame_map = recipe.frame_map()
             self.begun_from = None if start is None else begin_from(recipe, start, self.encoder)
             self.objective = objective(recipe, self.encoder).to(self.device)
         except BadArguments as error:

@@ -185,7 +185,7 @@ def pose_table(
     """Poses of the first particles, with what else their file says; its shifts where none are given."""
     if not isinstance(source, ParticleStack):
         size, pixel_size = source.image_size, source.pixel_size
-        return PoseTable(rotation, shift, confidence, image_size=size, pixel_size=pixel_size, source=source.path)
+        return PoseTable(rotation, shift, confidence, image_size=size, pixel_size=pixel_size)
     if shift is None and source.poses is not None:
         shift = source.poses.shift[: len(rotation)]
     chosen = source if len(rotation) == len(source) else source.subset(np.arange(len(rotation)))

@@ -39,11 +39,16 @@ def read_tensors(path: Path, label: str, facts: FileFacts) -> dict[str, Tensor]:
         Damaged: size or sha256 differ.
         BadInput: not a strictly valid safetensors file, or a number that is not finite.
     """
+    return parse_tensors(read_bytes(path, label, facts), label)
+
+
+def read_bytes(path: Path, label: str, facts: FileFacts) -> bytes:
+    """Read a file that is exactly the one of its manifest; otherwise as :func:`read_tensors`."""
     data = _read(path, label, facts.size)
     digest = hashlib.sha256(data).hexdigest()
     if digest != facts.sha256:
         raise Damaged(label, f"sha256 {digest[:12]}...", expected=f"{facts.sha256[:12]}...", hint="get it again")
-    return parse_tensors(data, label)
+    return data
 
 
 def parse_tensors(data: bytes, label: str) -> dict[str, Tensor]:

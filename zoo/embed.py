@@ -12,15 +12,20 @@ import click
 from ..particles.errors import BadInput
 from ..particles.files import atomic_write
 from .entries import WEIGHTS
-from .entry import CARD, CONFIG, GOLDEN, MODEL
-from .pretrained import load_pretrained, save_pretrained
+from .entry import CONFIG, MODEL
+from .pretrained import EMBEDDED, load_pretrained, save_pretrained
 
 LARGEST = 2_000_000
 """Bytes: what every installation carries must stay small; larger weights belong on the Hub."""
 
 
-def embed(folder: str | Path, tag: str) -> str:
+def embed(folder: str | Path, tag: str, **molecule: str) -> str:
     """Copy a saved encoder into ``weights/`` under ``<backbone>-<head>.<tag>`` and return that name.
+
+    Args:
+        folder: of the saved encoder.
+        tag: names the weights.
+        **molecule: fields of :class:`.entry.Molecule` that say in whose frame it answers, other than it was saved with.
 
     Raises:
         BadInput: the encoder is damaged, too large, or the name is taken (a tag is immutable: choose a new one).
@@ -31,17 +36,13 @@ def embed(folder: str | Path, tag: str) -> str:
     name = f"{encoder.name}.{tag}"
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "model"
-        molecule = None if entry.molecule is None else asdict(entry.molecule)
-        save_pretrained(encoder, saved, metrics=entry.metrics, recipe=entry.trained_with, tag=tag, molecule=molecule)
+        known = {**(asdict(entry.molecule) if entry.molecule else {}), **molecule} or None
+        save_pretrained(encoder, saved, metrics=entry.metrics, recipe=entry.trained_with, tag=tag, molecule=known)
         if (size := (saved / MODEL).stat().st_size) > LARGEST:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
         config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}
-        contents = {
-            f"{name}.safetensors": (saved / MODEL).read_bytes(),
-            f"{name}.golden.safetensors": (saved / GOLDEN).read_bytes(),
-            f"{name}.md": (saved / CARD).read_bytes(),
-            f"{name}.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
-        }
+        contents = {f"{name}{EMBEDDED[path.name]}": path.read_bytes() for path in saved.iterdir()}
+        contents[f"{name}.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
         for file, data in contents.items():
             with atomic_write(WEIGHTS / file) as handle:
                 handle.write(data)
@@ -51,9 +52,11 @@ def embed(folder: str | Path, tag: str) -> str:
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.argument("tag")
-def main(folder: str, tag: str) -> None:
+@click.option("--name", help="Of the molecule, as people call it.")
+@click.option("--source", help="Its accession code.")
+def main(folder: str, tag: str, name: str | None, source: str | None) -> None:
     """Embed the encoder in FOLDER under TAG."""
-    click.echo(embed(folder, tag))
+    click.echo(embed(folder, tag, **{key: value for key, value in (("name", name), ("source", source)) if value}))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ..imaging.volumes import Volume
 from ..models.base import Backbone
 from ..models.meaning import Meaning
 from ..models.steerable import EquivariantLinear
+from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import Particles
@@ -29,6 +30,9 @@ from .registry import Kind, split_name
 
 _ENCODER_ARGS = ("image_size", "in_chans", "pixel_size", "ctf", "shift")
 _RECIPE_FIELDS = ("shift_scale", "shift_weight")
+FRAME_MAP = "frame"
+"""The name of the encoder's own map, where a map is asked for."""
+
 _PREPARE = "encoder.preprocessing(tensor, pixel_size) makes it of any images; encoder.predict takes arrays and files"
 
 
@@ -48,6 +52,7 @@ class PoseEncoder(Meaning):
         raw_dim: numbers of the last layer.
         preprocessing: what :meth:`predict` does to images first.
         entry: what is known of its pretrained weights, an :class:`~cryozoo.zoo.entry.Entry`, or None.
+        frame_map: the map of the molecule in whose frame it answers, or None where that is not recorded.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class PoseEncoder(Meaning):
         self.preprocessing = preprocessing
         self.config = config
         self.entry: Entry | None = None
+        self.frame_map: Volume | None = None
 
     def features(self, images: Tensor) -> Tensor:
         """Preprocessed images (B, in_chans, L, L) -> feature vectors (B, num_features)."""
@@ -138,9 +144,15 @@ class PoseEncoder(Meaning):
     ) -> PoseTable:
         """Poses of particle images; see :func:`cryozoo.zoo.predict.predict`.
 
-        With ``refine``, the map of the molecule that the encoder was trained on, in the same frame, they are refined
-        against it: see :func:`cryozoo.zoo.match.refine`.
+        With ``refine``, a map of the molecule in the encoder's frame, they are refined against it: see
+        :func:`cryozoo.zoo.match.refine`. ``refine="frame"`` takes :attr:`frame_map`, which is no finer than the images
+        that the network sees.
+
+        Raises:
+            BadInput: as those two, or the encoder has no map of its own.
         """
+        if refine == FRAME_MAP:
+            refine = self.own_map()
         poses = predict(
             self,
             particles,
@@ -166,6 +178,17 @@ class PoseEncoder(Meaning):
             progress=progress,
             **open_args,
         )
+
+    def own_map(self) -> Volume:
+        """:attr:`frame_map`, for ``refine``.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if self.frame_map is None:
+            hint = "refine against a map of the molecule, in the frame of the encoder's poses"
+            raise BadInput(self.name, "has no map of the molecule that it was trained on", hint=hint)
+        return self.frame_map
 
     def recover(
         self,

@@ -30,7 +30,11 @@ from ..particles.strict_json import short, strict_json
 from .registry import Kind, UnknownName, get_part, split_name
 
 FORMAT = "cryozoo-encoder-2"
-CONFIG, MODEL, GOLDEN, CARD = "config.json", "model.safetensors", "golden.safetensors", "README.md"
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+GOLDEN = "golden.safetensors"
+CARD = "README.md"
+FRAME = "frame.mrc"
 
 _LARGEST_CONFIG = 2**20
 _LONGEST_LIST = 64

@@ -1,8 +1,9 @@
 """Saving encoders and loading pretrained ones.
 
 A saved encoder is a folder: ``config.json`` (see :class:`.entry.Entry`), ``model.safetensors`` (the state dict,
-float32), ``golden.safetensors`` (a few images and what the encoder made of them, repeated at every load) and
-``README.md``. The first states size and sha256 of the next two.
+float32), ``golden.safetensors`` (a few images and what the encoder made of them, repeated at every load), ``README.md``
+and, where it is known, ``frame.mrc``, the map in whose frame the encoder answers. The first states size and sha256 of
+the others but ``README.md``.
 """
 
 from __future__ import annotations
@@ -13,34 +14,50 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ..imaging.volumes import Volume
 from ..particles.errors import BadInput
 from ..particles.fields import from_plain
 from ..particles.files import atomic_write, make_folder, plain_json
+from ..particles.mrc_writer import volume_bytes
 from ..particles.strict_json import short
 from . import entries
 from ._model_card import model_card
 from ._stores import Folder, HubError, HubRepository, Store
-from ._weights_file import LARGEST_HEADER, Damaged, parse_tensors, read_tensors
+from ._weights_file import LARGEST_HEADER, Damaged, parse_tensors, read_bytes, read_tensors
 from .encoder import PoseEncoder, create_encoder
-from .entry import CARD, CONFIG, GOLDEN, MODEL, Entry, Molecule, Origin, read_entry
+from .entry import CARD, CONFIG, FRAME, GOLDEN, MODEL, Entry, FileFacts, Molecule, Origin, read_entry
 from .registry import Kind, UnknownName, get_part, split_name
 
 __all__ = ["HubError", "load_pretrained", "save_pretrained"]
 
+EMBEDDED = {
+    CONFIG: ".json",
+    MODEL: ".safetensors",
+    GOLDEN: ".golden.safetensors",
+    CARD: ".md",
+    FRAME: ".mrc",
+}
+"""What follows the encoder's name in the names of embedded files."""
+
 _GOLDEN_IMAGES = 4
+_LARGEST_MAP = 2**25
 _ARGUMENTS = "field backbone_args or head_args"
 _TOLERANCE = 1e-3
 """Of the largest number of the golden output. Other CPUs and versions of torch differ by 1e-5."""
+
+
+T = TypeVar("T")
 
 
 class PlainData(Protocol):
@@ -99,6 +116,8 @@ def save_pretrained(
     rebuilt = _build(entry, label, len(state))
     _load_state(rebuilt, state, label)
     files = {MODEL: _serialise(state, str(folder / MODEL)), GOLDEN: _serialise(_golden(rebuilt), str(folder / GOLDEN))}
+    if (frame_map := encoder.frame_map) is not None:
+        files[FRAME] = volume_bytes(frame_map.data.numpy().astype(np.float16), frame_map.pixel_size)
     facts = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     config = {**entry.to_config(), "files": facts}
     files = {
@@ -138,7 +157,7 @@ def load_pretrained(
     """
     store, entry = _open(name, revision, local_files_only)
     label = store.label(CONFIG)
-    tensors = _read(store, MODEL, entry)
+    tensors = _read(store, MODEL, entry, read_tensors)
     if entry.parameters > (held := sum(t.numel() for t in tensors.values())):
         stated = f"{entry.parameters}"
         raise BadInput(label, stated, where="field parameters", expected=f"at most {held}, as in {MODEL}")
@@ -147,6 +166,7 @@ def load_pretrained(
     encoder.eval()
     _self_test(encoder, store, entry)
     encoder.entry = entry
+    encoder.frame_map = _frame_map(store, entry)
     return encoder.to(device or "cpu")
 
 
@@ -184,7 +204,7 @@ def _registered(name: str, local_files_only: bool) -> tuple[Store, Entry]:
         paths = f"local-dir:{name} is a folder, hf-hub:{name}@<commit> a repository"
         raise UnknownName(f"{error}; it looks like a path: {paths}") from None
     if entry.source == "embedded":
-        names = {CONFIG: f"{name}.json", MODEL: f"{name}.safetensors", GOLDEN: f"{name}.golden.safetensors"}
+        names = {file: f"{name}{suffix}" for file, suffix in EMBEDDED.items()}
         return Folder("embedded", entries.WEIGHTS, names), entry
     if not entry.source.startswith("hf-hub:"):
         path, expected = entries.WEIGHTS / f"{name}.json", "embedded, or hf-hub:owner/repo@<commit>"
@@ -192,15 +212,28 @@ def _registered(name: str, local_files_only: bool) -> tuple[Store, Entry]:
     return _repository(entry.source, None, local_files_only), entry
 
 
-def _read(store: Store, name: str, entry: Entry) -> dict[str, Tensor]:
-    """The tensors of a file; one that is not what the manifest says is fetched once more where that can help."""
+def _read(store: Store, name: str, entry: Entry, reader: Callable[[Path, str, FileFacts], T]) -> T:
+    """The content of a file; one that is not what the manifest says is fetched once more where that can help."""
     facts = entry.files[name]
     try:
-        return read_tensors(store.get(name), store.label(name), facts)
+        return reader(store.get(name), store.label(name), facts)
     except Damaged:
         if not store.renewable:
             raise
-    return read_tensors(store.get(name, again=True), store.label(name), facts)
+    return reader(store.get(name, again=True), store.label(name), facts)
+
+
+def _frame_map(store: Store, entry: Entry) -> Volume | None:
+    """The map in whose frame the encoder answers, where it has one."""
+    if FRAME not in entry.files:
+        return None
+    if (size := entry.files[FRAME].size) > _LARGEST_MAP:
+        raise BadInput(store.label(FRAME), f"{size} bytes", expected=f"at most {_LARGEST_MAP}, a small map")
+    _read(store, FRAME, entry, read_bytes)
+    volume = Volume.load(store.get(FRAME))
+    if len(set(volume.data.shape)) > 1:
+        raise BadInput(store.label(FRAME), f"{list(volume.data.shape)} voxels", expected="a cube")
+    return volume
 
 
 def _build(entry: Entry, label: str, tensors: int) -> PoseEncoder:
@@ -313,7 +346,7 @@ def _self_test(encoder: PoseEncoder, store: Store, entry: Entry) -> None:
     stated, largest = entry.files[GOLDEN].size, 64 * sum(map(math.prod, shapes.values())) + LARGEST_HEADER
     if stated > largest:
         raise BadInput(label, f"{stated} bytes", expected=f"at most {largest}, 16 images")
-    golden = _read(store, GOLDEN, entry)
+    golden = _read(store, GOLDEN, entry, read_tensors)
     n = len(golden["images"]) if "images" in golden and golden["images"].ndim else 0
     found = {name: _kind(tensor) for name, tensor in sorted(golden.items())}
     expected = {name: f"float32 {[max(n, 1), *shape]}" for name, shape in sorted(shapes.items())}

@@ -13,6 +13,7 @@ from cryozoo.particles.errors import BadInput
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 from cryozoo.zoo import match as match_module
+from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
 from cryozoo.zoo.unfinished import Unfinished
 
 SIZE, PIXEL, N = 32, 6.0, 40
@@ -99,6 +100,21 @@ def test_predict_and_refine(run, project, tiny_folder):
     assert "Poses of particles.star" in (project / "both.html").read_text()
     assert f"{N} particles" in done.out
     assert len(PoseTable.load(project / "both.star")) == N
+
+
+def test_predict_and_refine_against_the_encoders_own_map(run, project, tiny_folder, tmp_path):
+    """And one that has none says so before anything is predicted."""
+    words = ("predict", project / "particles.star", "--refine", "frame", "-o", tmp_path / "own.star", "--encoder")
+    done = run(*words, f"local-dir:{tiny_folder}")
+    assert done.code == 3
+    assert "has no map of the molecule that it was trained on" in done.err
+    assert not list(tmp_path.glob("own*"))
+    encoder = load_pretrained(f"local-dir:{tiny_folder}")
+    encoder.frame_map = Volume.load(project / "map.mrc")
+    save_pretrained(encoder, tmp_path / "model")
+    done = run(*words, f"local-dir:{tmp_path / 'model'}")
+    assert done.code == 0
+    assert len(PoseTable.load(tmp_path / "own.star")) == N
 
 
 @pytest.mark.parametrize(

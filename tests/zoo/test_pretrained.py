@@ -507,8 +507,8 @@ def test_shipped_entry(name):
 
 
 def test_everything_shipped_belongs_to_an_entry():
-    ends = ("json", "safetensors", "golden.safetensors", "md")
-    found = {path.name for path in entries.WEIGHTS.iterdir() if path.suffix in (".safetensors", ".json", ".md")}
+    ends = ("json", "safetensors", "golden.safetensors", "md", "mrc")
+    found = {path.name for path in entries.WEIGHTS.iterdir() if path.suffix in (".safetensors", ".json", ".md", ".mrc")}
     assert found - {"README.md"} <= {f"{name}.{end}" for name in SHIPPED for end in ends}
 
 
