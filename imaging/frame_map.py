@@ -18,6 +18,8 @@ def make_frame_map(volume: Volume, pixel_size: float) -> Volume:
     """
     size = 2 * math.ceil(volume.size * volume.pixel_size / pixel_size / 2)
     coarse = volume.coarsen(size) if size < volume.size else volume
-    box = 2 * math.ceil(_ROOM * measure_extent(coarse).diameter / coarse.pixel_size / 2)
+    # Of an atomic model, too, what is seen, which a few atoms farther out are not.
+    diameter = measure_extent(Volume(coarse.data, coarse.pixel_size)).diameter
+    box = 2 * math.ceil(_ROOM * diameter / coarse.pixel_size / 2)
     data = crop_or_zero_pad(coarse.data, min(box, coarse.size))
     return Volume((data / data.abs().max()).half().float(), coarse.pixel_size)

@@ -19,7 +19,7 @@ from .entry import FileFacts
 LARGEST_HEADER = 2**20
 """Bytes; room for ten thousand tensors."""
 
-_TYPES = ("F32", "I64")  # weights, and counters like that of a batch normalisation
+_TYPES = ("F32", "F16", "I64")  # weights, and counters like that of a batch normalisation
 _DIMENSIONS = 8
 
 

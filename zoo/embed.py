@@ -20,7 +20,7 @@ LARGEST = 2_000_000
 
 
 def embed(folder: str | Path, tag: str, **molecule: str) -> str:
-    """Copy a saved encoder into ``weights/`` under ``<backbone>-<head>.<tag>`` and return that name.
+    """Copy a saved encoder into ``weights/``, in half precision, and return its name, ``<backbone>-<head>.<tag>``.
 
     Args:
         folder: of the saved encoder.
@@ -37,7 +37,9 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "model"
         known = {**(asdict(entry.molecule) if entry.molecule else {}), **molecule} or None
-        save_pretrained(encoder, saved, metrics=entry.metrics, recipe=entry.trained_with, tag=tag, molecule=known)
+        save_pretrained(
+            encoder, saved, metrics=entry.metrics, recipe=entry.trained_with, tag=tag, molecule=known, half=True
+        )
         if (size := (saved / MODEL).stat().st_size) > LARGEST:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
         config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}

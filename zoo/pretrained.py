@@ -1,9 +1,9 @@
 """Saving encoders and loading pretrained ones.
 
-A saved encoder is a folder: ``config.json`` (see :class:`.entry.Entry`), ``model.safetensors`` (the state dict,
-float32), ``golden.safetensors`` (a few images and what the encoder made of them, repeated at every load), ``README.md``
-and, where it is known, ``frame.mrc``, the map in whose frame the encoder answers. The first states size and sha256 of
-the others but ``README.md``.
+A saved encoder is a folder: ``config.json`` (see :class:`.entry.Entry`), ``model.safetensors`` (the state dict, in
+float32 or float16), ``golden.safetensors`` (a few images and what the encoder made of them, repeated at every load),
+``README.md`` and, where it is known, ``frame.mrc``, the map in whose frame the encoder answers. The first states size
+and sha256 of the others but ``README.md``.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def save_pretrained(
     recipe: PlainData | Mapping[str, Any] | None = None,
     tag: str | None = None,
     molecule: Mapping[str, str] | None = None,
+    half: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder to a folder from which :func:`load_pretrained` reads it back bit for bit.
@@ -88,6 +89,8 @@ def save_pretrained(
         tag: names these weights: ``<backbone>-<head>.<tag>``.
         molecule: in whose frame it answers: ``name``, ``source`` (an accession code, a file) and ``symmetry``; by
             default what the recipe says.
+        half: write weights in float16, rounded: the encoder that is read back is not the same to the last bit. Numbers
+            that float16 does not have stay float32.
         overwrite: replace an encoder that is there already.
 
     Raises:
@@ -113,6 +116,8 @@ def save_pretrained(
     made = {"molecule": frame, "parts": _origins(encoder.config["name"]), "source": f"local-dir:{folder}"}
     entry = from_plain(Entry, {**plain, **made}, label)
     state = _train_mode_state(encoder)
+    if half:
+        state = {name: _halved(tensor) for name, tensor in state.items()}
     rebuilt = _build(entry, label, len(state))
     _load_state(rebuilt, state, label)
     files = {MODEL: _serialise(state, str(folder / MODEL)), GOLDEN: _serialise(_golden(rebuilt), str(folder / GOLDEN))}
@@ -299,7 +304,8 @@ def _load_state(encoder: PoseEncoder, tensors: Mapping[str, Tensor], label: str)
             raise BadInput(label, f"{kind} {short(min(names))}{others}", expected=f"the weights of {encoder.name}")
     for name, tensor in expected.items():
         found = tensors[name]
-        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+        same = found.dtype == tensor.dtype or (found.dtype, tensor.dtype) == (torch.float16, torch.float32)
+        if found.shape != tensor.shape or not same:
             raise BadInput(label, _kind(found), where=f"tensor {name!r}", expected=f"{_kind(tensor)}, as {CONFIG} asks")
     encoder.load_state_dict(dict(tensors))
 
@@ -310,6 +316,18 @@ def _kind(tensor: Tensor) -> str:
 
 def _saved_type(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """In float16, unless the tensor as a whole is too small, or a number too large, for it."""
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.half()
+    return (
+        rounded
+        if torch.allclose(rounded.float(), tensor, rtol=2**-10, atol=2**-20 * float(tensor.abs().max()))
+        else tensor
+    )
 
 
 def _train_mode_state(encoder: PoseEncoder) -> dict[str, Tensor]:

@@ -120,6 +120,27 @@ def test_float64_is_saved_as_float32(tmp_path):
     assert_same(load(tmp_path), encoder)
 
 
+def test_half_the_size(tmp_path):
+    """A tensor with a number that float16 does not have stays as it is."""
+    encoder = make()
+    with torch.no_grad():
+        encoder.projection.bias[0] = 1e6
+        encoder.projection.weight[0, 0] = 1e-7
+    save_pretrained(encoder, tmp_path / "whole")
+    save_pretrained(encoder, tmp_path / "half", half=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    found = load(tmp_path / "half")
+    assert all(p.dtype == torch.float32 for p in found.parameters())
+    state = encoder.train().state_dict()
+    for name, tensor in found.train().state_dict().items():
+        torch.testing.assert_close(tensor, state[name], rtol=2**-10, atol=1e-6)
+    assert not torch.equal(found.projection.weight, encoder.projection.weight)
+    assert torch.equal(found.projection.bias, encoder.projection.bias)
+    save_pretrained(found, tmp_path / "again", half=True)
+    assert_same(load(tmp_path / "again"), found.eval())
+
+
 def test_loads_in_float32_whatever_the_default(tmp_path):
     encoder = make()
     save_pretrained(encoder, tmp_path)
