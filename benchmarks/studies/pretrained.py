@@ -72,9 +72,9 @@ def run(name: str, images: int) -> dict[str, Any]:
         few = slice(_BOUND)
         bound = cramer_rao_bound(
             simulator.projector,
-            torch.from_numpy(true.rotation[few]),
+            torch.from_numpy(true.rotation[few]).float(),
             simulator.noise_sigma,
-            shift=torch.from_numpy(true.shift[few]),
+            shift=torch.from_numpy(true.shift[few]).float(),
             ctf=stack.table.ctf and stack.table.ctf[few],
         )
         ms = [1e3 * (after - before) / images for before, after in pairwise(times)]
