@@ -36,7 +36,9 @@ _FEWEST = 32  # images of a group that has an estimate of its own
 _LOST = 0.01  # share of the information about the pose that frequencies which are left out may have
 _BATCH = 64
 _MOST_PERIODS = 64  # per box, of the finest detail that is compared unless a resolution is given; a matter of memory
-_WEAK = 0.75  # of the median amplitude, below which a refined pose is not believed
+# A refined pose is not believed where the amplitude is by so many standard errors less than in half of the images, or
+# the expected error so many times what a quarter of the images have.
+_WEAK, _VAGUE = 1.5, 1.6
 _FIT = 48  # images on which it is tried whether anything else fits better
 
 
@@ -160,8 +162,8 @@ def refine(
 ) -> MatchedTable:
     """Refine poses of particle images against a map, from where they are; as :func:`match` without its search.
 
-    Images in which the projection at the refined pose is much weaker than in most others were started too far off: of
-    those all poses are searched.
+    Images in which the projection at the refined pose is weaker than in others, or tells less of the pose, were perhaps
+    started too far off: of those all poses are searched.
 
     Args:
         poses: of the same particles, matched as by :func:`matched_poses`; by default those in the particles' table.
@@ -239,7 +241,8 @@ class _Work:
                     level = noise_levels(images) / self.levels[group]
                     images = images / torch.where(level > 0, level, 1)[:, None, None]
                     found = self.matcher(images, ctf, noise.rows(group), self._poses(poses, rows))
-                    weak = (found.amplitude < _WEAK * self.amplitudes[group]).nonzero()[:, 0]
+                    believed = (found.amplitude > self.weak[group]) & (found.error < self.vague[group])
+                    weak = (~believed).nonzero()[:, 0]
                     if poses is not None and len(weak):
                         sought = self.matcher(images[weak], None if ctf is None else ctf[weak], noise.rows(group[weak]))
                         better = sought.score > found.score[weak]
@@ -270,7 +273,7 @@ class _Work:
         """That of every optics group; the matcher is left with the frequencies that tell something."""
         highest = _MOST_PERIODS / (self.source.image_size * self.source.pixel_size)
         self.matcher = self._matcher(self.volume, highest if self.highest is None else self.highest)
-        shells, levels, amplitudes, informative = [], [], [], 0.0
+        shells, levels, weak, vague, informative = [], [], [], [], 0.0
         for number in range(int(self.group_of.max()) + 1):
             rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
             images, ctf = self._images(rows)
@@ -280,11 +283,12 @@ class _Work:
             start = self._poses(poses, rows)
             noise, found = self.matcher.estimate_noise(images, ctf, start)
             shells.append(noise.shells)
-            amplitudes.append(found.amplitude.median())
+            weak.append(found.amplitude.median() * (1 - _WEAK * found.score.median().clamp_min(1).rsqrt()))
+            vague.append(_VAGUE * found.error.quantile(0.25))
             informative = max(informative, self.matcher.informative(found, ctf, noise, _LOST))
             if number == 0:
                 sample = Sample(images, ctf, noise, found, start)
-        self.levels, self.amplitudes = torch.stack(levels), torch.stack(amplitudes)
+        self.levels, self.weak, self.vague = torch.stack(levels), torch.stack(weak), torch.stack(vague)
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
             self.matcher = self._matcher(self.volume, informative)
         particles = np.flatnonzero(~looks_like_no_particle(sample.found).cpu().numpy())
