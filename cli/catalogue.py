@@ -25,12 +25,12 @@ def list_(pattern: str, pretrained: bool) -> None:
     """List parts and encoders whose names match a shell PATTERN (in quotes), such as 'vgg_*-sixd*'.
 
     An encoder is a backbone and a head, <backbone>-<head>; every backbone goes with every head. With trained weights it
-    is <backbone>-<head>.<tag>.
+    is <backbone>-<head>.<tag>, and the tag alone will do; the names of molecules count, too ('*ribosome*').
     """
-    from ..zoo.entries import get_entry, list_encoders
+    from ..zoo.entries import list_encoders
     from ..zoo.registry import get_part, list_parts
 
-    sections: list[tuple[str, list[tuple[str, str]]]] = []
+    sections: list[tuple[str, list[tuple[str, ...]]]] = []
     if not pretrained:
         for kind in _KINDS:
             parts = list_parts(kind, pattern)
@@ -40,8 +40,7 @@ def list_(pattern: str, pretrained: bool) -> None:
             sections[0][1].append(("timm_<arch>", "any architecture of the timm library, such as timm_resnet18"))
         if "-" in pattern:
             sections.append(("encoders", [(name, "") for name in list_encoders(pattern)]))
-    entries = [(name, _headline(get_entry(name))) for name in list_encoders(pattern, pretrained=True)]
-    sections.append(("pretrained encoders", entries))
+    sections.append(("pretrained encoders", _entries(list_encoders(pattern, pretrained=True))))
     found = [f"{title}:\n{format_table(rows, indent='  ')}" for title, rows in sections if rows]
     if not found and pattern != "*":
         raise click.BadParameter(
@@ -54,25 +53,41 @@ def list_(pattern: str, pretrained: bool) -> None:
 @click.argument("name")
 def info(name: str) -> None:
     """Show the facts of a part, of an encoder (<backbone>-<head>), or of trained weights (<backbone>-<head>.<tag>)."""
-    from ..zoo.entries import get_entry
+    from ..zoo.entries import get_entry, whole_name
     from ..zoo.registry import split_name
 
     if name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir():
         entry = load_encoder(name).entry
         assert entry is not None
         _show_entry(entry)
-    elif "-" not in name:
+    elif "-" not in name and whole_name(name) == name:
         _show_part(name)
-    elif split_name(name)[2] is None:
+    elif split_name(whole_name(name))[2] is None:
         _show_combination(name)
     else:
         _show_entry(get_entry(name))
 
 
-def _headline(entry: Entry) -> str:
-    molecule = entry.molecule.name if entry.molecule else "unknown molecule"
-    error = "" if entry.median_deg is None else f", median error {entry.median_deg:.1f} deg"
-    return f"{molecule}, {entry.image_size} px of {entry.pixel_size:g} A{error}"
+def _entries(names: list[str]) -> list[tuple[str, ...]]:
+    """A table of pretrained encoders; empty where there are none."""
+    from ..zoo.entries import get_entry
+
+    head = ("tag", "molecule", "", "pixels", "deg at SNR 0.1", "refined", "kB", "encoder")
+    return [head, *(_entry_row(get_entry(name)) for name in names)] if names else []
+
+
+def _entry_row(entry: Entry) -> tuple[str, ...]:
+    molecule, at = entry.molecule, entry.at_snr("0.1")
+    size = sum(facts.size for facts in entry.files.values())
+    return (
+        entry.tag or "",
+        f"{molecule.name} ({molecule.source})" if molecule else "not recorded",
+        entry.symmetry,
+        f"{entry.image_size} of {entry.pixel_size:g} A",
+        *(f"{at[how]['median_deg']:.1f}" if how in at else "-" for how in ("alone", "refined")),
+        f"{size / 1000:.0f}",
+        entry.name,
+    )
 
 
 def _show_part(name: str) -> None:

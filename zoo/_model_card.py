@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from .columns import Column, columns
-from .entry import Entry, Molecule
+from .entry import FRAME, Entry
 
 
 def model_card(entry: Entry) -> str:
     """YAML front matter and Markdown; every number is one of the entry's."""
-    parts = [f"---\n{_front_matter(entry)}\n---", f"# {entry.full_name}", _frame(entry.molecule), _use(entry)]
+    parts = [f"---\n{_front_matter(entry)}\n---", f"# {entry.full_name}", _frame(entry), _use(entry)]
     if measured := _table(columns("accuracy") + columns("baseline"), entry.metrics):
         parts.append(f"## Accuracy on the test set\n\n{measured}")
+    if entry.metrics.get("over_noise"):
+        parts.append(f"## Accuracy over noise\n\n{_over_noise(entry)}")
     if made := _table(columns("effort", "provenance"), entry.metrics):
         parts.append(f"## Where the numbers come from\n\n{made}")
     if entry.trained_with:
@@ -47,7 +49,8 @@ def _front_matter(entry: Entry) -> str:
     ).to_yaml()
 
 
-def _frame(molecule: Molecule | None) -> str:
+def _frame(entry: Entry) -> str:
+    molecule = entry.molecule
     if molecule is None:
         return (
             "A pose encoder for single-particle cryo-EM images. **The molecule it was trained on is not recorded**: in "
@@ -56,7 +59,9 @@ def _frame(molecule: Molecule | None) -> str:
     return (
         f"A pose encoder for single-particle cryo-EM images of **{_plain(molecule.name)}** "
         f"({_plain(molecule.source)}, symmetry {_plain(molecule.symmetry)}).\n\n"
-        "Poses are given in the frame of that molecule's map. **For images of another molecule they mean nothing**, "
+        "Poses are given in the frame of that molecule's map"
+        + (f", a small copy of which is `{FRAME}`" if FRAME in entry.files else "")
+        + ". **For images of another molecule they mean nothing**, "
         "however confident they look."
     )
 
@@ -81,6 +86,28 @@ def _table(shown: list[Column], values: Mapping[str, Any]) -> str:
         return ""
     lines = (f"| {label} | {_plain(f'{v:.4g}' if isinstance(v, float) else v)} |" for label, v in rows)
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _over_noise(entry: Entry) -> str:
+    """Of new particles: as they are predicted, and refined against the map that is here."""
+    measured = entry.metrics["over_noise"]
+    lines = [
+        "| SNR | median deg | % <= 10 | refined: median deg | % <= 10 | best possible, median deg | chance |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for snr, found in measured["at"].items():
+        cells = [
+            cell
+            for how in ("alone", "refined")
+            for cell in (f"{found[how]['median_deg']:.2f}", f"{100 * found[how]['acc_10']:.1f}")
+        ]
+        last = f"{found['bound_median_deg']:.2f}", f"{found['alone']['chance_median_deg']:.0f}"
+        lines.append("| " + " | ".join([snr, *cells, *last]) + " |")
+    where = (
+        f"{measured['images']:,} new particles at each SNR, seed {measured['seed']}, white noise, shifts and CTF as in "
+    )
+    where += f"training; refined against `frame.mrc`; commit {measured['commit']}, {measured['hardware']}."
+    return "\n".join(lines) + "\n\n" + where
 
 
 def _plain(value: Any) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write
-from .entries import WEIGHTS
+from ..particles.files import atomic_write, write_json
+from ._model_card import model_card
+from .entries import WEIGHTS, get_entry
 from .entry import CONFIG, MODEL
 from .pretrained import EMBEDDED, load_pretrained, save_pretrained
 
@@ -49,6 +52,16 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
             with atomic_write(WEIGHTS / file) as handle:
                 handle.write(data)
     return name
+
+
+def restate(name: str, metrics: Mapping[str, Any]) -> None:
+    """Add to what is said to have been measured of an embedded encoder; its weights stay."""
+    path = WEIGHTS / f"{name}.json"
+    config = json.loads(path.read_text())
+    config["metrics"] = {**config["metrics"], **metrics}
+    write_json(path, config, overwrite=True)
+    with atomic_write(WEIGHTS / f"{name}.md", overwrite=True) as handle:
+        handle.write(model_card(get_entry(name)).encode())
 
 
 @click.command()

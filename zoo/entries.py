@@ -20,22 +20,39 @@ def list_encoders(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of encoders that match a shell pattern, sorted.
 
     Args:
-        pattern: for instance ``"vgg_*-sixd*"``.
+        pattern: for instance ``"vgg_*-sixd*"``; of pretrained ones also of the molecule, ``"*ribosome*"``.
         pretrained: names with weights, ``<backbone>-<head>.<tag>``, for ``load_pretrained``; else all combinations,
             ``<backbone>-<head>``, for ``create_encoder``.
     """
     if not pretrained:
         return list_combinations(pattern)
-    return sorted(fnmatch.filter((path.stem for path in WEIGHTS.glob("*.json")), pattern))
+    names = sorted(path.stem for path in WEIGHTS.glob("*.json"))
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern) or _is_of(name, pattern)]
+
+
+def _is_of(name: str, pattern: str) -> bool:
+    molecule = get_entry(name).molecule
+    named = () if molecule is None else (molecule.name, molecule.source)
+    return any(fnmatch.fnmatchcase(text.lower(), pattern.lower()) for text in named)
+
+
+def whole_name(name: str) -> str:
+    """``<backbone>-<head>.<tag>`` of a tag alone, where one pretrained encoder has it; other names as they are."""
+    found = [known for known in list_encoders(pretrained=True) if known.partition(".")[2] == name]
+    return found[0] if len(found) == 1 else name
 
 
 def get_entry(name: str) -> Entry:
     """Everything known about a pretrained encoder, by field: see :class:`~cryozoo.zoo.entry.Entry`.
 
+    Args:
+        name: ``<backbone>-<head>.<tag>``, or the tag alone.
+
     Raises:
         BadInput: the entry is damaged.
         UnknownName: no such entry, with the nearest ones; or a name without its tag, with the tags there are.
     """
+    name = whole_name(name)
     backbone, head, tag = split_name(name)
     if tag is None:
         get_part("backbone", backbone)

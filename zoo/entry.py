@@ -188,6 +188,11 @@ class Entry:
         """Median angular error on its test set in degrees; None where it was not measured."""
         return self.metrics.get("median_deg")
 
+    def at_snr(self, snr: str) -> Mapping[str, Any]:
+        """What was measured of new images at one SNR: ``alone`` and ``refined``; empty where it was not."""
+        over_noise = self.metrics.get("over_noise", {})
+        return over_noise.get("at", {}).get(snr, {})
+
     @property
     def data(self) -> Mapping[str, Any]:
         """What the recipe says of the data; empty where it is not recorded."""

@@ -146,7 +146,7 @@ def load_pretrained(
     repeats what it made of the golden images when it was saved. No code but cryozoo's is run.
 
     Args:
-        name: ``<backbone>-<head>.<tag>`` (``list_encoders(pretrained=True)``), ``local-dir:FOLDER``, or
+        name: ``<backbone>-<head>.<tag>`` (``list_encoders(pretrained=True)``), the tag alone, ``local-dir:FOLDER``, or
             ``hf-hub:owner/repo@<commit>`` with all 40 digits of the commit.
         revision: of a repository named without a commit: a commit, or a branch or tag, which may move.
         device: where to put it; default the CPU.
@@ -201,6 +201,7 @@ def _repository(name: str, revision: str | None, local_files_only: bool) -> HubR
 
 
 def _registered(name: str, local_files_only: bool) -> tuple[Store, Entry]:
+    name = entries.whole_name(name)
     try:
         entry = entries.get_entry(name)
     except UnknownName as error:

@@ -4,7 +4,8 @@
 
 New particles of each encoder's molecule, with the shifts and CTF of its recipe and white noise, in files. Their poses
 are predicted, and refined against the map that travels with the weights. Prints one table and writes it to
-``results/pretrained.json`` and ``.md``; an encoder that was measured is not measured again. On one thread.
+``results/pretrained.json`` and ``.md``, and what was found to entries and cards; an encoder that was measured is not
+measured again. On one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ...zoo.embed import restate
 from ...zoo.entries import get_entry, list_encoders
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
@@ -99,6 +101,7 @@ def measure(images: int = 1000) -> dict[str, Any]:
         if name not in done and "frame.mrc" in get_entry(name).files:
             rows.append({**run(name, images), **here})
             write_figures("pretrained", figures)
+            restate(name, {"over_noise": {"at": rows[-1]["at"], "images": images, "seed": _SEED, **here}})
     return figures
 
 

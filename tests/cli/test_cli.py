@@ -546,6 +546,24 @@ class TestCatalogue:
         assert run("list", "nosuch*").code == 2
         assert run("list", "--pretrained").code == 0
 
+    def test_pretrained_encoders_are_found_by_molecule_and_tag(self, run, tiny_folder, tmp_path, monkeypatch):
+        from cryozoo.zoo.embed import embed, restate
+
+        for module in ("embed", "entries"):
+            monkeypatch.setattr(f"cryozoo.zoo.{module}.WEIGHTS", tmp_path)
+        name = embed(tiny_folder, "tiny_32", name="A tiny Phantom", source="PDB 0XYZ")
+        for pattern in ("*phantom*", "pdb 0xyz", "test_vgg*", name):
+            out = run("list", "--pretrained", pattern).out
+            assert re.search(rf"tiny_32 +A tiny Phantom \(PDB 0XYZ\) +C1 +32 of 5 A +- +- +\d+ +{name[:-8]}\n", out)
+        assert run("list", "--pretrained", "*ribosome*").code == 2
+        assert run("info", "tiny_32").out == run("info", name).out
+        assert run("info", "tiny_33").code == 2
+        how = {"median_deg": 7.25, "acc_10": 0.5, "chance_median_deg": 132.0}
+        at = {"0.1": {"alone": how, "refined": {**how, "median_deg": 1.5}, "bound_median_deg": 1.0}}
+        restate(name, {"over_noise": {"at": at, "images": 10, "seed": 1, "commit": "abc", "hardware": "a CPU"}})
+        assert re.search(r"32 of 5 A +7.2 +1.5 ", run("list", "--pretrained").out)
+        assert "| 0.1 | 7.25 | 50.0 | 1.50 | 50.0 | 1.00 | 132 |" in (tmp_path / f"{name}.md").read_text()
+
     def test_info_of_a_part(self, run):
         out = run("info", "qcqp_bingham").out
         assert out.startswith("head qcqp_bingham: ")
