@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..particles.errors import BadInput, BadInputWarning
 from .common import (
     INPUT,
     Run,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     metavar="MAP",
     help="Then refine the poses against this map of the molecule; frame is the encoder's own.",
 )
+@click.option("--no-check", is_flag=True, help="Do not ask whether the images are of the encoder's molecule.")
 @report_option
 @shard_option
 @stack_options
@@ -61,6 +64,7 @@ def predict(
     opened: dict[str, Any],
     batch_size: int,
     map_name: str | None,
+    no_check: bool,
     report: Path | None,
     shard: tuple[int, int] | None,
     overwrite: bool,
@@ -91,6 +95,8 @@ def predict(
     before = len(unfinished)
     if before:
         click.echo(f"{before:,} particles were finished before")
+    elif map_name is None and not no_check:
+        _check(encoder, stack)
 
     def add(poses: PoseTable) -> None:
         columns = {name: getattr(poses, name) for name in ("rotation", "shift", "confidence")}
@@ -117,6 +123,23 @@ def predict(
     click.echo(_frame(encoder))
     if map_name is not None:
         save_report(report, refined, out, overwrite=overwrite)
+
+
+def _check(encoder: PoseEncoder, stack: ParticleStack) -> None:
+    """Say whether the images are of the molecule that the encoder knows; refining says so itself."""
+    from ..zoo.match_checks import FEWEST
+
+    if encoder.frame_map is None or len(stack) < FEWEST:
+        return
+    try:
+        fit = encoder.agreement(stack)
+    except BadInput as error:
+        warnings.warn(BadInputWarning(f"the images cannot be of the encoder's molecule: {error}"), stacklevel=1)
+        return
+    click.echo(
+        f"{fit.images} images agree with {_molecule(encoder)} to {fit.agreement:.2f} +- {fit.agreement_error:.2f} "
+        "(1: the same, 0: another molecule)"
+    )
 
 
 def _refined(
@@ -169,5 +192,9 @@ def _frame(encoder: PoseEncoder) -> str:
     if entry.learnt_distances:
         side = "" if has_flips(encoder) else ", and so is the camera's side, which `cryozoo recover` finds"
         return f"the encoder learnt distances only: the frame is arbitrary, and so is the hand{side}"
-    of = entry.molecule.name if entry.molecule else "the molecule that the encoder was trained on"
-    return f"poses are in the frame of {of}; for another molecule they mean nothing"
+    return f"poses are in the frame of {_molecule(encoder)}; for another molecule they mean nothing"
+
+
+def _molecule(encoder: PoseEncoder) -> str:
+    entry = encoder.entry
+    return entry.molecule.name if entry and entry.molecule else "the molecule that the encoder was trained on"

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Never
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..geometry.plane_groups import PlaneGroup
 from ..geometry.pose import Pose
 from ..heads.base import Head
+from ..imaging.map_fit import MapFit
 from ..imaging.preprocessing import CTFCorrection, Preprocessing
 from ..imaging.volumes import Volume
 from ..models.base import Backbone
@@ -20,8 +22,9 @@ from ..models.steerable import EquivariantLinear
 from ..particles.errors import BadInput
 from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
-from ._source import Particles
+from ._source import Particles, opened
 from .entry import Entry
+from .match import match
 from .match import refine as refine_poses
 from .parts import BadArguments, argument_names, blaming, load_part, make_part
 from .predict import predict
@@ -189,6 +192,38 @@ class PoseEncoder(Meaning):
             hint = "refine against a map of the molecule, in the frame of the encoder's poses"
             raise BadInput(self.name, "has no map of the molecule that it was trained on", hint=hint)
         return self.frame_map
+
+    def agreement(
+        self,
+        particles: Particles,
+        *,
+        images: int = 24,
+        pixel_size: float | None = None,
+        progress: bool = False,
+        **open_args: Any,
+    ) -> MapFit:
+        """How well some images agree with :attr:`frame_map`: are they of the molecule that the encoder knows?
+
+        Their poses are searched for by the coarser half of what tells them, and must predict the finer half; what the
+        network makes of them does not count.
+
+        Args:
+            particles: as of :meth:`predict`, and so are the other arguments.
+            images: how many, evenly over all.
+
+        Raises:
+            BadInput: the encoder has no map of its own, or its molecule is larger than the images.
+
+        Warns:
+            BadInputWarning: as :func:`cryozoo.match`, where they do not agree.
+        """
+        own, symmetry = self.own_map(), "C1" if self.entry is None else self.entry.symmetry
+        device = next(self.parameters()).device
+        source = opened(particles, pixel_size, open_args, of_images=self.preprocessing.pixel_size)
+        rows = np.unique(np.linspace(0, len(source) - 1, min(images, len(source))).astype(np.int64))
+        of_images = None if isinstance(source, ParticleStack) else source.pixel_size
+        few = source.subset(rows) if isinstance(source, ParticleStack) else source.images(rows)
+        return match(few, own, symmetry=symmetry, pixel_size=of_images, device=device, progress=progress).fit
 
     def recover(
         self,

@@ -23,7 +23,7 @@ from ..particles.errors import BadInput, BadInputWarning
 _STRANGE, _AKIN, _BLURRED = 0.4, 0.9, 1.25  # agreement of another molecule, another state, a map without its detail
 _GAIN = 0.002  # share of the score by which something else has to fit better
 _SCALED, _CLEARLY = 0.01, 5.0  # share by which pixel sizes differ that is worth a word, and in standard errors
-_FEWEST = 16  # images of which such things are said
+FEWEST = 16  # images of which such things are said
 _LARGEST = 1e15  # value of a map; squares of larger ones leave the range of float32
 _SMALL = 6  # times that a molecule fits across its images
 _CUT = 0.02  # share of the box's faces that may be inside of the molecule
@@ -117,7 +117,7 @@ def symmetry_doubt(volume: Volume, name: str, symmetry: str, group: Tensor) -> I
 
 def fit_doubts(fit: MapFit, name: str, pixel_size: float, *, given: bool, has_ctf: bool) -> Iterator[str]:
     """What speaks against a map, or what the table says of the images; ``given``: that poses were refined."""
-    if fit.images < _FEWEST:
+    if fit.images < FEWEST:
         return
     hints = {
         "negatives": f"the negatives of the images fit {name} better: invert=True (--invert) takes them",

@@ -114,6 +114,10 @@ def test_predict_and_refine_against_the_encoders_own_map(run, project, tiny_fold
     save_pretrained(encoder, tmp_path / "model")
     done = run(*words, f"local-dir:{tmp_path / 'model'}")
     assert done.code == 0
+    words = ("predict", project / "particles.star", "--encoder", f"local-dir:{tmp_path / 'model'}", "--overwrite", "-o")
+    done = run(*words, tmp_path / "plain.star")
+    assert "24 images agree with the molecule that the encoder was trained on to " in done.out
+    assert "agree" not in run(*words, tmp_path / "plain.star", "--no-check").out
     assert len(PoseTable.load(tmp_path / "own.star")) == N
 
 

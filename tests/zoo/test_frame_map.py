@@ -9,8 +9,9 @@ import torch
 from cryozoo.geometry.sampling import random_rotations
 from cryozoo.imaging.frame_map import make_frame_map
 from cryozoo.imaging.projector import Projector
+from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.volumes import Volume, load_volume
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import train
@@ -120,3 +121,18 @@ def test_it_is_embedded(folder, tmp_path, monkeypatch):
     assert encoder.entry.molecule.source == "phantom:2"
     assert isinstance(encoder.entry.files["frame.mrc"], FileFacts)
     assert torch.equal(encoder.frame_map.data, load_pretrained(f"local-dir:{folder}").frame_map.data)
+
+
+def test_it_tells_whose_images_these_are(folder):
+    """At 6 Angstrom, where molecules have more than an outline: its own, and those of a cloud of atoms at random."""
+    encoder = load_pretrained(f"local-dir:{folder}")
+    encoder.frame_map = Volume.phantom(size=64, pixel_size=3.0)
+    atoms = np.random.default_rng(0).normal(size=(400, 3)) * (12.0, 12.0, 20.0)
+    cloud = Volume.from_atoms(atoms, np.ones(len(atoms)), size=64, pixel_size=3.0)
+    own, others = (
+        Simulator(volume, Imaging(snr=0.5, shift_sigma=6.0))(60, torch.Generator().manual_seed(0)).images
+        for volume in (encoder.frame_map, cloud)
+    )
+    assert encoder.agreement(own, pixel_size=3.0).agreement > 0.8
+    with pytest.warns(BadInputWarning, match="the map seems to be of another molecule"):
+        assert encoder.agreement(others, pixel_size=3.0).agreement < 0.4
