@@ -15,6 +15,7 @@ from .export import export
 from .fsc import fsc
 from .match import match
 from .predict import predict
+from .publish import publish
 from .reconstruct import reconstruct
 from .recover import recover
 from .refine import refine
@@ -30,6 +31,7 @@ VERBS = (
     convert,
     train,
     predict,
+    publish,
     match,
     refine,
     recover,

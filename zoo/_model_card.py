@@ -68,11 +68,15 @@ def _frame(entry: Entry) -> str:
 
 def _use(entry: Entry) -> str:
     size = entry.image_size
+    published = entry.source.startswith("hf-hub:")
+    name = f'"{entry.source}", revision="main"' if published else '"local-dir:PATH_OF_THIS_FOLDER"'
+    refine = ', refine="frame"' if FRAME in entry.files else ""
     return (
         "```python\n"
         "import cryozoo\n\n"
-        'encoder = cryozoo.load_pretrained("local-dir:PATH_OF_THIS_FOLDER")\n'
-        'encoder.predict("particles.star").save("poses.star")\n'
+        f"encoder = cryozoo.load_pretrained({name})\n"
+        f'poses = encoder.predict("particles.star"{refine})\n'
+        'poses.save("poses.star")  # RELION; .cs is cryoSPARC, .pkl cryoDRGN and DRGN-AI, .npz numpy\n'
         "```\n\n"
         f"Images are resampled to {size} x {size} pixels of {entry.pixel_size:g} Angstrom; particles are bright. "
         + ("Phases are flipped by the CTF of the table. " if entry.ctf == "phase_flip" else "")

@@ -160,7 +160,7 @@ def load_pretrained(
     Warns:
         BadInputWarning: a part of its has the name, but not the package, of the one that it was saved with.
     """
-    store, entry = _open(name, revision, local_files_only)
+    store, entry = open_store(name, revision, local_files_only)
     label = store.label(CONFIG)
     tensors = _read(store, MODEL, entry, read_tensors)
     if entry.parameters > (held := sum(t.numel() for t in tensors.values())):
@@ -175,7 +175,7 @@ def load_pretrained(
     return encoder.to(device or "cpu")
 
 
-def _open(name: str, revision: str | None, local_files_only: bool) -> tuple[Store, Entry]:
+def open_store(name: str, revision: str | None = None, local_files_only: bool = False) -> tuple[Store, Entry]:
     """Where the files are, and what is known of them."""
     if name.startswith("hf-hub:"):
         store: Store = _repository(name, revision, local_files_only)

@@ -1,0 +1,114 @@
+"""Publishing a saved encoder to a repository of a Hugging Face Hub: all of its files in one commit, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from ..particles.errors import BadInput
+from ._model_card import model_card
+from ._stores import HubError, HubRepository
+from .encoder import PoseEncoder
+from .entry import CARD, CONFIG
+from .pretrained import load_pretrained, open_store
+
+
+class Published(NamedTuple):
+    """What became of a publication.
+
+    Attributes:
+        source: ``hf-hub:owner/repo@<commit>``, by which it is loaded.
+        changed: whether the repository was another one before.
+    """
+
+    source: str
+    changed: bool
+
+
+def repository_files(name: str, repository: str) -> dict[str, bytes]:
+    """What a repository of an encoder holds, by file name.
+
+    Args:
+        name: as of :func:`load_pretrained`, which checks everything first.
+        repository: ``owner/repo``, for the card.
+    """
+    load_pretrained(name)
+    store, entry = open_store(name)
+    config = json.loads(store.get(CONFIG).read_bytes())
+    config.pop("source", None)
+    files = {CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
+    files[CARD] = model_card(replace(entry, source=f"hf-hub:{repository}")).encode()
+    return files | {file: store.get(file).read_bytes() for file in entry.files}
+
+
+def publish(name: str, repository: str, *, private: bool = False) -> Published:
+    """Put an encoder into a repository, which is made where there is none, and load it from there.
+
+    All files come in one commit: a repository that is read meanwhile, or after a failure, is the old or the new one.
+    Where the repository has the same files already nothing is done.
+
+    Args:
+        name: as of :func:`load_pretrained`.
+        repository: ``owner/repo``; the token is the one of ``hf auth login`` or ``HF_TOKEN``.
+        private: make the repository private, where it is made.
+
+    Raises:
+        BadInput: the encoder is damaged, or the repository holds something else.
+        HubError: the repository cannot be reached or written; or what is loaded from there is not the same.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = repository_files(name, repository)
+    where = f"hf-hub:{repository}"
+    with _explained(where):
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        head = api.model_info(repository)
+        there = {file.rfilename for file in head.siblings or []} - {".gitattributes"}
+        if strangers := sorted(there - files.keys()):
+            hint = "choose another repository, or delete what is in this one"
+            raise BadInput(where, f"holds {strangers[0]}, which is no part of an encoder", hint=hint)
+        old = None if CONFIG not in there or head.sha is None else HubRepository(repository, head.sha)
+        if old is not None and all(f in there and old.get(f).read_bytes() == files[f] for f in (CONFIG, CARD)):
+            return Published(old.source, changed=False)
+        operations = [CommitOperationAdd(file, data) for file, data in files.items()]
+        commit = api.create_commit(repository, operations, commit_message=f"cryozoo: {name.rpartition('/')[2]}")
+    source = f"{where}@{commit.oid}"
+    _check_same(load_pretrained(name), load_pretrained(source), source)
+    return Published(source, changed=True)
+
+
+def _check_same(sent: PoseEncoder, found: PoseEncoder, source: str) -> None:
+    expected = sent.state_dict()
+    for name, tensor in found.state_dict().items():
+        if not torch.equal(tensor, expected[name]):
+            raise HubError(f"{source}: {name} is not what was sent")
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn the library's exceptions into one line each."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError:
+        raise HubError(f"{where}: nobody is logged in: `hf auth login`, or HF_TOKEN") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = "; `hf auth login` with a token that may write there" if status in (401, 403, 404) else ""
+        raise HubError(f"{where}: the server answers with status {status}{hint}") from None
+    except errors.HFValidationError as error:
+        raise BadInput(where, str(error).split("\n")[0], expected="owner/repo") from None
+    except Exception as error:
+        # The library's transport is httpx or httpx2, as it likes; its exceptions are no OSError.
+        if not isinstance(error, ConnectionError) and not type(error).__module__.startswith("httpx"):
+            raise
+        raise HubError(
+            f"{where}: the server cannot be reached ({type(error).__name__}); nothing is published"
+        ) from None
