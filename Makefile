@@ -12,7 +12,7 @@ endif
 # The tensors of the tests are small: a second thread would mostly spin, and on busy cores multiply the CPU time.
 test slow referee: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test slow referee clean
+.PHONY: help demo test slow referee publish clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -37,6 +37,9 @@ slow: .venv/.dev ## the tests that take minutes
 referee: .venv/.referee ## the tests against escnn and RELION, the latter installed with apt-get when that is allowed
 	@command -v relion_reconstruct >/dev/null || { $(call apt_install,relion) }
 	@$(BIN)/python -m pytest -q -m referee
+
+publish: .venv/.bench ## every embedded encoder to the Hugging Face Hub: make publish OWNER=...
+	@$(BIN)/python -m cryozoo.zoo.publish $(OWNER)
 
 clean: ## remove everything the other targets made
 	@rm -rf .venv .typing .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo *.egg-info

@@ -13,6 +13,7 @@ Encoders
     load_pretrained       an encoder with trained weights, by name or from a folder or the Hugging Face Hub
     create_encoder        an encoder of a backbone and a head, with random weights
     save_pretrained       writes an encoder with what is known of it, for load_pretrained
+    push_to_hub           puts an encoder on the Hugging Face Hub
     export                writes an encoder as one file for PyTorch or ONNX Runtime, without cryozoo
     PoseEncoder           images to poses: predict, recover, features, with_head
     Entry                 facts of a pretrained encoder
@@ -101,6 +102,7 @@ if _TYPE_CHECKING:
     from .zoo.match import refine as refine
     from .zoo.pretrained import load_pretrained as load_pretrained
     from .zoo.pretrained import save_pretrained as save_pretrained
+    from .zoo.publish import push_to_hub as push_to_hub
     from .zoo.registry import list_parts as list_parts
     from .zoo.registry import register_backbone as register_backbone
     from .zoo.registry import register_head as register_head
@@ -145,6 +147,7 @@ _HOMES = {
     "register_head": "zoo.registry",
     "register_loss": "zoo.registry",
     "save_pretrained": "zoo.pretrained",
+    "push_to_hub": "zoo.publish",
     "train": "training.trainer",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,10 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
     return name
 
 
-def restate(name: str, metrics: Mapping[str, Any]) -> None:
-    """Add to what is said to have been measured of an embedded encoder; its weights stay."""
+def restate(name: str, **fields: Any) -> None:
+    """Replace fields of what is known of an embedded encoder; its weights stay."""
     path = WEIGHTS / f"{name}.json"
-    config = json.loads(path.read_text())
-    config["metrics"] = {**config["metrics"], **metrics}
-    write_json(path, config, overwrite=True)
+    write_json(path, {**json.loads(path.read_text()), **fields}, overwrite=True)
     with atomic_write(WEIGHTS / f"{name}.md", overwrite=True) as handle:
         handle.write(model_card(get_entry(name)).encode())
 

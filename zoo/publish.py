@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
 import torch
 
 from ..particles.errors import BadInput
 from ._model_card import model_card
 from ._stores import HubError, HubRepository
+from .embed import restate
 from .encoder import PoseEncoder
+from .entries import get_entry, list_encoders
 from .entry import CARD, CONFIG
-from .pretrained import load_pretrained, open_store
+from .pretrained import load_pretrained, open_store, save_pretrained
+
+PUBLISHED = "published"
+"""Field of an embedded entry: where it is published, too."""
 
 
 class Published(NamedTuple):
@@ -40,7 +47,8 @@ def repository_files(name: str, repository: str) -> dict[str, bytes]:
     load_pretrained(name)
     store, entry = open_store(name)
     config = json.loads(store.get(CONFIG).read_bytes())
-    config.pop("source", None)
+    for field in ("source", PUBLISHED):
+        config.pop(field, None)
     files = {CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
     files[CARD] = model_card(replace(entry, source=f"hf-hub:{repository}")).encode()
     return files | {file: store.get(file).read_bytes() for file in entry.files}
@@ -77,10 +85,30 @@ def publish(name: str, repository: str, *, private: bool = False) -> Published:
         if old is not None and all(f in there and old.get(f).read_bytes() == files[f] for f in (CONFIG, CARD)):
             return Published(old.source, changed=False)
         operations = [CommitOperationAdd(file, data) for file, data in files.items()]
-        commit = api.create_commit(repository, operations, commit_message=f"cryozoo: {name.rpartition('/')[2]}")
+        commit = api.create_commit(repository, operations, commit_message=open_store(name)[1].full_name)
     source = f"{where}@{commit.oid}"
     _check_same(load_pretrained(name), load_pretrained(source), source)
     return Published(source, changed=True)
+
+
+def push_to_hub(encoder: PoseEncoder, repository: str, *, private: bool = False, **saved: Any) -> str:
+    """Publish an encoder that is not in files: :func:`save_pretrained`, and :func:`publish`.
+
+    Args:
+        encoder: as of :func:`save_pretrained`.
+        repository: ``owner/repo``.
+        private: make the repository private, where it is made.
+        **saved: the other arguments of :func:`save_pretrained`, such as ``metrics``, ``recipe`` and ``tag``.
+
+    Returns:
+        ``hf-hub:owner/repo@<commit>``, by which it is loaded.
+
+    Raises:
+        BadInput, HubError: as those two.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        save_pretrained(encoder, f"{scratch}/model", **saved)
+        return publish(f"local-dir:{scratch}/model", repository, private=private).source
 
 
 def _check_same(sent: PoseEncoder, found: PoseEncoder, source: str) -> None:
@@ -112,3 +140,18 @@ def _explained(where: str) -> Iterator[None]:
         raise HubError(
             f"{where}: the server cannot be reached ({type(error).__name__}); nothing is published"
         ) from None
+
+
+@click.command()
+@click.argument("owner")
+def main(owner: str) -> None:
+    """Publish every embedded encoder to a repository of OWNER's, and pin its commit in the entry."""
+    for name in list_encoders(pretrained=True):
+        if get_entry(name).source == "embedded":
+            published = publish(name, f"{owner}/cryozoo-{name.partition('.')[2]}")
+            restate(name, **{PUBLISHED: published.source})
+            click.echo(f"{name}: {published.source}{'' if published.changed else ' has it already'}")
+
+
+if __name__ == "__main__":
+    main()

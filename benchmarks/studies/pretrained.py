@@ -101,7 +101,8 @@ def measure(images: int = 1000) -> dict[str, Any]:
         if name not in done and "frame.mrc" in get_entry(name).files:
             rows.append({**run(name, images), **here})
             write_figures("pretrained", figures)
-            restate(name, {"over_noise": {"at": rows[-1]["at"], "images": images, "seed": _SEED, **here}})
+            over_noise = {"at": rows[-1]["at"], "images": images, "seed": _SEED, **here}
+            restate(name, metrics={**get_entry(name).metrics, "over_noise": over_noise})
     return figures
 
 

@@ -560,7 +560,8 @@ class TestCatalogue:
         assert run("info", "tiny_33").code == 2
         how = {"median_deg": 7.25, "acc_10": 0.5, "chance_median_deg": 132.0}
         at = {"0.1": {"alone": how, "refined": {**how, "median_deg": 1.5}, "bound_median_deg": 1.0}}
-        restate(name, {"over_noise": {"at": at, "images": 10, "seed": 1, "commit": "abc", "hardware": "a CPU"}})
+        over_noise = {"at": at, "images": 10, "seed": 1, "commit": "abc", "hardware": "a CPU"}
+        restate(name, metrics={"over_noise": over_noise})
         assert re.search(r"32 of 5 A +7.2 +1.5 ", run("list", "--pretrained").out)
         assert "| 0.1 | 7.25 | 50.0 | 1.50 | 50.0 | 1.00 | 132 |" in (tmp_path / f"{name}.md").read_text()
 

@@ -9,34 +9,38 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from click.testing import CliRunner
 from huggingface_hub import ModelCard, constants
 
 from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.errors import BadInput
+from cryozoo.zoo.embed import embed
 from cryozoo.zoo.encoder import create_encoder
+from cryozoo.zoo.entries import get_entry
 from cryozoo.zoo.pretrained import HubError, load_pretrained, save_pretrained
-from cryozoo.zoo.publish import publish
+from cryozoo.zoo.publish import main, publish, push_to_hub
 
 REPOSITORY = "owner/repo"
 REQUESTS = {
     "create": "/api/repos/create",
-    "info": "/api/models/owner/repo",
-    "preupload": "/api/models/owner/repo/preupload/main",
-    "commit": "/api/models/owner/repo/commit/main",
+    "info": "/api/models/{}",
+    "preupload": "/api/models/{}/preupload/main",
+    "commit": "/api/models/{}/commit/main",
 }
 
 
 class Hub:
-    """One owner's repositories.
+    """One repository.
 
     Attributes:
-        commits: of ``owner/repo``: files by commit; the last one is the newest. None while there is no repository.
+        repository: its name.
+        commits: files by commit; the last one is the newest. None while there is no repository.
         faults: by path: a status to answer with, or 0 to hang up.
         damage: keep other weights than those that were sent.
     """
 
     def __init__(self):
-        self.commits, self.faults, self.damage = None, {}, False
+        self.repository, self.commits, self.faults, self.damage = REPOSITORY, None, {}, False
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,25 +77,28 @@ class Hub:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def path(self, request):
+        return REQUESTS[request].format(self.repository)
+
     @property
     def head(self):
         return list(self.commits)[-1]
 
     def serve(self, request, path, data):
-        if path == REQUESTS["create"]:
+        if path == self.path("create"):
             if self.commits is None:
                 self.commits = {"0" * 40: {".gitattributes": b""}}
-            request.answer(200, {"url": f"{self.url}/{REPOSITORY}"})
-        elif path == REQUESTS["info"]:
+            request.answer(200, {"url": f"{self.url}/{self.repository}"})
+        elif path == self.path("info"):
             siblings = [{"rfilename": name} for name in self.commits[self.head]]
-            request.answer(200, {"id": REPOSITORY, "sha": self.head, "siblings": siblings})
+            request.answer(200, {"id": self.repository, "sha": self.head, "siblings": siblings})
         elif path == "/api/validate-yaml":
             request.answer(200, {"errors": [], "warnings": []})
-        elif path == REQUESTS["preupload"]:
+        elif path == self.path("preupload"):
             names = [file["path"] for file in json.loads(data)["files"]]
             modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
             request.answer(200, {"files": modes})
-        elif path == REQUESTS["commit"]:
+        elif path == self.path("commit"):
             lines = [json.loads(line) for line in data.splitlines()]
             sent = {
                 line["value"]["path"]: base64.b64decode(line["value"]["content"])
@@ -102,8 +109,8 @@ class Hub:
                 sent["model.safetensors"] = bytes(len(sent["model.safetensors"]))
             commit = hashlib.sha1(data).hexdigest()
             self.commits[commit] = {**self.commits[self.head], **sent}
-            request.answer(200, {"commitOid": commit, "commitUrl": f"{self.url}/{REPOSITORY}/commit/{commit}"})
-        elif f"/{REPOSITORY}/resolve/" in path:
+            request.answer(200, {"commitOid": commit, "commitUrl": f"{self.url}/{self.repository}/commit/{commit}"})
+        elif f"/{self.repository}/resolve/" in path:
             *_, revision, name = path.split("/")
             content = self.commits[self.head if revision == "main" else revision][name]
             request.answer(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=revision)
@@ -173,7 +180,7 @@ def test_a_fault_leaves_the_old_repository(hub, folder, request_, fault):
     with torch.no_grad():
         encoder.projection.bias += 1
     save_pretrained(encoder, folder.parent / "changed", tag="toy", overwrite=True)
-    hub.faults[REQUESTS[request_]] = fault
+    hub.faults[hub.path(request_)] = fault
     with pytest.raises(HubError, match=r"^hf-hub:owner/repo: .*(cannot be reached|answers with status)"):
         publish(f"local-dir:{folder.parent / 'changed'}", REPOSITORY)
     assert load_pretrained(f"hf-hub:{REPOSITORY}@{hub.head}").entry.source == before
@@ -211,3 +218,26 @@ def test_the_verb(hub, folder, run):
     assert hub.commits is None
     assert run("publish", folder, "--to", REPOSITORY).out == f"hf-hub:{REPOSITORY}@{hub.head}\n"
     assert "has it already" in run("publish", folder, "--to", REPOSITORY).out
+
+
+def test_an_encoder_in_memory(hub, folder):
+    encoder = load_pretrained(f"local-dir:{folder}")
+    source = push_to_hub(encoder, REPOSITORY, tag="toy", metrics={"median_deg": 3.0})
+    found = load_pretrained(source)
+    assert found.entry.median_deg == 3.0
+    assert torch.equal(found.frame_map.data, encoder.frame_map.data)
+
+
+def test_what_ships_is_published_and_pinned(hub, folder, tmp_path, monkeypatch):
+    for module in ("embed", "entries"):
+        monkeypatch.setattr(f"cryozoo.zoo.{module}.WEIGHTS", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    name = embed(folder, "toy")
+    hub.repository = "owner/cryozoo-toy"
+    result = CliRunner().invoke(main, ["owner"], catch_exceptions=False)
+    pinned = f"hf-hub:owner/cryozoo-toy@{hub.head}"
+    assert result.output == f"{name}: {pinned}\n"
+    entry = get_entry(name)
+    assert (entry.source, entry.more) == ("embedded", {"published": pinned})
+    assert load_pretrained(pinned).entry.full_name == name
+    assert "has it already" in CliRunner().invoke(main, ["owner"]).output  # the pin itself is not published
