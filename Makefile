@@ -17,7 +17,7 @@ test slow referee: export OMP_NUM_THREADS ?= 1
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
-demo: .venv/.bench ## a table of encoders on a phantom, and demo/demo.png
+demo: .venv/.bench ## poses and a map of simulated ribosomes, and demo/demo.png
 	@$(BIN)/cryozoo demo
 
 test: .venv/.dev ## ruff, mypy and the tests

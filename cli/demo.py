@@ -1,8 +1,9 @@
-"""``cryozoo demo``: the embedded encoders on simulated particles whose poses are known."""
+"""``cryozoo demo``: an embedded encoder on simulated particles whose poses are known, from images to a map."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,145 +11,161 @@ import click
 
 from ..particles.errors import BadInput
 from ..particles.files import make_folder
-from .common import choose_device, device_option, format_table, threads_option, verb
+from .common import choose_device, device_option, format_table, load_encoder, threads_option, verb
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-    from ..imaging.batch import Batch
-    from ..imaging.simulate import Simulator
+    from ..imaging.projector import Projector
+    from ..imaging.simulate import Imaging
+    from ..imaging.volumes import Volume
     from ..particles.poses import PoseTable
     from ..zoo.encoder import PoseEncoder
 
+_ENCODER = "ecoli_70s"
 _SEED = 2**40 + 11  # of no training, validation or test set
 _SHOWN = 6
 
 
-@verb("demo", short_help="The embedded encoders at work, with a picture.")
+@verb("demo", short_help="An embedded encoder at work, from images to a map, with a picture.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default="demo", metavar="DIR", help="Folder for demo.png."
+    "-o", "--out", type=click.Path(path_type=Path), default="demo", metavar="DIR", help="Folder for all files."
 )
-@click.option("-n", "count", type=click.IntRange(50, 100_000), default=1000, metavar="N", help="Particles to simulate.")
-@click.option(
-    "--encoder", "name", metavar="NAME", help="Another one that was trained on a phantom.  [default: all here]"
-)
+@click.option("-n", "count", type=click.IntRange(50, 100_000), default=500, metavar="N", help="Particles to simulate.")
+@click.option("--encoder", "name", metavar="NAME", default=_ENCODER, show_default=True, help="Another encoder.")
 @device_option
 @threads_option
-def demo(out: Path, count: int, name: str | None, device: str | None, threads: int | None) -> None:
-    """Predict the poses of simulated particles, compare them with the truth, and draw demo.png.
+def demo(out: Path, count: int, name: str, device: str | None, threads: int | None) -> None:
+    """Predict and refine the poses of simulated particles, compare them with the truth, and draw demo.png.
 
-    The particles are noisy projections of a phantom, as the recipe of each encoder has them, but new ones.
+    The particles are noisy projections of the encoder's own map, with shifts and CTF. They, their poses and the maps
+    that are made with these stay in DIR, to be used with the other verbs.
     """
-    from ..zoo.entries import get_entry, list_encoders
+    folder, where = make_folder(out), choose_device(device, threads)
 
-    path = make_folder(out) / "demo.png"
-    where = choose_device(device, threads)
-    names = [name] if name else [n for n in list_encoders(pretrained=True) if get_entry(n).source == "embedded"]
-    if not names:
-        raise BadInput("demo", "no encoder is embedded in this cryozoo", hint="--encoder names one")
+    from ..imaging.reconstruct import reconstruct
+    from ..imaging.simulate import Simulator
+    from ..imaging.simulate_files import write_simulated_stack
+    from ..particles.mrc_writer import write_volume
+    from ..particles.stack import ParticleStack
+    from ..zoo.match import refine
+
+    encoder = load_encoder(name, where)
+    volume, imaging, symmetry = _molecule(encoder)
+    prepared = encoder.preprocessing
+    simulator = Simulator(volume, imaging, image_size=prepared.image_size, pixel_size=prepared.pixel_size)
+    write_simulated_stack(folder / "particles.mrcs", simulator, count, seed=_SEED, overwrite=True)
+    stack = ParticleStack.open(folder / "particles.star")
+    true = stack.poses
+    assert true is not None
+    times = [time.perf_counter()]
+    tables = {"predicted": encoder.predict(stack)}
+    times.append(time.perf_counter())
+    tables["refined"] = refine(stack, volume, poses=tables["predicted"], symmetry=symmetry, device=where)
+    times.append(time.perf_counter())
     rows: list[tuple[str, ...]] = [
-        ("encoder", "median", "<= 5", "<= 10", "<= 15 deg", "random guess", "Spearman", "images/s")
+        ("poses", "median", "<= 5", "<= 10", "<= 15 deg", "random guess", "images/s", "map, A")
     ]
-    runs = []
-    for each in names:
-        run = _Run(each, count, where)
-        rows.append(run.row())
-        runs.append(run)
+    maps = {"true map": volume}
+    for (label, poses), seconds in zip(tables.items(), (times[1] - times[0], times[2] - times[1]), strict=True):
+        poses.save(folder / f"{label}.star", overwrite=True)
+        made = reconstruct(stack, poses, symmetry=symmetry)
+        maps[f"{label} poses"] = made.map
+        write_volume(folder / f"{label}.mrc", made.map.data.numpy(), made.map.pixel_size, overwrite=True)
+        m = _metrics(poses, true, symmetry)
+        within = (f"{m[f'acc_{degrees}']:.0%}" for degrees in (5, 10, 15))
+        speed, resolution = f"{count / seconds:,.0f}", f"{made.resolution:.1f}"
+        rows.append((label, f"{m['median_deg']:.2f}", *within, f"{m['chance_median_deg']:.1f}", speed, resolution))
     click.echo(format_table(rows))
     click.echo("\nmedian error in degrees, shares of particles within so many degrees, median error of a random guess,")
-    click.echo("rank correlation of confidence and error (-1 is perfect)")
-    best = min(runs, key=lambda run: run.metrics["median_deg"])
-    best.draw(path)
-    click.echo(f"\n{path}: what {best.name} saw and said")
+    click.echo("speed with what is prepared once, and what the half maps agree to")
+    images = stack.images(range(_SHOWN))
+    title = f"{_name(encoder)}: {count:,} simulated particles, signal to noise {imaging.snr}"
+    _draw(folder / "demo.png", title, simulator.projector, images, tables, true, maps, symmetry)
+    click.echo(f"\n{folder / 'demo.png'}: what {encoder.name} saw and said of {_name(encoder)}")
+    click.echo(f"{folder}: particles.star, predicted.star, refined.star, and the maps made with these poses")
 
 
-class _Run:
-    """One encoder on its own kind of particles."""
+def _molecule(encoder: PoseEncoder) -> tuple[Volume, Imaging, str]:
+    """The map, images as in training but of one SNR and in white noise, and the point group.
 
-    def __init__(self, name: str, count: int, device: torch.device) -> None:
-        import torch
-
-        from ..zoo.pretrained import load_pretrained
-
-        self.name = name
-        encoder = load_pretrained(name, device=device)
-        self.simulator, self.symmetry, self.snr = _simulator(encoder, name)
-        generator = torch.Generator().manual_seed(_SEED)
-        self.particles: Batch = self.simulator(count, generator)
-        images = self.particles.images.to(device)
-        pixel_size = self.simulator.projector.pixel_size
-        encoder.predict(images[:256], pixel_size=pixel_size)  # the first call of a network is slow
-        began = time.perf_counter()
-        self.poses: PoseTable = encoder.predict(images, pixel_size=pixel_size)
-        self.images_per_s = count / (time.perf_counter() - began)
-        self.metrics = self._metrics()
-
-    def _metrics(self) -> dict[str, Any]:
-        import torch
-
-        from ..geometry.pose import Pose
-        from ..zoo.evaluate import pose_metrics
-
-        confidence = None if self.poses.confidence is None else torch.from_numpy(self.poses.confidence)
-        predicted = Pose(torch.from_numpy(self.poses.rotation), confidence=confidence)
-        return pose_metrics(predicted, Pose(self.particles.pose.rotation), symmetry=self.symmetry)
-
-    def row(self) -> tuple[str, ...]:
-        """The row of the table."""
-        m = self.metrics
-        within = (f"{m[f'acc_{degrees}']:.0%}" for degrees in (5, 10, 15))
-        ranks = f"{m['spearman']:.2f}" if "spearman" in m else "-"
-        chance = f"{m['chance_median_deg']:.1f}"
-        return (self.name, f"{m['median_deg']:.2f}", *within, chance, ranks, f"{self.images_per_s:,.0f}")
-
-    def draw(self, path: Path) -> None:
-        """Write the figure."""
-        import numpy as np
-        import torch
-
-        from ..geometry.point_groups import point_group, symmetric_distance
-        from ..geometry.sampling import random_rotations
-        from ..zoo.figures import demo_figure, save_figure
-
-        group = point_group(self.symmetry)
-
-        def error(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-            return np.degrees(symmetric_distance(a.double(), b.double(), group).numpy())
-
-        guesses = random_rotations(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        predicted = torch.from_numpy(self.poses.rotation)
-        shown, truth = slice(_SHOWN), self.particles.pose
-        assert truth.rotation is not None
-        seen = truth.rows(shown)
-        with torch.no_grad():
-            at_true = self.simulator.projector(seen.rotation, seen.shift)
-            at_predicted = self.simulator.projector(
-                predicted[shown].float(), torch.from_numpy(self.poses.shift[shown]).float()
-            )
-        noise = "without noise" if self.snr is None else f"signal to noise {self.snr}"
-        figure = demo_figure(
-            self.particles.images[shown, 0].numpy(),
-            at_true.numpy(),
-            at_predicted.numpy(),
-            error(predicted, truth.rotation),
-            self.poses.confidence,
-            error(guesses, torch.eye(3).expand_as(guesses)),
-            title=f"{self.name} on {len(predicted):,} simulated particles, {noise}",
-        )
-        save_figure(figure, path)
-
-
-def _simulator(encoder: PoseEncoder, name: str) -> tuple[Simulator, str, str | None]:
-    """The simulator of an encoder's recipe, its symmetry and its noise."""
+    Raises:
+        BadInput: the encoder has no map.
+    """
     from ..training.data import Simulated
     from ..training.migrations import migrated
     from ..training.recipe import Recipe
 
     trained = encoder.entry.trained_with if encoder.entry else None
     data = Recipe.from_dict(migrated(trained)[0]).data if trained else None
-    if not isinstance(data, Simulated) or not data.volume.startswith("phantom:"):
-        hint = "cryozoo simulate and cryozoo predict take any volume"
-        raise BadInput(name, "was not trained on a phantom", hint=hint)
-    made = data.simulator(encoder.preprocessing.image_size, encoder.preprocessing.pixel_size)
-    levels = data.imaging.snr_range
-    return made, data.symmetry, None if levels is None else " to ".join(f"{snr:g}" for snr in sorted(set(levels)))
+    if not isinstance(data, Simulated):
+        raise BadInput(encoder.name, "was not trained on a map", hint="cryozoo simulate and predict take any volume")
+    prepared = encoder.preprocessing
+    if encoder.frame_map is None and data.volume.startswith("phantom:"):
+        volume = data.frame_map(prepared.image_size, prepared.pixel_size)
+    else:
+        volume = encoder.own_map()
+    lowest, highest = data.imaging.snr_range or (1.0, 1.0)
+    snr = float(f"{(lowest * highest) ** 0.5:.1g}")
+    return volume, replace(data.imaging, snr=snr, noise_slope=0.0), data.symmetry
+
+
+def _draw(
+    path: Path,
+    title: str,
+    projector: Projector,
+    images: NDArray[np.float32],
+    tables: dict[str, PoseTable],
+    true: PoseTable,
+    maps: dict[str, Volume],
+    symmetry: str,
+) -> None:
+    """Write the figure."""
+    import numpy as np
+    import torch
+
+    from ..geometry.point_groups import point_group, symmetric_distance
+    from ..geometry.sampling import random_rotations
+    from ..imaging.fourier import crop_or_zero_pad
+    from ..zoo.figures import demo_figure, save_figure
+
+    group = point_group(symmetry)
+
+    def error(a: torch.Tensor, b: torch.Tensor) -> NDArray[np.float64]:
+        return np.degrees(symmetric_distance(a.double(), b.double(), group).numpy())
+
+    def projections(poses: PoseTable) -> NDArray[np.float32]:
+        shown = (torch.from_numpy(values[:_SHOWN]).float() for values in (poses.rotation, poses.shift))
+        with torch.no_grad():
+            return projector(*shown).numpy()
+
+    guesses = random_rotations(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size = max(volume.size for volume in maps.values())
+    figure = demo_figure(
+        images,
+        projections(true),
+        {label: projections(poses) for label, poses in tables.items()},
+        {label: error(*map(torch.from_numpy, (poses.rotation, true.rotation))) for label, poses in tables.items()},
+        tables["predicted"].confidence,
+        error(guesses, torch.eye(3).expand_as(guesses)),
+        {label: crop_or_zero_pad(volume.data, size)[size // 2].numpy() for label, volume in maps.items()},
+        title=title,
+    )
+    save_figure(figure, path)
+
+
+def _metrics(poses: PoseTable, true: PoseTable, symmetry: str) -> dict[str, Any]:
+    import torch
+
+    from ..geometry.pose import Pose
+    from ..zoo.evaluate import pose_metrics
+
+    found, expected = (Pose(torch.from_numpy(table.rotation)) for table in (poses, true))
+    return pose_metrics(found, expected, symmetry=symmetry)
+
+
+def _name(encoder: PoseEncoder) -> str:
+    entry = encoder.entry
+    return entry.molecule.name if entry and entry.molecule else "its molecule"

@@ -7,6 +7,7 @@ An entry is a saved encoder (``save_pretrained(encoder, folder, tag=...)``) unde
                                           ``"source": "hf-hub:owner/repo@<commit>"`` with all 40 digits
 ``<name>.safetensors``                    embedded only: the folder's ``model.safetensors``
 ``<name>.golden.safetensors``             embedded only: the folder's ``golden.safetensors``
+``<name>.mrc``                            the folder's ``frame.mrc``, where it has one
 ``<name>.md``                             the folder's ``README.md``: whose molecule's frame it answers in, metrics
 ========================================  =============================================================================
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,50 +42,63 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
 def demo_figure(
     images: NDArray[np.float32],
     at_true: NDArray[np.float32],
-    at_predicted: NDArray[np.float32],
-    error_deg: NDArray[np.float64],
+    found: Mapping[str, NDArray[np.float32]],
+    errors: Mapping[str, NDArray[np.float64]],
     confidence: NDArray[np.float64] | None,
     chance_deg: NDArray[np.float64],
+    slices: Mapping[str, NDArray[np.float32]],
     *,
     title: str,
 ) -> Figure:
-    """What the encoder saw, what it should have said, what it said; and how the errors are distributed.
+    """What the encoder saw, what it should have said, what was found; how errors are distributed; and what maps come.
 
     Args:
         images: (k, L, L) noisy images of the first k of N particles.
         at_true: (k, L, L) clean projections at their true poses.
-        at_predicted: (k, L, L) clean projections at the predicted poses.
-        error_deg: (N,) errors of all particles in degrees.
-        confidence: (N,) or None.
+        found: by the name of some poses, (k, L, L) clean projections at these.
+        errors: by the same names, (N,) of all particles in degrees.
+        confidence: (N,) of the first of these poses, or None.
         chance_deg: (M,) errors of random guesses.
+        slices: by the name of a map, (L, L) through its centre.
         title: of the figure.
     """
-    plt = pyplot()
-    k = len(images)
-    panels = 1 if confidence is None else 2
-    figure = plt.figure(figsize=(14.4, 5.2), facecolor="white")
-    figure.suptitle(title, x=0.02, y=0.96, ha="left", fontsize=15, color=INK, fontweight="bold")
-    left = figure.add_gridspec(3, k, left=0.095, right=0.62, top=0.855, bottom=0.085, wspace=0.04, hspace=0.04)
-    rows = (("what the\nencoder sees", images), ("true pose", at_true), ("predicted pose", at_predicted))
+    k, panels = len(images), 1 if confidence is None else 2
+    figure = pyplot().figure(figsize=(14.4, 6.6), facecolor="white")
+    figure.suptitle(title, x=0.02, y=0.965, ha="left", fontsize=15, color=INK, fontweight="bold")
+    blocks = {
+        "what the\nencoder sees": images,
+        "true pose": at_true,
+        **{f"{name} pose": b for name, b in found.items()},
+    }
+    left = figure.add_gridspec(len(blocks), k, left=0.095, right=0.6, top=0.89, bottom=0.07, wspace=0.04, hspace=0.16)
     scale = max(float(np.abs(at_true).max()), 1e-12)
-    for i, (label, block) in enumerate(rows):
+    for i, (label, block) in enumerate(blocks.items()):
         for j, image in enumerate(block):
             axes = figure.add_subplot(left[i, j])
             low, high = np.quantile(image, (0.005, 0.995)) if i == 0 else (-0.05 * scale, 0.85 * scale)
-            axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="bicubic" if i else "nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            _show(axes, image, low, high, smooth=i > 0)
             if j == 0:
                 axes.set_ylabel(label, fontsize=11, color=INK, rotation=0, ha="right", va="center", labelpad=10)
-            if i == 2:
-                error = error_deg[j]
-                axes.set_xlabel(f"{error:.1f}\N{DEGREE SIGN}", fontsize=12, color=_colour(error), labelpad=5)
+            if i > 1:
+                error = list(errors.values())[i - 2][j]
+                axes.set_xlabel(f"{error:.1f}\N{DEGREE SIGN}", fontsize=11, color=_colour(error), labelpad=3)
                 axes.xaxis.label.set_fontweight("bold")
-    right = figure.add_gridspec(1, panels, left=0.675, right=0.985, top=0.855, bottom=0.13, wspace=0.36)
-    _cumulative(figure.add_subplot(right[0]), error_deg, chance_deg)
+    above = figure.add_gridspec(1, panels, left=0.66, right=0.985, top=0.86, bottom=0.5, wspace=0.4)
+    _cumulative(figure.add_subplot(above[0]), errors, chance_deg)
     if confidence is not None:
-        draw_against_confidence(figure.add_subplot(right[1]), error_deg, confidence)
+        draw_against_confidence(figure.add_subplot(above[1]), next(iter(errors.values())), confidence)
+    below = figure.add_gridspec(1, len(slices), left=0.66, right=0.985, top=0.36, bottom=0.07, wspace=0.08)
+    for i, (label, image) in enumerate(slices.items()):
+        axes = figure.add_subplot(below[i])
+        _show(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
+        axes.set_title(label, loc="left", fontsize=11, color=INK)
     return figure
+
+
+def _show(axes: Any, image: NDArray[np.float32], low: float, high: float, *, smooth: bool) -> None:
+    axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="bicubic" if smooth else "nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def _colour(error: float) -> str:
@@ -92,19 +106,21 @@ def _colour(error: float) -> str:
     return "#2e8b57" if error <= 10 else "#d98e04" if error <= 30 else "#c0392b"
 
 
-def _cumulative(axes: Any, error_deg: NDArray[np.float64], chance_deg: NDArray[np.float64]) -> None:
-    for errors, colour in ((chance_deg, MUTED), (error_deg, BLUE)):
-        ordered = np.sort(errors)
+def _cumulative(axes: Any, errors: Mapping[str, NDArray[np.float64]], chance_deg: NDArray[np.float64]) -> None:
+    """Shares of particles within an angle, of the last of some poses in the strongest colour."""
+    shades = (*(f"#{127 + 20 * i:02x}a8c9" for i in range(len(errors) - 1)), BLUE)
+    chance = float(np.quantile(chance_deg, 0.2))
+    for values, colour in ((chance_deg, MUTED), *zip(errors.values(), shades, strict=True)):
+        ordered = np.sort(values)
         axes.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color=colour, linewidth=2.2)
-    median, chance = float(np.median(error_deg)), float(np.quantile(chance_deg, 0.2))
-    axes.plot([0, median, median], [0.5, 0.5, 0], color=BLUE, linewidth=0.9, linestyle=":")
     beside = {"textcoords": "offset points", "fontsize": 11}
-    place = {"xytext": (8, -4)} if median < 90 else {"xytext": (-8, 6), "ha": "right"}
-    axes.annotate(f"median {median:.1f}\N{DEGREE SIGN}", (median, 0.5), color=BLUE, **place, **beside)
+    for i, ((name, values), colour) in enumerate(zip(errors.items(), shades, strict=True)):
+        said = f"{name}: {np.median(values):.1f}\N{DEGREE SIGN}"
+        axes.annotate(said, (18, 0.8 - 0.13 * i), (0, 0), color=colour, **beside)
     axes.annotate("a random\nguess", (chance, 0.2), (-8, -4), color=MUTED, ha="right", **beside)
     axes.set(xlim=(0, 180), ylim=(0, 1.01), xticks=(0, 45, 90, 135, 180), yticks=(0, 0.25, 0.5, 0.75, 1))
     axes.set_xlabel("error (degrees)")
-    axes.set_title("share of particles within", loc="left", fontsize=11, color=INK)
+    axes.set_title("share within, and median", loc="left", fontsize=11, color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     tidy(axes)
 
@@ -123,7 +139,7 @@ def draw_against_confidence(axes: Any, error_deg: NDArray[np.float64], confidenc
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}\N{DEGREE SIGN}")
     axes.yaxis.set_minor_locator(pyplot().NullLocator())
     axes.set_xlabel("confidence (rank)")
-    axes.set_title("error, and its median", loc="left", fontsize=11, color=INK)
+    axes.set_title("error by confidence", loc="left", fontsize=11, color=INK)
     tidy(axes)
 
 

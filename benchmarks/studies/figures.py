@@ -20,6 +20,7 @@ STUDIES = (
     "matching_noise",
     "matching_relion",
     "overhead",
+    "pretrained",
     "reconstruction",
     "recovery",
     "recovery_moves",
