@@ -12,6 +12,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .finetune import finetune
 from .fsc import fsc
 from .match import match
 from .predict import predict
@@ -30,6 +31,7 @@ VERBS = (
     simulate,
     convert,
     train,
+    finetune,
     predict,
     publish,
     match,

@@ -66,11 +66,8 @@ def train(
     if map_name is None and (particles is not None or symmetry != "C1" or any(opened.values())):
         raise click.UsageError("--particles, what they are like, and --symmetry go with --map; a recipe has its own")
     check_folder(out)
-    device = run.device()
 
     from ..training.from_map import recipe_from_map
-    from ..training.recipe import Recipe
-    from ..training.trainer import train as train_by
 
     if recipe is not None:
         values, source = read_yaml(recipe, "a training recipe"), str(recipe)
@@ -78,14 +75,22 @@ def train(
         assert map_name is not None
         made = recipe_from_map(map_name, particles, symmetry=symmetry, progress=run.progress, **opened)
         values, source = made.to_dict(), f"the recipe made for {map_name}"
+    train_by(values, source, changes, out, restart, run)
+    if map_name is not None:
+        click.echo(f"cryozoo predict PARTICLES --encoder local-dir:{out / 'model'} --refine {map_name} -o poses.star")
+
+
+def train_by(values: dict[str, Any], source: str, changes: tuple[str, ...], out: Path, restart: bool, run: Run) -> None:
+    """Train by the plain data of a recipe, changed by ``--set``, and say what came of it."""
+    from ..training.recipe import Recipe
+    from ..training.trainer import train
+
     for change in changes:
         _set(values, change)
     what = Recipe.from_dict(values, source=source)
-    result = train_by(what, out, device=device, progress=run.progress, restart=restart, report=click.echo)
+    result = train(what, out, device=run.device(), progress=run.progress, restart=restart, report=click.echo)
     click.echo(metrics_table(result.metrics))
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
-    if map_name is not None:
-        click.echo(f"cryozoo predict PARTICLES --encoder local-dir:{out / 'model'} --refine {map_name} -o poses.star")
 
 
 def _set(values: dict[str, Any], change: str) -> None:

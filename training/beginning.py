@@ -46,8 +46,14 @@ def load_start(recipe: Recipe) -> PoseEncoder:
         raise BadInput(recipe.source, str(error), where="field init") from None
     plain = recipe.to_dict()
     plain["backbone_args"].pop("pretrained", None)
-    known = {key: plain[key] for key in ("image_size", "backbone_args", "head_args", "shift")}
-    _refuse_another(recipe, start, {"name": recipe.encoder, "in_chans": 1, **known})
+    wanted = {"in_chans": 1, "backbone_args": plain["backbone_args"]}
+    if recipe.init_part == "backbone":
+        backbone, ours = split_name(start.name)[0], split_name(recipe.encoder)[0]
+        if backbone != ours:
+            raise BadInput(recipe.source, f"{recipe.init} has backbone {backbone}", where="field init", expected=ours)
+    else:
+        wanted |= {"name": recipe.encoder, **{key: plain[key] for key in ("image_size", "head_args", "shift")}}
+    _refuse_another(recipe, start, wanted)
     return start
 
 
@@ -60,10 +66,20 @@ def begin_from(recipe: Recipe, start: PoseEncoder, encoder: PoseEncoder) -> str:
     Raises:
         BadInput: pixels of another size, which the data may have said.
     """
-    _refuse_another(recipe, start, {"pixel_size": encoder.config["pixel_size"]})
-    encoder.load_state_dict(start.train().state_dict())
+    start.train()
+    if recipe.init_part == "backbone":
+        try:
+            encoder.get_submodule("backbone").load_state_dict(start.get_submodule("backbone").state_dict())
+        except RuntimeError:  # of a backbone whose layers are as large as the images
+            size = start.config["image_size"]
+            found, expected = f"{recipe.init} is for images of {size} pixels", f"{recipe.image_size}"
+            raise BadInput(recipe.source, found, where="field init", expected=expected) from None
+    else:
+        _refuse_another(recipe, start, {"pixel_size": encoder.config["pixel_size"]})
+        encoder.load_state_dict(start.state_dict())
     assert start.entry is not None
-    return f"{start.entry.full_name}, sha256 {start.entry.files[MODEL].sha256[:12]}"
+    part = "" if recipe.init_part == "encoder" else "backbone of "
+    return f"{part}{start.entry.full_name}, sha256 {start.entry.files[MODEL].sha256[:12]}"
 
 
 def _refuse_another(recipe: Recipe, start: PoseEncoder, wanted: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,18 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return high - (high - low) * 0.5 * (1 + math.cos(math.pi * v))
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimiser."""
+def make_optimizer(
+    recipe: Recipe, parameters: Iterable[nn.Parameter], of_backbone: Set[nn.Parameter] = frozenset()
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser, of parameters in groups that have a ``scale`` of the learning rate."""
+    members: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        members.setdefault(recipe.backbone_lr if parameter in of_backbone else 1.0, []).append(parameter)
+    groups = [{"params": group, "scale": scale} for scale, group in members.items()]
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.RMSprop(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    return kind(groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
 
 
 @torch.no_grad()

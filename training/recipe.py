@@ -71,8 +71,16 @@ class Recipe:
     loss_args: Mapping[str, Any] = setting(mapping(), "its arguments", {})
     init: str | None = setting(
         optional(text("a pretrained encoder of the same name and arguments"), "random ones"),
-        "weights to begin with, such as local-dir:runs/mine/model",
+        "weights to begin with, such as ecoli_70s or local-dir:runs/mine/model",
         None,
+    )
+    init_part: Literal["encoder", "backbone"] = setting(
+        one_of("encoder", "backbone"),
+        "what of init to begin with; the backbone alone gets a fresh last layer, for another molecule or head",
+        "encoder",
+    )
+    backbone_lr: float = setting(
+        number(least=0, most=1), "learning rate of the backbone, times lr; 0 freezes it and its statistics", 1.0
     )
     batch_size: int = setting(whole(2, 10**9), "images per step", 64)  # 1 leaves nothing to normalise over
     optimizer: Literal["adamw", "adam", "rmsprop"] = setting(one_of("adamw", "adam", "rmsprop"), "optimiser", "adamw")

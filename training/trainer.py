@@ -153,7 +153,8 @@ class _Trainer:
         except BadArguments as error:
             raise BadInput(recipe.source, str(error), where=f"field {error.field}") from error
         self.learnt = [*self.encoder.parameters(), *self.objective.parameters()]
-        self.optimizer = make_optimizer(recipe, self.learnt)
+        self.backbone = self.encoder.get_submodule("backbone").requires_grad_(recipe.backbone_lr > 0)
+        self.optimizer = make_optimizer(recipe, self.learnt, set(self.backbone.parameters()))
         self.averaged = self._state() if recipe.ema else None
         self.best: dict[str, Tensor] = {}
         self.best_error = math.inf
@@ -209,14 +210,16 @@ class _Trainer:
         torch.manual_seed((recipe.seed << 32) + self.step)
         lr = learning_rate(recipe, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self.encoder.train()
+        self.backbone.train(recipe.backbone_lr > 0)
         batch = self.data.batch(self.step, recipe.batch_size)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half()):
             output = self.objective(self.encoder, batch, (self.step + 1) / recipe.steps)
         loss = output.total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.encoder.train()
         if recipe.grad_clip:
             nn.utils.clip_grad_norm_(self.learnt, recipe.grad_clip)
         self.optimizer.step()

@@ -13,6 +13,7 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+import torch
 import yaml
 from scipy.spatial.transform import Rotation
 
@@ -24,6 +25,7 @@ from cryozoo.particles.errors import BadInputWarning
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
+from cryozoo.zoo.pretrained import load_pretrained
 
 ROOT = Path(__file__).parents[2]
 
@@ -333,6 +335,20 @@ class TestTrain:
     def recipe(self, tmp_path):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
         return tmp_path / "recipe.yaml"
+
+    @pytest.mark.parametrize("freeze", [True, False])
+    def test_from_another_encoder(self, run, tiny, tiny_folder, tmp_path, freeze):
+        words = ["--set", "loss=chordal", "--set", "loss_args={}", "--set", "data.held_out=16", "--set", "batch_size=4"]
+        words += ["--set", "steps=2", "--head", "sixd_svd", *(["--freeze"] if freeze else [])]
+        done = run("finetune", "--from", tiny_folder, "--map", "phantom:4", *words, "--out", tmp_path / "out")
+        assert (done.code, done.err) == (0, "")
+        used = json.loads((tmp_path / "out" / "recipe.json").read_text())
+        assert (used["encoder"], used["init_part"]) == ("test_vgg_gem-sixd_svd", "backbone")
+        assert used["data"]["volume"] == "phantom:4"
+        found = load_pretrained(f"local-dir:{tmp_path / 'out' / 'model'}")
+        assert found.entry.metrics["begun_from"].startswith("backbone of test_vgg_gem-qcqp_bingham, sha256 ")
+        pairs = zip(found.backbone.parameters(), tiny.backbone.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) == freeze
 
     def test_for_a_map(self, run, tmp_path):
         words = ("--set", "encoder=test_vgg_gem-sixd_svd", "--set", "loss=chordal", "--set", "loss_args={}")

@@ -75,6 +75,52 @@ def test_another_encoder_is_refused(changes: dict[str, Any], message: str, tmp_p
         train(recipe)
 
 
+@pytest.mark.parametrize("name", ["test_vgg_gem-sixd_svd", "test_d4_cnn-sixd_svd"])
+@pytest.mark.parametrize("backbone_lr", [0.0, 0.1])
+def test_a_backbone_alone(name: str, backbone_lr: float, tmp_path: Path) -> None:
+    """Under another head, of other pixels; frozen it stays as it is, statistics too."""
+    folder = start(tmp_path / "start", name, pixel_size=4.0, image_size=48 if "vgg" in name else 32)
+    begun = load_pretrained(f"local-dir:{folder}").train().state_dict()
+    backbone, _ = name.split("-")
+    recipe = dataclasses.replace(
+        recipe_from(folder, f"{backbone}-quaternion"), init_part="backbone", backbone_lr=backbone_lr
+    )
+    mine = _Trainer(recipe, None, None, False, False, make_objective).encoder.state_dict()
+    ours = [key for key in mine if key.startswith("backbone.")]
+    assert all(torch.equal(mine[key], begun[key]) for key in ours)
+    whole = train(recipe, tmp_path / "whole")
+    trained = whole.encoder.train().state_dict()
+    kept = [torch.equal(trained[key], begun[key]) for key in ours]
+    assert all(kept) == (backbone_lr == 0)
+    assert whole.metrics["begun_from"].startswith(f"backbone of {name}, sha256 ")
+    assert any(not torch.equal(trained[key], mine[key]) for key in mine.keys() - set(ours))
+
+
+def test_a_smaller_rate_moves_the_backbone_less(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(recipe_from(start(tmp_path / "start")), steps=1)
+    begun = load_pretrained(f"local-dir:{tmp_path / 'start'}").get_submodule("backbone")
+
+    def moved(backbone_lr: float) -> float:
+        made = train(dataclasses.replace(recipe, backbone_lr=backbone_lr)).encoder.get_submodule("backbone")
+        pairs = zip(made.parameters(), begun.parameters(), strict=True)
+        return sum(float((a - b).detach().norm()) for a, b in pairs)
+
+    assert moved(0.1) == pytest.approx(0.1 * moved(1.0), rel=0.05)
+
+
+def test_a_backbone_for_images_of_one_size_is_refused(tmp_path: Path) -> None:
+    folder = start(tmp_path / "start", "test_d4_cnn-sixd_svd", image_size=48)
+    recipe = dataclasses.replace(recipe_from(folder, "test_d4_cnn-sixd_svd"), init_part="backbone")
+    with pytest.raises(BadInput, match="start is for images of 48 pixels; expected 32"):
+        train(recipe)
+
+
+def test_another_backbone_is_refused(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(recipe_from(start(tmp_path / "start"), "test_d4_cnn-sixd_svd"), init_part="backbone")
+    with pytest.raises(BadInput, match=r"field init: .*/start has backbone test_vgg_gem; expected test_d4_cnn"):
+        train(recipe)
+
+
 @pytest.mark.parametrize(
     ("init", "message"),
     [
