@@ -41,7 +41,7 @@ def finetune(
 ) -> None:
     """Train an encoder for the molecule of a map, beginning with the backbone of NAME, in half of the steps.
 
-    As `train --map`: the recipe is made for the molecule, and for images like the particles. The last layer is fresh, as
+    As `train --map`: the recipe is made for the molecule, and for images like the particles. The last layer is fresh:
     poses of another molecule mean something else.
     """
     check_folder(out)
