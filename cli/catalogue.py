@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from .common import format_table, load_encoder, metrics_table, verb
+from .common import check_picture, format_table, load_encoder, metrics_table, verb
 
 if TYPE_CHECKING:
+    from ..zoo.encoder import PoseEncoder
     from ..zoo.entry import Entry
     from ..zoo.registry import Part
 
@@ -51,8 +52,17 @@ def list_(pattern: str, pretrained: bool) -> None:
 
 @verb("info", short_help="The facts of a part or an encoder.")
 @click.argument("name")
-def info(name: str) -> None:
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the map in whose frame trained weights answer (.png).",
+)
+def info(name: str, picture: Path | None) -> None:
     """Show the facts of a part, of an encoder (<backbone>-<head>), or of trained weights (<backbone>-<head>.<tag>)."""
+    check_picture(picture)
+    if picture is not None:
+        _draw_map(load_encoder(name), picture)
     from ..zoo.entries import get_entry, whole_name
     from ..zoo.registry import split_name
 
@@ -146,6 +156,15 @@ def _symmetry(group: str | None) -> str:
     if group is None:
         return "nothing"
     return f"{group}, exactly" if PlaneGroup(group).exact else f"{group}, as far as the grid of pixels allows"
+
+
+def _draw_map(encoder: PoseEncoder, path: Path) -> None:
+    from ..zoo.figures import map_figure, save_figure
+
+    volume, entry = encoder.own_map(), encoder.entry
+    assert entry is not None
+    molecule = entry.molecule.name if entry.molecule else entry.full_name
+    save_figure(map_figure(volume, title=f"{molecule}, {volume.size} voxels of {volume.pixel_size:.2f} A"), path)
 
 
 def _show_entry(entry: Entry) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from ..imaging.volumes import Volume
     from ..recovery import Gauge
     from .recover import RecoveredPoses
 
@@ -92,6 +93,24 @@ def demo_figure(
         axes = figure.add_subplot(below[i])
         _show(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
         axes.set_title(label, loc="left", fontsize=11, color=INK)
+    return figure
+
+
+def map_figure(volume: Volume, *, title: str) -> Figure:
+    """A map: slices through its centre, and the projections along the same axes."""
+    figure = pyplot().figure(figsize=(8.4, 6.0), facecolor="white")
+    figure.suptitle(title, x=0.02, y=0.965, ha="left", fontsize=15, color=INK, fontweight="bold")
+    places = figure.add_gridspec(2, 3, left=0.12, right=0.99, top=0.86, bottom=0.02, wspace=0.04, hspace=0.04)
+    data, middle = volume.data.numpy(), volume.size // 2
+    for j, axis in enumerate("zyx"):
+        for i, image in enumerate((data.take(middle, axis=j), data.sum(axis=j))):
+            axes = figure.add_subplot(places[i, j])
+            _show(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
+            if j == 0:
+                label = ("slice", "projection")[i]
+                axes.set_ylabel(label, fontsize=11, color=INK, rotation=0, ha="right", va="center", labelpad=10)
+            if i == 0:
+                axes.set_title(f"along {axis}", loc="left", fontsize=11, color=INK)
     return figure
 
 

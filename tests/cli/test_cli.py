@@ -604,6 +604,15 @@ class TestCatalogue:
         assert re.search(r"median error +12\.50 deg", out)
         assert "AUROC" not in out  # which is not defined
 
+    def test_a_picture_of_the_map(self, run, tiny_folder, tmp_path):
+        pyplot = pytest.importorskip("matplotlib.pyplot")
+        done = run("info", "ecoli_70s", "--picture", tmp_path / "map.png")
+        assert done.code == 0
+        assert done.out == run("info", "ecoli_70s").out
+        assert pyplot.imread(tmp_path / "map.png").shape[1] > 1000
+        done = run("info", tiny_folder, "--picture", tmp_path / "none.png")
+        assert (done.code, "has no map of the molecule" in done.err) == (3, True)
+
     @pytest.mark.parametrize("name", ["vgg_gen", "vgg_gem-sixd_swd", "vgg_gem-sixd_svd.nosuch", "a b"])
     def test_info_of_nothing(self, run, name):
         done = run("info", name)
