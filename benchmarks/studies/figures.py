@@ -19,6 +19,7 @@ STUDIES = (
     "matching_newcomer",
     "matching_noise",
     "matching_relion",
+    "matching_stacks",
     "overhead",
     "pretrained",
     "reconstruction",
