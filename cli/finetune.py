@@ -8,24 +8,16 @@ from typing import Any
 import click
 
 from ..particles.files import check_folder
-from .common import INPUT, Run, load_encoder, run_options, stack_options, symmetry_option, verb
-from .train import train_by
+from .common import Run, load_encoder, verb
+from .train import train_by, training_options
 
 
 @verb("finetune", short_help="Train an encoder for a map, from the backbone of another.")
 @click.option("--from", "name", required=True, metavar="NAME", help="Whose backbone; or a folder that `train` wrote.")
 @click.option("--map", "map_name", metavar="MAP", required=True, help="Of the molecule.")
-@click.option("--particles", type=INPUT, help="Some of the images that the encoder is for.")
-@symmetry_option
 @click.option("--head", metavar="HEAD", help="Another rotation head than that of NAME; then --set the loss, too.")
 @click.option("--freeze", is_flag=True, help="Leave the backbone as it is.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for all that is made."
-)
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a field of the recipe.")
-@click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint.")
-@stack_options
-@run_options
+@training_options
 def finetune(
     name: str,
     map_name: str,

@@ -10,7 +10,7 @@ import click
 from ..particles.errors import BadInput
 from ..particles.files import check_folder
 from ..particles.yaml_files import parse_yaml, read_yaml
-from .common import INPUT, Run, metrics_table, run_options, stack_options, symmetry_option, verb
+from .common import INPUT, F, Run, metrics_table, run_options, stack_options, symmetry_option, verb
 
 
 def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
@@ -22,17 +22,31 @@ def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> 
     ctx.exit()
 
 
+def training_options(function: F) -> F:
+    """Options of whatever trains: for which particles, where to, and what is changed of the recipe."""
+    decorated: Any = run_options(stack_options(function))
+    for option in (
+        click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint."),
+        click.option(
+            "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a field, as in data.snr=0.1."
+        ),
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for all that is made."
+        ),
+        symmetry_option,
+        click.option(
+            "--particles",
+            type=INPUT,
+            help="Some of the images that the encoder is for, to which --map's are made like.",
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
+
+
 @verb("train", short_help="Train an encoder by a recipe, or for a map.")
 @click.argument("recipe", type=INPUT, required=False)
 @click.option("--map", "map_name", metavar="MAP", help="Make the recipe, for the molecule of this map.")
-@click.option(
-    "--particles", type=INPUT, help="Some of the images that the encoder is for, to which --map's are made like."
-)
-@symmetry_option
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for all that is made."
-)
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a field, as in data.snr=0.1.")
 @click.option(
     "--template",
     is_flag=True,
@@ -41,9 +55,7 @@ def _print_template(ctx: click.Context, param: click.Parameter, asked: bool) -> 
     callback=_print_template,
     help="Print a recipe to fill in, with every field explained, and stop.",
 )
-@click.option("--restart", is_flag=True, help="Begin anew although DIR has a checkpoint.")
-@stack_options
-@run_options
+@training_options
 def train(
     recipe: Path | None,
     map_name: str | None,
