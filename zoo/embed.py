@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write, write_json
+from ..particles.files import atomic_write
 from ._model_card import model_card
 from .entries import WEIGHTS, get_entry
 from .entry import CONFIG, MODEL
@@ -46,7 +46,7 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
         config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}
         contents = {f"{name}{EMBEDDED[path.name]}": path.read_bytes() for path in saved.iterdir()}
-        contents[f"{name}.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        contents[f"{name}.json"] = _plain(config)
         for file, data in contents.items():
             with atomic_write(WEIGHTS / file) as handle:
                 handle.write(data)
@@ -56,9 +56,15 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
 def restate(name: str, **fields: Any) -> None:
     """Replace fields of what is known of an embedded encoder; its weights stay."""
     path = WEIGHTS / f"{name}.json"
-    write_json(path, {**json.loads(path.read_text()), **fields}, overwrite=True)
+    config = {**json.loads(path.read_text()), **fields}
+    with atomic_write(path, overwrite=True) as handle:
+        handle.write(_plain(config))
     with atomic_write(WEIGHTS / f"{name}.md", overwrite=True) as handle:
         handle.write(model_card(get_entry(name)).encode())
+
+
+def _plain(config: dict[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @click.command()
