@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,7 +122,7 @@ def _warn_of_other_images(source: ParticleStack | Images, encoder: Encoder) -> N
 
 def prepared_batches(
     encoder: Encoder, source: ParticleStack | Images, batch_size: int, *, start: int = 0, progress: bool, desc: str
-) -> Iterator[tuple[range, Tensor]]:
+) -> AbstractContextManager[Iterator[tuple[range, Tensor]]]:
     """Rows and preprocessed images (B, 1, L, L) on the encoder's device; the next ones are being prepared meanwhile.
 
     The rows before ``start`` are left out; the others come in the batches in which they come without that.
@@ -148,13 +148,17 @@ def prepared_batches(
     return read_ahead(batches, prepare, total=len(source), progress=progress, desc=desc)
 
 
+@contextmanager
 def read_ahead(
     batches: Sequence[range], prepare: Callable[[range], T], *, total: int, progress: bool, desc: str
-) -> Iterator[tuple[range, T]]:
+) -> Iterator[Iterator[tuple[range, T]]]:
     """Batches of rows and what ``prepare`` makes of them; that of the next is being made while one is worked on."""
     done = batches[0].start if batches else total
     bar = tqdm(total=total, initial=done, desc=desc, unit="image", disable=not progress, smoothing=0.05)
-    with bar, ThreadPoolExecutor(1) as reader:
+
+    # Who stops in the middle leaves this to the garbage collector, which may run in the reader's thread: what has to be
+    # closed is not here.
+    def ahead() -> Iterator[tuple[range, T]]:
         pending = [reader.submit(prepare, rows) for rows in batches[:1]]
         for rows, following in zip_longest(batches, batches[1:]):
             prepared = pending.pop().result()
@@ -162,6 +166,9 @@ def read_ahead(
                 pending.append(reader.submit(prepare, following))
             yield rows, prepared
             bar.update(len(rows))
+
+    with bar, ThreadPoolExecutor(1) as reader:
+        yield ahead()
 
 
 @contextmanager

@@ -234,26 +234,32 @@ class _Work:
             noise = self._noise(poses)
             reach = self.matcher.reach if poses is None else None
             desc = "match" if poses is None else "refine"
-            work = read_ahead(batches, self._images, total=len(self.source), progress=progress, desc=desc)
             try:
-                for rows, (images, ctf) in work:
-                    group = self.group_of[rows.start : rows.stop].to(self.device)
-                    level = noise_levels(images) / self.levels[group]
-                    images = images / torch.where(level > 0, level, 1)[:, None, None]
-                    found = self.matcher(images, ctf, noise.rows(group), self._poses(poses, rows))
-                    believed = (found.amplitude > self.weak[group]) & (found.error < self.vague[group])
-                    weak = (~believed).nonzero()[:, 0]
-                    if poses is not None and len(weak):
-                        sought = self.matcher(images[weak], None if ctf is None else ctf[weak], noise.rows(group[weak]))
-                        better = sought.score > found.score[weak]
-                        found.put(weak[better], sought.of(better))
-                    parts.append(Matches(**{name: values.cpu() for name, values in vars(found).items()}))
-                    if on_batch is not None:
-                        on_batch(parts[-1])
+                with read_ahead(batches, self._images, total=len(self.source), progress=progress, desc=desc) as work:
+                    for rows, (images, ctf) in work:
+                        group = self.group_of[rows.start : rows.stop].to(self.device)
+                        parts.append(self._compared(images, ctf, noise, group, self._poses(poses, rows)))
+                        if on_batch is not None:
+                            on_batch(parts[-1])
             except KeyboardInterrupt as stop:
                 finished = self._table(parts, noise, reach) if parts else None
                 raise PredictionStopped(finished, len(self.source), getattr(stop, "signum", None)) from None
         return self._table(parts, noise, reach)
+
+    def _compared(
+        self, images: Tensor, ctf: CTF | None, noise: RadialNoise, group: Tensor, start: tuple[Tensor, Tensor] | None
+    ) -> Matches:
+        """The poses of a batch, (B,) of these optics groups; searched for where refined ones are not believed."""
+        level = noise_levels(images) / self.levels[group]
+        images = images / torch.where(level > 0, level, 1)[:, None, None]
+        found = self.matcher(images, ctf, noise.rows(group), start)
+        believed = (found.amplitude > self.weak[group]) & (found.error < self.vague[group])
+        weak = (~believed).nonzero()[:, 0]
+        if start is not None and len(weak):
+            sought = self.matcher(images[weak], None if ctf is None else ctf[weak], noise.rows(group[weak]))
+            better = sought.score > found.score[weak]
+            found.put(weak[better], sought.of(better))
+        return Matches(**{name: values.cpu() for name, values in vars(found).items()})
 
     def _matcher(self, volume: Volume, highest: float | None) -> Matcher:
         source = self.source

@@ -76,8 +76,8 @@ def predict(
         raise ValueError(f"{start} poses are done: no whole batches of {batch_size} of {len(source)} particles")
     tables = [] if done is None else [done]
     try:
-        with inference(encoder):
-            batches = prepared_batches(encoder, source, batch_size, start=start, progress=progress, desc="predict")
+        prepared = prepared_batches(encoder, source, batch_size, start=start, progress=progress, desc="predict")
+        with inference(encoder), prepared as batches:
             for rows, images in batches:
                 tables.append(_poses(source, rows, encoder(images)))
                 if on_batch is not None:

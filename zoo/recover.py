@@ -107,8 +107,9 @@ def recover_poses(
     generator = torch.Generator().manual_seed(seed)
     copied = torch.randperm(n, generator=generator)[:copies].sort().values
     originals, moved, moves = [], [], []
-    with inference(encoder):
-        for rows, images in prepared_batches(encoder, source, batch_size, progress=progress, desc="embed"):
+    prepared = prepared_batches(encoder, source, batch_size, progress=progress, desc="embed")
+    with inference(encoder), prepared as batches:
+        for rows, images in batches:
             originals.append(_checked(encoder(images), source.path, rows))
             chosen = copied[(copied >= rows.start) & (copied < rows.stop)]
             if len(chosen):

@@ -16,6 +16,7 @@ from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.training.data import Simulated
 from cryozoo.training.recipe import Recipe
+from cryozoo.zoo._source import read_ahead
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.predict import PredictionStopped, predict
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
@@ -256,3 +257,14 @@ def test_phases_are_flipped_by_the_ctf_of_the_table(tmp_path):
         flipping.predict(tmp_path / "particles.mrcs")
     with pytest.warns(BadInputWarning, match="their phases are taken as flipped already"):
         assert_poses(flipping.predict(by_hand, pixel_size=8.0), bare(plain, by_hand, 8.0))
+
+
+def test_who_stops_in_the_middle_leaves_nothing_to_close():
+    """The garbage collector may run in the thread that reads ahead, which cannot wait for itself."""
+    before = threading.active_count()
+    batches = [range(k, k + 2) for k in range(0, 8, 2)]
+    with read_ahead(batches, list, total=8, progress=False, desc="read") as work:
+        assert next(work) == (range(2), [0, 1])
+    assert threading.active_count() == before
+    with ThreadPoolExecutor(1) as another:
+        another.submit(work.close).result()
