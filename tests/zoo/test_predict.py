@@ -1,6 +1,7 @@
 """Prediction against the bare network, on files and in memory; real stacks in the dialects they came in."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import mrcfile
 import numpy as np
