@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -38,18 +37,12 @@ def shell(*words, code=None, **options):
 
 
 class TestHelp:
-    def test_is_quick_and_imports_nothing_heavy(self):
+    def test_imports_nothing_heavy(self):
         code = "import sys; from cryozoo.cli.main import main\ntry:\n    main(['--help'])\n"
         code += "finally:\n    print(*sys.modules, file=sys.stderr)"
-        spent = []
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            done = shell(code=code)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        done = shell(code=code)
         assert done.returncode == 0
         assert {"torch", "numpy", "yaml", "tqdm"}.isdisjoint(done.stderr.split())
-        assert min(spent) < 0.3, "seconds of processor time"
 
     def test_lists_every_verb(self, run):
         done = run("--help")
