@@ -60,16 +60,16 @@ def list_(pattern: str, pretrained: bool) -> None:
 )
 def info(name: str, picture: Path | None) -> None:
     """Show the facts of a part, of an encoder (<backbone>-<head>), or of trained weights (<backbone>-<head>.<tag>)."""
-    check_picture(picture)
-    if picture is not None:
-        _draw_map(load_encoder(name), picture)
     from ..zoo.entries import get_entry, whole_name
     from ..zoo.registry import split_name
 
-    if name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir():
-        entry = load_encoder(name).entry
-        assert entry is not None
-        _show_entry(entry)
+    check_picture(picture)
+    if picture is not None or name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir():
+        encoder = load_encoder(name)
+        assert encoder.entry is not None
+        if picture is not None:
+            _draw_map(encoder, picture)
+        _show_entry(encoder.entry)
     elif "-" not in name and whole_name(name) == name:
         _show_part(name)
     elif split_name(whole_name(name))[2] is None:

@@ -16,7 +16,7 @@ from ..imaging.volumes import load_volume
 from ..particles.ctf import CTF
 from ..particles.files import find_data
 from ..particles.stack import ParticleStack
-from ..zoo.match import match
+from ..zoo.match import evenly_spread, match
 from .data import Simulated
 from .recipe import Recipe
 
@@ -73,7 +73,7 @@ def _like(stack: ParticleStack, name: str, symmetry: str, progress: bool) -> Rec
     """For images like those of a stack."""
     volume = load_volume(name, image_size=stack.image_size, pixel_size=stack.pixel_size)
     diameter = measure_extent(volume).diameter
-    rows = np.unique(np.linspace(0, len(stack) - 1, min(_SAMPLE, len(stack))).astype(np.int64))
+    rows = evenly_spread(np.arange(len(stack)), _SAMPLE)
     # Nothing finer than what the network is going to see.
     resolution = 2 * max(_ROOM * diameter / _SIZE, stack.pixel_size)
     found = match(stack.subset(rows), name, symmetry=symmetry, resolution=resolution, progress=progress)

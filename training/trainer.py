@@ -153,7 +153,9 @@ class _Trainer:
         except BadArguments as error:
             raise BadInput(recipe.source, str(error), where=f"field {error.field}") from error
         self.learnt = [*self.encoder.parameters(), *self.objective.parameters()]
-        self.backbone = self.encoder.get_submodule("backbone").requires_grad_(recipe.backbone_lr > 0)
+        self.backbone = self.encoder.get_submodule("backbone")
+        if not recipe.backbone_lr:
+            self.backbone.requires_grad_(False)
         self.optimizer = make_optimizer(recipe, self.learnt, set(self.backbone.parameters()))
         self.averaged = self._state() if recipe.ema else None
         self.best: dict[str, Tensor] = {}

@@ -21,6 +21,11 @@ class HubError(OSError):
     """A repository cannot be reached or refuses access; one line that says which and what to do."""
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Whether no server answered: the library's transport is httpx or httpx2, whose exceptions are no OSError."""
+    return isinstance(error, ConnectionError) or type(error).__module__.startswith("httpx")
+
+
 class Store(Protocol):
     """Files by the names that ``config.json`` gives them.
 
@@ -147,8 +152,7 @@ class HubRepository:
         except errors.HfHubHTTPError as error:
             raise HubError(f"{label}: the server answers with status {error.response.status_code}") from None
         except Exception as error:
-            # The library's transport is httpx or httpx2, as it likes; its exceptions are no OSError.
-            if not isinstance(error, ConnectionError) and not type(error).__module__.startswith("httpx"):
+            if not is_unreachable(error):
                 raise
             hint = "offline there are local_files_only=True for what is in the cache, and local-dir:FOLDER"
             raise HubError(f"{label}: the server cannot be reached ({type(error).__name__}); {hint}") from None

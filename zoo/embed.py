@@ -15,7 +15,7 @@ from ..particles.files import atomic_write
 from ._model_card import model_card
 from .entries import WEIGHTS, get_entry
 from .entry import CONFIG, MODEL
-from .pretrained import EMBEDDED, load_pretrained, save_pretrained
+from .pretrained import EMBEDDED, config_bytes, load_pretrained, save_pretrained
 
 LARGEST = 2_000_000
 """Bytes: what every installation carries must stay small; larger weights belong on the Hub."""
@@ -46,7 +46,7 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
         config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}
         contents = {f"{name}{EMBEDDED[path.name]}": path.read_bytes() for path in saved.iterdir()}
-        contents[f"{name}.json"] = _plain(config)
+        contents[f"{name}.json"] = config_bytes(config)
         for file, data in contents.items():
             with atomic_write(WEIGHTS / file) as handle:
                 handle.write(data)
@@ -58,13 +58,9 @@ def restate(name: str, **fields: Any) -> None:
     path = WEIGHTS / f"{name}.json"
     config = {**json.loads(path.read_text()), **fields}
     with atomic_write(path, overwrite=True) as handle:
-        handle.write(_plain(config))
+        handle.write(config_bytes(config))
     with atomic_write(WEIGHTS / f"{name}.md", overwrite=True) as handle:
         handle.write(model_card(get_entry(name)).encode())
-
-
-def _plain(config: dict[str, Any]) -> bytes:
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @click.command()

@@ -24,7 +24,7 @@ from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import Particles, opened
 from .entry import Entry
-from .match import match
+from .match import evenly_spread, match
 from .match import refine as refine_poses
 from .parts import BadArguments, argument_names, blaming, load_part, make_part
 from .predict import predict
@@ -220,7 +220,7 @@ class PoseEncoder(Meaning):
         own, symmetry = self.own_map(), "C1" if self.entry is None else self.entry.symmetry
         device = next(self.parameters()).device
         source = opened(particles, pixel_size, open_args, of_images=self.preprocessing.pixel_size)
-        rows = np.unique(np.linspace(0, len(source) - 1, min(images, len(source))).astype(np.int64))
+        rows = evenly_spread(np.arange(len(source)), images)
         of_images = None if isinstance(source, ParticleStack) else source.pixel_size
         few = source.subset(rows) if isinstance(source, ParticleStack) else source.images(rows)
         return match(few, own, symmetry=symmetry, pixel_size=of_images, device=device, progress=progress).fit

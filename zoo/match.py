@@ -281,7 +281,7 @@ class _Work:
         self.matcher = self._matcher(self.volume, highest if self.highest is None else self.highest)
         shells, levels, weak, vague, informative = [], [], [], [], 0.0
         for number in range(int(self.group_of.max()) + 1):
-            rows = _spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
+            rows = evenly_spread(np.flatnonzero(self.group_of.numpy() == number), _SAMPLE)
             images, ctf = self._images(rows)
             level = noise_levels(images)
             levels.append(level.median())
@@ -298,7 +298,7 @@ class _Work:
         if self.highest is None and informative < 0.95 * self.matcher.likelihood.highest:
             self.matcher = self._matcher(self.volume, informative)
         particles = np.flatnonzero(~looks_like_no_particle(sample.found).cpu().numpy())
-        few = _spread(particles if len(particles) > _FIT // 2 else np.arange(len(sample.images)), _FIT)
+        few = evenly_spread(particles if len(particles) > _FIT // 2 else np.arange(len(sample.images)), _FIT)
         self.fit = self._measured_fit(sample.of(torch.from_numpy(few).to(self.device)))
         return RadialNoise(torch.stack(shells), self.matcher.likelihood.box)
 
@@ -365,6 +365,6 @@ def _pooled(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return rank[place.reshape(-1)]
 
 
-def _spread(rows: np.ndarray, count: int) -> NDArray[np.int64]:
+def evenly_spread(rows: np.ndarray, count: int) -> NDArray[np.int64]:
     """At most so many of the rows, evenly."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]

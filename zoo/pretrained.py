@@ -126,7 +126,7 @@ def save_pretrained(
     facts = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     config = {**entry.to_config(), "files": facts}
     files = {
-        CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+        CONFIG: config_bytes(config),
         CARD: model_card(Entry.from_config({**config, "source": entry.source}, label)).encode(),
         **files,
     }
@@ -387,6 +387,11 @@ def _self_test(encoder: PoseEncoder, store: Store, entry: Entry) -> None:
                 expected=f"at most {_TOLERANCE:g}",
                 hint="these are other weights, or this cryozoo or torch computes something else",
             )
+
+
+def config_bytes(config: Mapping[str, Any]) -> bytes:
+    """The content of ``config.json``."""
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _serialise(tensors: dict[str, Tensor], label: str) -> bytes:

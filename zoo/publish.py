@@ -10,16 +10,15 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import click
-import torch
 
 from ..particles.errors import BadInput
 from ._model_card import model_card
-from ._stores import HubError, HubRepository
+from ._stores import HubError, HubRepository, is_unreachable
 from .embed import restate
 from .encoder import PoseEncoder
 from .entries import get_entry, list_encoders
 from .entry import CARD, CONFIG
-from .pretrained import load_pretrained, open_store, save_pretrained
+from .pretrained import config_bytes, load_pretrained, open_store, save_pretrained
 
 PUBLISHED = "published"
 """Field of an embedded entry: where it is published, too."""
@@ -49,7 +48,7 @@ def repository_files(name: str, repository: str) -> dict[str, bytes]:
     config = json.loads(store.get(CONFIG).read_bytes())
     for field in ("source", PUBLISHED):
         config.pop(field, None)
-    files = {CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
+    files = {CONFIG: config_bytes(config)}
     files[CARD] = model_card(replace(entry, source=f"hf-hub:{repository}")).encode()
     return files | {file: store.get(file).read_bytes() for file in entry.files}
 
@@ -71,7 +70,7 @@ def publish(name: str, repository: str, *, private: bool = False) -> Published:
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    files = repository_files(name, repository)
+    files, entry = repository_files(name, repository), open_store(name)[1]
     where = f"hf-hub:{repository}"
     with _explained(where):
         api = HfApi()
@@ -85,9 +84,11 @@ def publish(name: str, repository: str, *, private: bool = False) -> Published:
         if old is not None and all(f in there and old.get(f).read_bytes() == files[f] for f in (CONFIG, CARD)):
             return Published(old.source, changed=False)
         operations = [CommitOperationAdd(file, data) for file, data in files.items()]
-        commit = api.create_commit(repository, operations, commit_message=open_store(name)[1].full_name)
+        commit = api.create_commit(repository, operations, commit_message=entry.full_name)
     source = f"{where}@{commit.oid}"
-    _check_same(load_pretrained(name), load_pretrained(source), source)
+    found = load_pretrained(source).entry  # which holds every file to what is said of it here
+    if found is None or found.files != entry.files:
+        raise HubError(f"{source}: not what was sent")
     return Published(source, changed=True)
 
 
@@ -111,13 +112,6 @@ def push_to_hub(encoder: PoseEncoder, repository: str, *, private: bool = False,
         return publish(f"local-dir:{scratch}/model", repository, private=private).source
 
 
-def _check_same(sent: PoseEncoder, found: PoseEncoder, source: str) -> None:
-    expected = sent.state_dict()
-    for name, tensor in found.state_dict().items():
-        if not torch.equal(tensor, expected[name]):
-            raise HubError(f"{source}: {name} is not what was sent")
-
-
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
     """Turn the library's exceptions into one line each."""
@@ -134,8 +128,7 @@ def _explained(where: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise BadInput(where, str(error).split("\n")[0], expected="owner/repo") from None
     except Exception as error:
-        # The library's transport is httpx or httpx2, as it likes; its exceptions are no OSError.
-        if not isinstance(error, ConnectionError) and not type(error).__module__.startswith("httpx"):
+        if not is_unreachable(error):
             raise
         raise HubError(
             f"{where}: the server cannot be reached ({type(error).__name__}); nothing is published"

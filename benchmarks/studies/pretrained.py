@@ -19,6 +19,7 @@ from typing import Any
 
 from ...zoo.embed import restate
 from ...zoo.entries import get_entry, list_encoders
+from ...zoo.entry import FRAME
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
 from .figures import measured_at, measured_before, write_figures
@@ -98,7 +99,7 @@ def measure(images: int = 1000) -> dict[str, Any]:
     figures: dict[str, Any] = {"rows": rows, "images": images, "seed": _SEED}
     done = {row["encoder"] for row in rows}
     for name in list_encoders(pretrained=True):
-        if name not in done and "frame.mrc" in get_entry(name).files:
+        if name not in done and FRAME in get_entry(name).files:
             rows.append({**run(name, images), **here})
             write_figures("pretrained", figures)
             over_noise = {"at": rows[-1]["at"], "images": images, "seed": _SEED, **here}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...zoo.entries import WEIGHTS, get_entry, list_encoders
+from ...zoo.entry import FRAME
 from ...zoo.provenance import provenance
 from ..runs import markdown_table
 from .figures import measured_at, measured_before, write_figures
@@ -78,7 +79,7 @@ def measure(stacks: int = 3) -> dict[str, Any]:
     figures: dict[str, Any] = {"rows": rows, "stacks": stacks}
     done = {row["encoder"] for row in rows}
     for name in list_encoders(pretrained=True):
-        if name not in done and "frame.mrc" in get_entry(name).files:
+        if name not in done and FRAME in get_entry(name).files:
             rows.append({**run(name, stacks), **here})
             write_figures("strangers", figures)
     return figures
