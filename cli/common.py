@@ -19,6 +19,7 @@ from ..particles.errors import BadInput, BadInputWarning
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from ..particles.poses import PoseTable
     from ..particles.stack import ParticleStack
@@ -338,6 +339,12 @@ def format_table(rows: Sequence[Sequence[str]], *, indent: str = "") -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(indent + line.rstrip() for line in cells)
+
+
+def moved_by(rotation: Tensor, shift: Tensor) -> str:
+    """Words for how a map was moved: (3, 3), and (3,) in Angstrom."""
+    turn = math.degrees(math.acos(min(max((float(rotation.trace()) - 1) / 2, -1), 1)))
+    return f"turned by {turn:.1f} degrees and shifted by ({', '.join(f'{value:.1f}' for value in shift.tolist())}) A"
 
 
 def metrics_table(metrics: Mapping[str, Any], *, indent: str = "") -> str:

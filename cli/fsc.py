@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from .common import (
     check_output,
     check_picture,
     format_table,
+    moved_by,
     overwrite_option,
     verb,
 )
@@ -128,10 +128,8 @@ def _align(first: Volume, second: Volume, path: Path, *, overwrite: bool) -> Vol
     from ..particles.mrc_writer import write_volume
 
     found = align_map(first, second)
-    turn = math.degrees(math.acos(min(max((float(found.rotation.trace()) - 1) / 2, -1), 1)))
-    shift = ", ".join(f"{value:.1f}" for value in found.shift.tolist())
     mirrored = "mirrored at z = 0, " if found.mirrored else ""
-    click.echo(f"A was {mirrored}turned by {turn:.1f} degrees and shifted by ({shift}) A: {path}")
+    click.echo(f"A was {mirrored}{moved_by(found.rotation, found.shift)}: {path}")
     write_volume(path, found.aligned.data.numpy(), found.aligned.pixel_size, overwrite=overwrite)
     return found.aligned
 

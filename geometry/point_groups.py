@@ -32,12 +32,11 @@ _POLYHEDRAL: dict[str, _Generators] = {
 _POLYHEDRAL["I"] = _POLYHEDRAL["I2"]
 
 
-def point_group(name: str) -> Tensor:
-    """The rotations of a point group in RELION's axes, float64 (K, 3, 3), the identity first.
+def generating_axes(name: str) -> tuple[Tensor, list[int]]:
+    """Axes whose turns generate a point group: unit vectors, float64 (1 or 2, 3), and how many turns are a whole one.
 
     Args:
-        name: ``Cn`` (n-fold on z), ``Dn`` (n-fold on z, two-fold on x), ``T`` (three-fold on z), ``O`` (four-folds on
-            x, y, z), ``I`` = ``I2`` (two-folds on x, y, z), ``I1``, ``I3`` or ``I4``; upper or lower case.
+        name: as of :func:`point_group`.
 
     Raises:
         ValueError: no such group. Groups with mirrors have no meaning for projections of chiral molecules.
@@ -50,8 +49,21 @@ def point_group(name: str) -> Tensor:
     else:
         raise ValueError(f"point group {name!r}, expected Cn, Dn (n from 1 to 999), T, O, I, I1, I2, I3 or I4")
     axes = torch.nn.functional.normalize(torch.tensor([axis for _, axis in generators], dtype=torch.float64), dim=-1)
-    angles = torch.tensor([2 * torch.pi / fold for fold, _ in generators], dtype=torch.float64)
-    generating = rotvec_to_matrix(axes * angles[:, None])
+    return axes, [fold for fold, _ in generators]
+
+
+def point_group(name: str) -> Tensor:
+    """The rotations of a point group in RELION's axes, float64 (K, 3, 3), the identity first.
+
+    Args:
+        name: ``Cn`` (n-fold on z), ``Dn`` (n-fold on z, two-fold on x), ``T`` (three-fold on z), ``O`` (four-folds on
+            x, y, z), ``I`` = ``I2`` (two-folds on x, y, z), ``I1``, ``I3`` or ``I4``; upper or lower case.
+
+    Raises:
+        ValueError: as :func:`generating_axes`.
+    """
+    axes, folds = generating_axes(name)
+    generating = rotvec_to_matrix(axes * (2 * torch.pi / torch.tensor(folds, dtype=torch.float64)[:, None]))
     group = torch.eye(3, dtype=torch.float64)[None]
     done = 0
     while done < len(group):

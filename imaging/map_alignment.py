@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..geometry.distances import geodesic_distance
 from ..geometry.grids import so3_grid
 from ..geometry.rotations import rotvec_to_matrix
 from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, shell_number
@@ -86,22 +87,23 @@ def align_map(moving: Volume, reference: Volume, *, mirror: bool = True) -> MapA
     _check(moving, reference)
     size = min(moving.size, _BOX)
     spectra = _spectrum(moving.data, size), _spectrum(reference.data, size)
-    last = (size - 1) // 2
-    table = _Table(centred_ifft(spectra[0]), last, gradient=True)
-    found = _searched(_Shells(*spectra, min(_GRID_SHELLS, last)), table, mirror)
-    for candidates, shells in _STAGES:
-        # The best come first. Some of either hand are kept, for at low resolution the hands differ by little.
-        kept = torch.cat([(found.mirrored == hand).nonzero()[:candidates, 0] for hand in (False, True)])
-        found = found[kept.sort().values]
-        compared = _Shells(*spectra, min(shells or last, last))
-        if shells is None:
-            compared = compared.weighted(compared.correlations(table, found[:1])[0])
-        found = _refined(compared, table, found)
+    found = _found(*spectra, so3_grid(_GRID_ORDER), mirror)
     rotation, shift = found.rotation[0].double(), found.shift[0].double() * moving.size * moving.pixel_size
     mirrored = bool(found.mirrored[0])
     aligned = transform_map(moving, rotation, shift, mirrored=mirrored)
     a, b = (volume.data.double() - volume.data.double().mean() for volume in (aligned, reference))
     return MapAlignment(rotation, shift, mirrored, float((a * b).sum() / (a.norm() * b.norm())), aligned)
+
+
+def self_alignment(volume: Volume, turns: Tensor, within: float) -> tuple[Tensor, Tensor]:
+    """The turn and the shift that lay a map best over itself, ``within`` radians of one of ``turns``, (N, 3, 3).
+
+    Returns:
+        (3, 3) float64 and (3,) in Angstrom: what is at x is at ``rotation @ x + shift`` after them.
+    """
+    spectrum = _spectrum(volume.data, min(volume.size, _BOX))
+    found = _found(spectrum, spectrum, turns, mirror=False, within=within)
+    return found.rotation[0].double(), found.shift[0].double() * volume.size * volume.pixel_size
 
 
 def transform_map(volume: Volume, rotation: Tensor, shift: Tensor, *, mirrored: bool = False) -> Volume:
@@ -125,6 +127,24 @@ def transform_map(volume: Volume, rotation: Tensor, shift: Tensor, *, mirrored: 
         k = torch.stack([x, y, torch.full_like(x, plane)], -1)[inside].float()
         spectrum[plane][:, : last + 1][inside] = table.placed(k, placement)[0, :, 0]
     return Volume(torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(size,) * 3)), volume.pixel_size)
+
+
+def _found(moving: Tensor, reference: Tensor, grid: Tensor, mirror: bool, within: float = torch.pi) -> _Placements:
+    """The best way to lay a map with one spectrum over one with another, from rotations (N, 3, 3)."""
+    last = (len(moving) - 1) // 2
+    table = _Table(centred_ifft(moving), last, gradient=True)
+    found = _searched(_Shells(moving, reference, min(_GRID_SHELLS, last)), table, grid.float(), mirror)
+    for candidates, shells in _STAGES:
+        # The best come first. Some of either hand are kept, for at low resolution the hands differ by little.
+        kept = torch.cat([(found.mirrored == hand).nonzero()[:candidates, 0] for hand in (False, True)])
+        found = found[kept.sort().values]
+        compared = _Shells(moving, reference, min(shells or last, last))
+        if shells is None:
+            compared = compared.weighted(compared.correlations(table, found[:1])[0])
+        found, before = _refined(compared, table, found), found
+        near = geodesic_distance(found.rotation[:, None].double(), grid.double()).amin(1) <= within
+        found = found[near] if near.any() else before
+    return found
 
 
 def _check(moving: Volume, reference: Volume) -> None:
@@ -209,14 +229,13 @@ class _Shells:
         return new
 
 
-def _searched(compared: _Shells, table: _Table, mirror: bool) -> _Placements:
-    """All rotations of the grid, in either hand, with their best shifts; the best first."""
+def _searched(compared: _Shells, table: _Table, grid: Tensor, mirror: bool) -> _Placements:
+    """All rotations of a grid, in either hand, with their best shifts; the best first."""
     size = 2 * compared.shells + 2
     x, y, z = compared.k.long().unbind(-1)
     place = ((z % size) * size + y % size) * (size // 2 + 1) + x
     # irfftn counts samples with x > 0 twice, for their conjugates; with x = 0 it expects these, and finds zeros.
     target = compared.reference * compared.scale * torch.where(x == 0, 2, 1)
-    grid = so3_grid(_GRID_ORDER).float()
     scores, cells = [], []
     for block in grid.split(_BLOCK):
         seen = table.at(compared.k, block)[:, :, 0]

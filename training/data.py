@@ -7,6 +7,7 @@ of its own with the same few names (:class:`DataSource`).
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -21,7 +22,7 @@ from ..imaging.frame_map import make_frame_map
 from ..imaging.preprocessing import CTFCorrection, Preprocessing
 from ..imaging.simulate import Imaging, Simulator
 from ..imaging.volumes import Volume, load_volume
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 from ..particles.fields import (
     BOOLEAN,
     Rule,
@@ -37,6 +38,7 @@ from ..particles.fields import (
     whole,
 )
 from ..particles.files import find_data
+from ..zoo.match_checks import symmetry_doubt
 from .batches import DEFAULT_SPLIT, FIXED_SEED, TEST_SEED, VALIDATION_SEED, FixedSet, OnTheFly, TrainingData, draw
 
 _FEWEST = 2
@@ -158,6 +160,8 @@ class Simulated:
     ) -> OnTheFly | FixedSet:
         """Simulate what is fixed."""
         simulator = self.simulator(image_size, pixel_size).to(device)
+        for doubt in symmetry_doubt(simulator.projector, self.volume, self.symmetry):
+            warnings.warn(BadInputWarning(doubt), stacklevel=3)
         preprocessing = Preprocessing(image_size, simulator.projector.pixel_size, self.ctf)
         if self.images is None:
             seeds = VALIDATION_SEED, TEST_SEED

@@ -19,6 +19,7 @@ from ..imaging.match import Matcher
 from ..imaging.noise import RadialNoise, noise_levels
 from ..imaging.pose_posterior import Matches
 from ..imaging.preprocessing import divide_by_modulus
+from ..imaging.projector import Projector
 from ..imaging.volumes import Volume
 from ..particles.ctf import CTF, CTFModulus
 from ..particles.errors import BadInput, BadInputWarning
@@ -215,7 +216,8 @@ class _Work:
         self.reach = reach
         self.highest = None if resolution is None else 1 / resolution
         self.doubts: list[str] = []
-        self._doubt(symmetry_doubt(self.volume, self.name, symmetry, self.group))
+        if len(self.group) > 1:
+            self._doubt(symmetry_doubt(Projector(self.volume), self.name, symmetry))
 
     def run(
         self,

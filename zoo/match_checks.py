@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..geometry.point_groups import point_group
 from ..geometry.sampling import random_rotations
 from ..imaging.extent import check_fits, measure_extent
 from ..imaging.fourier import crop_or_zero_pad
@@ -100,18 +101,17 @@ def _faces(data: Tensor) -> Tensor:
     return torch.cat([data.select(axis, end).flatten() for axis in range(3) for end in (0, -1)])
 
 
-def symmetry_doubt(volume: Volume, name: str, symmetry: str, group: Tensor) -> Iterator[str]:
-    """What speaks against a point group (K, 3, 3) of a map: projections that differ between mates."""
-    if len(group) > 1:
-        projector = Projector(volume)
-        rotation = random_rotations(8, generator=torch.Generator().manual_seed(0)).to(volume.data.device)
+def symmetry_doubt(projector: Projector, name: str, symmetry: str) -> Iterator[str]:
+    """What speaks against the point group of a map: projections that differ between mates."""
+    if len(group := point_group(symmetry)) > 1:
+        rotation = random_rotations(8, generator=torch.Generator().manual_seed(0)).to(projector.frequency.device)
         mates = [projector(rotation @ mate.to(rotation)).flatten(1) for mate in group]
         first, *others = [(images - images.mean(1, keepdim=True)) for images in mates]
         alike = min(float(torch.cosine_similarity(first, other).mean()) for other in others)
         if alike < _SYMMETRIC:
             yield (
                 f"{name} is not {symmetry} in RELION's axes: projections of its mates correlate to {alike:.2f}; poses "
-                "may be those of false mates (C1 has none)"
+                "may be those of false mates (cryozoo align-symmetry turns a map to these axes; C1 has none)"
             )
 
 

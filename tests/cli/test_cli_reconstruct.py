@@ -10,6 +10,7 @@ import starfile
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryozoo.geometry.point_groups import point_group
 from cryozoo.imaging.fsc import fourier_shell_correlation
 from cryozoo.imaging.map_alignment import transform_map
 from cryozoo.imaging.masks import spherical_mask
@@ -289,6 +290,24 @@ class TestFscOfHalves:
         assert again.code == 3
         assert "laid.mrc: exists already" in again.err
         assert "a map, .mrc" in run(*words, "--aligned", tmp_path / "laid.txt").err
+
+    def test_symmetry_axes_are_laid_where_relion_has_them(self, run, tmp_path):
+        chain = np.random.default_rng(0).normal(size=(40, 3)) * 12 + [40, 10, 20]
+        turn = Rotation.from_rotvec([0.4, -0.7, 0.5]).as_matrix()
+        atoms = np.concatenate([chain @ mate.T for mate in point_group("C3").numpy()]) @ turn.T
+        off = Volume.from_atoms(atoms, np.ones(len(atoms)), size=48, pixel_size=5.0)
+        write_volume(tmp_path / "off.mrc", off.data.numpy(), 5.0)
+        words = ("align-symmetry", tmp_path / "off.mrc", "-o", tmp_path / "laid.mrc", "--symmetry")
+        done = run(*words, "C3")
+        assert done.code == 0
+        assert "its mates correlate to 0.99" in done.out
+        laid = Volume.load(tmp_path / "laid.mrc")
+        mate = transform_map(laid, point_group("C3")[1], torch.zeros(3))
+        assert np.corrcoef(laid.data.flatten(), mate.data.flatten())[0, 1] > 0.98
+        assert "exists already" in run(*words, "C3").err
+        assert "seems not to be C5" in run(*words, "C5", "--overwrite").err
+        assert "C1 has no axes" in run(*words, "C1", "--overwrite").err
+        assert "--size and --pixel-size" in run("align-symmetry", "x.pdb", *words[2:], "C3", "--overwrite").err
 
     def test_opposite_signs_are_said(self, run, maps):
         write_volume(maps / "negative.mrc", -read_volume(maps / "density.mrc")[0], 4.0)

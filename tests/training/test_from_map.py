@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from cryozoo.imaging.extent import measure_extent
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.volumes import Volume
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.training.data import Simulated
 from cryozoo.training.from_map import recipe_from_map
@@ -45,6 +46,12 @@ def test_the_map_alone(volume, map_name):
     assert recipe.data.ctf == "phase_flip"
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert recipe_from_map(map_name, symmetry="C2").data.symmetry == "C2"
+
+
+def test_a_map_off_its_axes_is_told(map_name):
+    data = Simulated(str(map_name), Imaging(), symmetry="C3", held_out=16)
+    with pytest.warns(BadInputWarning, match="is not C3 in RELION's axes"):
+        data.open(SIZE, PIXEL, torch.device("cpu"))
 
 
 def test_images_say_what_they_are_like(volume, map_name, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryozoo.geometry.point_groups import point_group
 from cryozoo.imaging.noise import RadialNoise, noise_levels
+from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.volumes import Volume, load_volume
 from cryozoo.particles.errors import BadInput, BadInputWarning
@@ -86,12 +86,13 @@ def test_arguments_out_of_range(words):
 
 
 def test_false_symmetries(volume, data):
-    doubts = list(symmetry_doubt(volume, "m.mrc", "D7", point_group("D7")))
+    projector = Projector(volume)
+    doubts = list(symmetry_doubt(projector, "m.mrc", "D7"))
     assert "m.mrc is not D7 in RELION's axes" in doubts[0]
-    assert not list(symmetry_doubt(volume, "m.mrc", "C1", point_group("C1")))
+    assert not list(symmetry_doubt(projector, "m.mrc", "C1"))
     data("structures/5a1a.npz")
     true = load_volume("structures/5a1a.npz", image_size=48, pixel_size=5.0)
-    assert not list(symmetry_doubt(true, "5a1a", "D2", point_group("D2")))
+    assert not list(symmetry_doubt(Projector(true), "5a1a", "D2"))
 
 
 def test_a_map_by_another_name_has_its_own_voxels(volume, tmp_path: Path):
