@@ -19,6 +19,7 @@ from .noise import RadialNoise
 from .pose_posterior import Matches
 
 _SCALE = 0.03  # of the pixel sizes that are tried
+_FEW = 16  # images of which the negatives are searched for: the difference is large
 _CLEARLY = 5.0  # standard errors
 _LEAST = 0.5  # of the finer half in simulated images; with less, poses from the coarser half are hardly known
 
@@ -94,7 +95,8 @@ def measure_fit(matcher: Matcher, voxel: float, sample: Sample) -> MapFit:
         return matcher(images, ctf, noise, poses).score.double()
 
     here = scores(matcher)
-    others = {"negatives": matcher(-images, ctf, noise, start).score.double()}
+    few = sample.of(torch.arange(min(_FEW, len(here)), device=here.device))
+    others = {"negatives": matcher(-few.images, few.ctf, noise, few.start).score.double()}
     if ctf is not None:
         others["no CTF"] = scores(matcher, ctf=None)
         others["phases flipped"] = scores(matcher, ctf=CTFModulus(**vars(ctf)))
@@ -104,7 +106,11 @@ def measure_fit(matcher: Matcher, voxel: float, sample: Sample) -> MapFit:
         mirror = torch.tensor([1.0, 1.0, -1.0], device=images.device)
         mates = mirror[:, None] * start[0] * mirror, start[1]
         others["mirrored map"] = matcher(images, ctf, noise, mates).score.double()
-    better = {name: float(values.sum() / here.sum() - 1) for name, values in others.items() if _above(values - here)}
+    better = {}
+    for name, values in others.items():
+        of_these = here[: len(values)]
+        if _above(values - of_these):
+            better[name] = float(values.sum() / of_these.sum() - 1)
     common = matcher.likelihood.highest / (1 + _SCALE)  # which all pixel sizes have
     smaller, middle, larger = (scores(matcher.limited(common, 1 + sign * _SCALE)) for sign in (-1, 0, 1))
     # The vertex of the parabola through three scores, and its error by leaving out each image in turn.

@@ -24,7 +24,7 @@ from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import Particles, opened
 from .entry import Entry
-from .match import evenly_spread, match
+from .match import evenly_spread, fit_map
 from .match import refine as refine_poses
 from .parts import BadArguments, argument_names, blaming, load_part, make_part
 from .predict import predict
@@ -199,7 +199,6 @@ class PoseEncoder(Meaning):
         *,
         images: int = 24,
         pixel_size: float | None = None,
-        progress: bool = False,
         **open_args: Any,
     ) -> MapFit:
         """How well some images agree with :attr:`frame_map`: are they of the molecule that the encoder knows?
@@ -223,7 +222,7 @@ class PoseEncoder(Meaning):
         rows = evenly_spread(np.arange(len(source)), images)
         of_images = None if isinstance(source, ParticleStack) else source.pixel_size
         few = source.subset(rows) if isinstance(source, ParticleStack) else source.images(rows)
-        return match(few, own, symmetry=symmetry, pixel_size=of_images, device=device, progress=progress).fit
+        return fit_map(few, own, symmetry=symmetry, pixel_size=of_images, device=device)
 
     def recover(
         self,

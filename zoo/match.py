@@ -147,6 +147,22 @@ def match(
     return work.run(None, progress, done, on_batch)
 
 
+def fit_map(
+    particles: Particles,
+    map: str | Path | Volume,
+    *,
+    symmetry: str = "C1",
+    pixel_size: float | None = None,
+    device: torch.device | str | None = None,
+    **open_args: Any,
+) -> MapFit:
+    """How well a map fits to some particle images, without the poses; arguments and warnings as of :func:`match`."""
+    work = _Work(opened(particles, pixel_size, open_args), map, symmetry, None, None, device)
+    with torch.inference_mode():
+        work.prepare(None)
+    return work.fit
+
+
 def refine(
     particles: Particles,
     map: str | Path | Volume,
@@ -233,7 +249,7 @@ class _Work:
         parts = [] if done is None else [done]
         batches = [range(k, min(k + _BATCH, len(self.source))) for k in range(start, len(self.source), _BATCH)]
         with torch.inference_mode():
-            noise = self._noise(poses)
+            noise = self.prepare(poses)
             reach = self.matcher.reach if poses is None else None
             desc = "match" if poses is None else "refine"
             try:
@@ -277,8 +293,11 @@ class _Work:
         rotation, shift = (torch.from_numpy(v[np.asarray(rows)]).float() for v in (poses.rotation, poses.shift))
         return rotation.to(self.device), shift.to(self.device)
 
-    def _noise(self, poses: PoseTable | None) -> RadialNoise:
-        """That of every optics group; the matcher is left with the frequencies that tell something."""
+    def prepare(self, poses: PoseTable | None) -> RadialNoise:
+        """The noise of every optics group, from some of its images, and how the map fits to those of the largest.
+
+        The matcher is left with the frequencies that tell something.
+        """
         highest = _MOST_PERIODS / (self.source.image_size * self.source.pixel_size)
         self.matcher = self._matcher(self.volume, highest if self.highest is None else self.highest)
         shells, levels, weak, vague, informative = [], [], [], [], 0.0
