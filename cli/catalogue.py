@@ -12,7 +12,6 @@ import click
 from .common import check_picture, format_table, load_encoder, metrics_table, verb
 
 if TYPE_CHECKING:
-    from ..zoo.encoder import PoseEncoder
     from ..zoo.entry import Entry
     from ..zoo.registry import Part
 
@@ -68,7 +67,9 @@ def info(name: str, picture: Path | None) -> None:
         encoder = load_encoder(name)
         assert encoder.entry is not None
         if picture is not None:
-            _draw_map(encoder, picture)
+            from ..zoo.figures import frame_figure, save_figure
+
+            save_figure(frame_figure(encoder), picture)
         _show_entry(encoder.entry)
     elif "-" not in name and whole_name(name) == name:
         _show_part(name)
@@ -158,26 +159,21 @@ def _symmetry(group: str | None) -> str:
     return f"{group}, exactly" if PlaneGroup(group).exact else f"{group}, as far as the grid of pixels allows"
 
 
-def _draw_map(encoder: PoseEncoder, path: Path) -> None:
-    from ..zoo.figures import map_figure, save_figure
-
-    volume, entry = encoder.own_map(), encoder.entry
-    assert entry is not None
-    molecule = entry.molecule.name if entry.molecule else entry.full_name
-    save_figure(map_figure(volume, title=f"{molecule}, {volume.size} voxels of {volume.pixel_size:.2f} A"), path)
-
-
 def _show_entry(entry: Entry) -> None:
     from ..zoo.columns import columns
 
-    molecule, metrics = entry.molecule, entry.metrics
+    molecule, metrics, licences = entry.molecule, entry.metrics, entry.licences
     rows = [
         ("source", entry.source),
         ("molecule", f"{molecule.name} ({molecule.source}, {molecule.symmetry})" if molecule else "unknown"),
         ("images", f"{entry.image_size} x {entry.image_size} pixels of {entry.pixel_size:g} A"),
         ("parameters", f"{entry.parameters:,}"),
-        *((c.line, str(metrics[c.key])) for c in columns("provenance") if metrics.get(c.key) is not None),
+        ("superseded by", entry.superseded_by),
+        *((f"licence of {kind}", name) for kind, name in (vars(licences) if licences else {}).items()),
+        ("cite", entry.citation),
+        *((c.line, metrics.get(c.key)) for c in columns("provenance")),
     ]
-    click.echo(f"{entry.full_name}\n{format_table(rows, indent='  ')}")
+    known = [(name, str(value)) for name, value in rows if value is not None]
+    click.echo(f"{entry.full_name}\n{format_table(known, indent='  ')}")
     if shown := metrics_table(metrics, indent="  "):
         click.echo(f"\non its test set\n{shown}")

@@ -44,19 +44,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     return groups, json.loads(metadata["state"])
 
 
-def has_other_steps(path: Path, state: Mapping[str, Any], recipe: Recipe, table: str | None) -> bool:
+def has_other_steps(path: Path, state: Mapping[str, Any], recipe: Recipe, digest: str | None) -> bool:
     """Whether the checkpoint's recipe differs from this one in its number of steps, of which more are to do.
 
     Raises:
-        BadInput: it differs in anything else, so many steps are done already, or the table of particles is another.
+        BadInput: it differs in anything else, so many steps are done already, or the file with the data is another.
     """
     ours, theirs = recipe.to_dict(), _todays(state["recipe"])
     changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     hint = "use another folder, or --restart"
     if changed and changed != ["steps"]:
         raise BadInput(path, f"was made by another recipe (differs in {', '.join(changed)})", hint=hint)
-    if state.get("table") != table:
-        raise BadInput(path, "was trained on another table of particles", hint=hint)
+    if state.get("table") not in (None, digest):  # none was kept of maps once
+        raise BadInput(path, "was trained on another file of that name: a map or table has changed", hint=hint)
     if changed and recipe.steps <= state["step"]:
         expected = f"more than the {state['step']} that {path} has done already"
         raise BadInput(recipe.source, str(recipe.steps), where="field steps", expected=expected, hint=hint)

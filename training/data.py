@@ -57,7 +57,7 @@ class DataSource(Protocol):
         """Read or simulate what is needed, for images of this box; ``pixel_size`` None takes the data's own."""
 
     def digest(self) -> str | None:
-        """Of the table that was read, by which a changed one is noticed; None where there is none."""
+        """Sha256 of the file that was read, by which a changed one is noticed; None where there is none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, of which the source is made again."""
@@ -179,8 +179,9 @@ class Simulated:
             validation, test = fixed.validation, fixed.test
         return OnTheFly(simulator, preprocessing, validation, test, noise_ramp=self.noise_ramp, junk=self.junk)
 
-    def digest(self) -> None:
-        """None: no table is read."""
+    def digest(self) -> str | None:
+        """Of the map or model; None for a phantom, which its seed makes."""
+        return None if self.volume.startswith("phantom:") else _sha256(self.volume)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, those of the imaging beside the others."""
@@ -240,11 +241,15 @@ class Recorded:
 
     def digest(self) -> str:
         """Of the table."""
-        return hashlib.sha256(find_data(self.particles).read_bytes()).hexdigest()
+        return _sha256(self.particles)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
         return _given(self)
+
+
+def _sha256(name: str) -> str:
+    return hashlib.sha256(find_data(name).read_bytes()).hexdigest()
 
 
 def data_from_plain(values: Mapping[str, Any], source: str = "recipe") -> Simulated | Recorded:

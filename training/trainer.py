@@ -165,7 +165,7 @@ class _Trainer:
         self.prolonged: list[str] = []
         self.cpu_seconds = 0.0
         self.history: list[dict[str, float]] = []
-        self.table = recipe.data.digest()
+        self.digest = recipe.data.digest()
         self.provenance = provenance(str(self.device))
         self.commits = [self.provenance["commit"]]
         self.bar, self.report = progress, report
@@ -277,7 +277,11 @@ class _Trainer:
 
     def _origin(self) -> dict[str, Any]:
         """What produced the weights; of what is seldom, only where it was so."""
-        seldom = {"begun_from": self.begun_from, "prolonged": "; ".join(self.prolonged)}
+        seldom = {
+            "data_sha256": self.digest,
+            "begun_from": self.begun_from,
+            "prolonged": "; ".join(self.prolonged),
+        }
         return {
             "encoder": self.recipe.encoder,
             "parameters": sum(p.numel() for p in self.encoder.parameters()),
@@ -338,7 +342,7 @@ class _Trainer:
 
     def _resume(self, path: Path) -> None:
         tensors, state = load_checkpoint(path)
-        other_steps = has_other_steps(path, state, self.recipe, self.table)
+        other_steps = has_other_steps(path, state, self.recipe, self.digest)
         self._load(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.averaged is not None:
@@ -366,7 +370,7 @@ class _Trainer:
             "step": self.step,
             "best_error": self.best_error,
             "commits": self.commits,
-            "table": self.table,
+            "table": self.digest,
             "begun_from": self.begun_from,
             "prolonged": self.prolonged,
             "stale": self.stale,

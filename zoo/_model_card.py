@@ -8,6 +8,9 @@ from typing import Any
 from .columns import Column, columns
 from .entry import FRAME, Entry
 
+MAP_PICTURE, NOISE_PICTURE = "map.png", "noise.png"
+_THIS = "local-dir:PATH_OF_THIS_FOLDER"
+
 
 def model_card(entry: Entry) -> str:
     """YAML front matter and Markdown; every number is one of the entry's."""
@@ -15,11 +18,14 @@ def model_card(entry: Entry) -> str:
     if measured := _table(columns("accuracy") + columns("baseline"), entry.metrics):
         parts.append(f"## Accuracy on the test set\n\n{measured}")
     if entry.metrics.get("over_noise"):
-        parts.append(f"## Accuracy over noise\n\n{_over_noise(entry)}")
+        parts.append(f"## Accuracy over noise\n\n{_picture(entry, NOISE_PICTURE)}{_over_noise(entry)}")
+    parts.append(f"## In other programs\n\n{_elsewhere(entry)}")
     if made := _table(columns("effort", "provenance"), entry.metrics):
         parts.append(f"## Where the numbers come from\n\n{made}")
     if entry.trained_with:
         parts.append("The training recipe is `trained_with` in `config.json`.")
+    if entry.licences is not None or entry.citation is not None:
+        parts.append(f"## Licences and citation\n\n{_licences(entry)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -27,26 +33,45 @@ def _front_matter(entry: Entry) -> str:
     from huggingface_hub.repocard_data import EvalResult, ModelCardData
 
     molecule = entry.molecule.name if entry.molecule else "not recorded"
+
+    # By its configuration a data set is told from others; that of the training's test set has none.
+    measured: dict[str | None, Mapping[str, Any]] = {None: entry.metrics}
+    for snr, found in entry.metrics.get("over_noise", {}).get("at", {}).items():
+        measured |= {f"SNR {snr}": found["alone"], f"SNR {snr}, poses refined": found["refined"]}
     results = [
         EvalResult(
             task_type="pose-estimation",
             task_name="pose estimation",
             dataset_type="cryo-em-particles",
             dataset_name=molecule,
+            dataset_config=config,
             metric_type=column.key,
             metric_name=column.label,
-            metric_value=entry.metrics[column.key],
+            metric_value=metrics[column.key],
         )
+        for config, metrics in measured.items()
         for column in columns("accuracy")
-        if entry.metrics.get(column.key) is not None
+        if metrics.get(column.key) is not None
     ]
+    licence = entry.licences and entry.licences.weights
     return ModelCardData(
         library_name="cryozoo",
-        license="bsd-3-clause",
+        license=(licence or "BSD-3-Clause").lower(),
         tags=["cryozoo", "cryo-em", "pose-estimation", *entry.name.split("-")],
         model_name=entry.full_name if results else None,
         eval_results=results or None,
     ).to_yaml()
+
+
+def pictures(entry: Entry) -> list[str]:
+    """Files with pictures that the card of a published encoder shows."""
+    drawn = {MAP_PICTURE: FRAME in entry.files, NOISE_PICTURE: bool(entry.metrics.get("over_noise"))}
+    return [name for name, there in drawn.items() if there]
+
+
+def _picture(entry: Entry, name: str) -> str:
+    published = entry.source.startswith("hf-hub:") and name in pictures(entry)
+    return f"![{name.partition('.')[0]}]({name})\n\n" if published else ""
 
 
 def _frame(entry: Entry) -> str:
@@ -62,14 +87,14 @@ def _frame(entry: Entry) -> str:
         "Poses are given in the frame of that molecule's map"
         + (f", a small copy of which is `{FRAME}`" if FRAME in entry.files else "")
         + ". **For images of another molecule they mean nothing**, "
-        "however confident they look."
-    )
+        "however confident they look.\n\n" + _picture(entry, MAP_PICTURE)
+    ).rstrip()
 
 
 def _use(entry: Entry) -> str:
     size = entry.image_size
     published = entry.source.startswith("hf-hub:")
-    name = f'"{entry.source}", revision="main"' if published else '"local-dir:PATH_OF_THIS_FOLDER"'
+    name = f'"{entry.source}", revision="main"' if published else f'"{_THIS}"'
     refine = ', refine="frame"' if FRAME in entry.files else ""
     return (
         "```python\n"
@@ -82,6 +107,37 @@ def _use(entry: Entry) -> str:
         + ("Phases are flipped by the CTF of the table. " if entry.ctf == "phase_flip" else "")
         + f"{entry.parameters:,} parameters."
     )
+
+
+def _elsewhere(entry: Entry) -> str:
+    """How poses, or the network, get into other programs."""
+    name = f"{entry.source}@COMMIT" if entry.source.startswith("hf-hub:") else _THIS
+    refine = " --refine frame" if FRAME in entry.files else ""
+    return "\n".join(
+        [
+            "```sh",
+            f"cryozoo predict particles.star --encoder {name}{refine} -o poses.star",
+            f"cryozoo export {name} -o encoder.onnx",
+            "```",
+            "",
+            "| program | what it takes |",
+            "|---|---|",
+            "| RELION | `poses.star` in place of the particles; local searches (`--sigma_ang`) begin there |",
+            "| cryoSPARC | `poses.star` by Import Particle Stack, or `-o poses.cs` beside the job's .cs |",
+            "| cryoDRGN, DRGN-AI | `-o poses.pkl` |",
+            "| PyTorch without cryozoo | `cryozoo export ... -o encoder.pt2`, then `torch.export.load` |",
+            "| ONNX Runtime | `encoder.onnx` |",
+            "| numpy | `-o poses.npz` |",
+        ]
+    )
+
+
+def _licences(entry: Entry) -> str:
+    stated = [] if entry.licences is None else [(k, v) for k, v in vars(entry.licences).items() if v is not None]
+    lines = [f"- {kind}: {_plain(licence)}" for kind, licence in stated]
+    if entry.citation is not None:
+        lines.append(f"- please cite for the data: {_plain(entry.citation)}")
+    return "\n".join(lines)
 
 
 def _table(shown: list[Column], values: Mapping[str, Any]) -> str:

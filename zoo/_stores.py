@@ -146,7 +146,8 @@ class HubRepository:
         except errors.GatedRepoError:
             raise HubError(f"{label}: access must be granted on the repository's page, then `hf auth login`") from None
         except errors.RepositoryNotFoundError:
-            raise HubError(f"{label}: no such repository, or it is private; `hf auth login` if it is yours") from None
+            hint = "`hf auth login` if it is yours; `cryozoo list --pretrained` has others"
+            raise HubError(f"{label}: no such repository, or it is private: {hint}") from None
         except errors.RevisionNotFoundError:
             raise HubError(f"{label}: the repository has no such commit, branch or tag") from None
         except errors.HfHubHTTPError as error:
@@ -154,5 +155,6 @@ class HubRepository:
         except Exception as error:
             if not is_unreachable(error):
                 raise
-            hint = "offline there are local_files_only=True for what is in the cache, and local-dir:FOLDER"
+            hint = "HF_ENDPOINT names a mirror; offline there are local_files_only=True for what is in the cache, and "
+            hint += "local-dir:FOLDER"
             raise HubError(f"{label}: the server cannot be reached ({type(error).__name__}); {hint}") from None

@@ -147,11 +147,12 @@ _COLUMNS = (
     Column("cpu_s", "training time (CPU seconds)", "CPU time", "{:.0f} s", "CPU s", 0, kind="effort"),
     Column("parameters", "parameters", "parameters", "{:,}", "parameters", 0, kind="size"),
     *(
-        Column(key, key, key, "{}", key, 0, kind="provenance")
+        Column(key, key.replace("_", " "), key.replace("_", " "), "{}", key, 0, kind="provenance")
         for key in (
             "unfinished",
             "prolonged",
             "begun_from",
+            "data_sha256",
             "seed",
             "cryozoo",
             "commit",

@@ -14,19 +14,26 @@ from ..particles.errors import BadInput
 from ..particles.files import atomic_write
 from ._model_card import model_card
 from .entries import WEIGHTS, get_entry
-from .entry import CONFIG, MODEL
+from .entry import CONFIG, MODEL, Entry
 from .pretrained import EMBEDDED, config_bytes, load_pretrained, save_pretrained
 
 LARGEST = 2_000_000
 """Bytes: what every installation carries must stay small; larger weights belong on the Hub."""
 
 
-def embed(folder: str | Path, tag: str, **molecule: str) -> str:
+CODE, WEIGHTS_LICENCE = "BSD-3-Clause", "BSD-3-Clause"
+
+
+def embed(
+    folder: str | Path, tag: str, *, data_licence: str | None = None, citation: str | None = None, **molecule: str
+) -> str:
     """Copy a saved encoder into ``weights/``, in half precision, and return its name, ``<backbone>-<head>.<tag>``.
 
     Args:
         folder: of the saved encoder.
         tag: names the weights.
+        data_licence: of the map or model that was imaged, an SPDX identifier.
+        citation: what to cite for it.
         **molecule: fields of :class:`.entry.Molecule` that say in whose frame it answers, other than it was saved with.
 
     Raises:
@@ -44,9 +51,13 @@ def embed(folder: str | Path, tag: str, **molecule: str) -> str:
         )
         if (size := (saved / MODEL).stat().st_size) > LARGEST:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
-        config = {**json.loads((saved / CONFIG).read_text()), "source": "embedded"}
+        licences = {"code": CODE, "weights": WEIGHTS_LICENCE, "data": data_licence}
+        stated = {"licences": licences, "citation": citation, "source": "embedded"}
+        config = {**json.loads((saved / CONFIG).read_text()), **stated}
         contents = {f"{name}{EMBEDDED[path.name]}": path.read_bytes() for path in saved.iterdir()}
         contents[f"{name}.json"] = config_bytes(config)
+        card = model_card(Entry.from_config(config, name))
+        contents[f"{name}.md"] = card.encode()
         for file, data in contents.items():
             with atomic_write(WEIGHTS / file) as handle:
                 handle.write(data)
@@ -68,9 +79,14 @@ def restate(name: str, **fields: Any) -> None:
 @click.argument("tag")
 @click.option("--name", help="Of the molecule, as people call it.")
 @click.option("--source", help="Its accession code.")
-def main(folder: str, tag: str, name: str | None, source: str | None) -> None:
+@click.option("--data-licence", help="Of the map or model: an SPDX identifier.")
+@click.option("--citation", help="What to cite for it.")
+def main(
+    folder: str, tag: str, name: str | None, source: str | None, data_licence: str | None, citation: str | None
+) -> None:
     """Embed the encoder in FOLDER under TAG."""
-    click.echo(embed(folder, tag, **{key: value for key, value in (("name", name), ("source", source)) if value}))
+    molecule = {key: value for key, value in (("name", name), ("source", source)) if value}
+    click.echo(embed(folder, tag, data_licence=data_licence, citation=citation, **molecule))
 
 
 if __name__ == "__main__":

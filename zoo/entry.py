@@ -76,6 +76,21 @@ class FileFacts:
     )
 
 
+_LICENCE = Rule(
+    lambda x: x is None or (isinstance(x, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", x) is not None),
+    "an SPDX identifier, such as CC0-1.0",
+)
+
+
+@dataclass(frozen=True)
+class Licences:
+    """Of the ``code``, the ``weights`` and the ``data`` they were trained on, as SPDX identifiers; None: not stated."""
+
+    code: str | None = setting(_LICENCE, "of the code", None)
+    weights: str | None = setting(_LICENCE, "of the weights", None)
+    data: str | None = setting(_LICENCE, "of the map, model or particles that they were trained on", None)
+
+
 _IN_A_COMMAND = Rule(
     lambda x: x is None or (isinstance(x, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.!+-]{0,99}", x) is not None),
     "a name or version",
@@ -112,6 +127,9 @@ class Entry:
         metrics: what it was measured to do, and where (``zoo/columns.py`` says what each number means).
         trained_with: plain data of the recipe; None where it is not recorded.
         files: size and sha256 by the name of a file.
+        licences: of code, weights and data; None where they are not stated.
+        citation: what to cite for the data, such as a DOI.
+        superseded_by: the name of weights that are better; None where these are the best.
         source: where the files are: ``embedded``, ``local-dir:FOLDER`` or ``hf-hub:owner/repo@<commit>``.
         more: fields of the file that this cryozoo does not know.
     """
@@ -137,6 +155,11 @@ class Entry:
     metrics: Mapping[str, Any] = setting(mapping(), "what it was measured to do", {})
     trained_with: Mapping[str, Any] | None = setting(optional(mapping(), "not recorded"), "the recipe", None)
     files: Mapping[str, FileFacts] = setting(mapping(), "what is known of its files", {})
+    licences: Licences | None = setting(  # noqa: RUF009
+        optional(Rule(lambda x: isinstance(x, Licences), "code, weights and data"), "not stated"), "SPDX", None
+    )
+    citation: str | None = setting(optional(_LINE, "not stated"), "what to cite for the data", None)
+    superseded_by: str | None = setting(optional(_LINE, "nothing"), "weights that are better", None)
     source: str = setting(text("where the files are"), "where the files are")
     more: Mapping[str, Any] = setting(mapping(), "fields that this cryozoo does not know", {})
 
@@ -159,8 +182,9 @@ class Entry:
         _refuse_code(config, label)
         known = {field.name for field in fields(cls)} - {"more"}
         values = {key: value for key, value in config.items() if key in known}
-        if values.get("molecule") is not None:
-            values["molecule"] = _part(Molecule, values["molecule"], label, "molecule")
+        for field, kind in (("molecule", Molecule), ("licences", Licences)):
+            if values.get(field) is not None:
+                values[field] = _part(kind, values[field], label, field)
         parts = values.get("parts", {})
         if not isinstance(parts, dict):
             _refuse(label, "parts", parts, "the backbone and the head")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from ..imaging.volumes import Volume
     from ..recovery import Gauge
+    from .encoder import PoseEncoder
+    from .entry import Entry
     from .recover import RecoveredPoses
 
 INK, MUTED, BLUE = "#22313f", "#8795a1", "#2a6f97"
@@ -38,6 +40,14 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
     """Write a figure as PNG, replacing an older one."""
     with atomic_write(path, overwrite=True) as file:
         figure.savefig(file, format="png", dpi=dpi)
+
+
+def png_bytes(figure: Figure, *, dpi: int = 100) -> bytes:
+    """A figure as PNG, the same for the same figure."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    pyplot().close(figure)
+    return file.getvalue()
 
 
 def demo_figure(
@@ -96,8 +106,15 @@ def demo_figure(
     return figure
 
 
-def map_figure(volume: Volume, *, title: str) -> Figure:
-    """A map: slices through its centre, and the projections along the same axes."""
+def frame_figure(encoder: PoseEncoder) -> Figure:
+    """The map in whose frame an encoder answers: slices through its centre, and projections along the same axes.
+
+    Raises:
+        BadInput: it has none.
+    """
+    volume, entry = encoder.own_map(), encoder.entry
+    named = None if entry is None else entry.molecule.name if entry.molecule else entry.full_name
+    title = f"{named or encoder.name}, {volume.size} voxels of {volume.pixel_size:.2f} A"
     figure = pyplot().figure(figsize=(8.4, 6.0), facecolor="white")
     figure.suptitle(title, x=0.02, y=0.965, ha="left", fontsize=15, color=INK, fontweight="bold")
     places = figure.add_gridspec(2, 3, left=0.12, right=0.99, top=0.86, bottom=0.02, wspace=0.04, hspace=0.04)
@@ -111,6 +128,31 @@ def map_figure(volume: Volume, *, title: str) -> Figure:
                 axes.set_ylabel(label, fontsize=11, color=INK, rotation=0, ha="right", va="center", labelpad=10)
             if i == 0:
                 axes.set_title(f"along {axis}", loc="left", fontsize=11, color=INK)
+    return figure
+
+
+def noise_figure(entry: Entry) -> Figure:
+    """Errors of an encoder over noise, alone and refined, and the best that is possible."""
+    measured = entry.metrics["over_noise"]["at"]
+    snr = [float(value) for value in measured]
+    curves = {
+        "alone": ([found["alone"]["median_deg"] for found in measured.values()], BLUE, "-"),
+        "refined": ([found["refined"]["median_deg"] for found in measured.values()], "#2e8b57", "-"),
+        "best possible": ([found["bound_median_deg"] for found in measured.values()], MUTED, ":"),
+    }
+    figure = pyplot().figure(figsize=(6.0, 4.0), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    for name, (errors, colour, style) in curves.items():
+        axes.plot(snr, errors, style, color=colour, linewidth=2.2, marker="o", markersize=4, label=name)
+    axes.set(xscale="log", yscale="log", xticks=snr)
+    axes.set_xticklabels(list(measured))
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(pyplot().LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}\N{DEGREE SIGN}")
+    axes.set_xlabel("SNR")
+    axes.set_title("median error", loc="left", fontsize=11, color=INK)
+    axes.legend(frameon=False)
+    tidy(axes)
     return figure
 
 

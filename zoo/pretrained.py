@@ -14,6 +14,7 @@ import math
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..imaging.volumes import Volume
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 from ..particles.fields import from_plain
 from ..particles.files import atomic_write, make_folder, plain_json
 from ..particles.mrc_writer import volume_bytes
@@ -158,10 +159,14 @@ def load_pretrained(
         HubError: a repository that cannot be reached.
 
     Warns:
-        BadInputWarning: a part of its has the name, but not the package, of the one that it was saved with.
+        BadInputWarning: a part of its has the name, but not the package, of the one that it was saved with; or there
+            are better weights.
     """
     store, entry = open_store(name, revision, local_files_only)
     label = store.label(CONFIG)
+    if entry.superseded_by is not None:
+        better = f"superseded by {entry.superseded_by}, which is better"
+        warnings.warn(BadInputWarning(f"{label}: {entry.full_name} is {better}"), stacklevel=2)
     tensors = _read(store, MODEL, entry, read_tensors)
     if entry.parameters > (held := sum(t.numel() for t in tensors.values())):
         stated = f"{entry.parameters}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from ..particles.errors import BadInput
-from ._model_card import model_card
+from ._model_card import MAP_PICTURE, model_card, pictures
 from ._stores import HubError, HubRepository, is_unreachable
 from .embed import restate
 from .encoder import PoseEncoder
@@ -37,20 +37,29 @@ class Published(NamedTuple):
 
 
 def repository_files(name: str, repository: str) -> dict[str, bytes]:
-    """What a repository of an encoder holds, by file name.
+    """What a repository of an encoder holds, by file name; the pictures of its card need matplotlib.
 
     Args:
         name: as of :func:`load_pretrained`, which checks everything first.
         repository: ``owner/repo``, for the card.
     """
-    load_pretrained(name)
+    encoder = load_pretrained(name)
     store, entry = open_store(name)
     config = json.loads(store.get(CONFIG).read_bytes())
     for field in ("source", PUBLISHED):
         config.pop(field, None)
     files = {CONFIG: config_bytes(config)}
     files[CARD] = model_card(replace(entry, source=f"hf-hub:{repository}")).encode()
-    return files | {file: store.get(file).read_bytes() for file in entry.files}
+    files |= {file: store.get(file).read_bytes() for file in entry.files}
+    return files | {picture: _drawn(picture, encoder) for picture in pictures(entry)}
+
+
+def _drawn(picture: str, encoder: PoseEncoder) -> bytes:
+    """A picture of the card, as PNG."""
+    from .figures import frame_figure, noise_figure, png_bytes
+
+    assert encoder.entry is not None
+    return png_bytes(frame_figure(encoder) if picture == MAP_PICTURE else noise_figure(encoder.entry))
 
 
 def publish(name: str, repository: str, *, private: bool = False) -> Published:

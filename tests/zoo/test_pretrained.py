@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ import torch
 from huggingface_hub import ModelCard
 
 from cryozoo.geometry.pose import Pose
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.training.recipe import Recipe
 from cryozoo.zoo import entries
+from cryozoo.zoo._model_card import model_card
+from cryozoo.zoo.cost import multiply_accumulates
 from cryozoo.zoo.encoder import create_encoder
 from cryozoo.zoo.entries import get_entry, list_encoders
-from cryozoo.zoo.entry import migrate
+from cryozoo.zoo.entry import Entry, Licences, migrate
 from cryozoo.zoo.pretrained import load_pretrained, save_pretrained
 from cryozoo.zoo.registry import UnknownName
 
@@ -200,6 +203,29 @@ def test_the_molecule_is_the_recipes(tmp_path, data, molecule):
     assert "somebody" not in "".join(path.read_text() for path in (tmp_path / "config.json", tmp_path / "README.md"))
     assert {**config["trained_with"], "data": None} == {**recipe.to_dict(), "data": None}
     assert load(tmp_path).entry.trained_with == config["trained_with"]
+
+
+def test_licences_and_what_is_better_are_said(tmp_path, run):
+    save_pretrained(make(), tmp_path, tag="toy")
+    stated = {"licences": {"code": "BSD-3-Clause", "data": "CC0-1.0"}, "citation": "doi:10.1/2", "superseded_by": "b"}
+    (tmp_path / "config.json").write_text(json.dumps({**config_of(tmp_path), **stated}))
+    with pytest.warns(BadInputWarning, match=rf"config\.json: {NAME}\.toy is superseded by b"):
+        entry = load(tmp_path).entry
+    assert entry.licences == Licences("BSD-3-Clause", None, "CC0-1.0")
+    assert Entry.from_config({**entry.to_config(), "source": entry.source}, "again") == entry
+    assert "- data: CC0-1.0\n- please cite for the data: doi:10.1/2" in model_card(entry)
+    said = run("info", tmp_path).out
+    assert all(words in said for words in ("licence of data", "CC0-1.0", "doi:10.1/2", "superseded by"))
+    for field, bad in (
+        ("licences", {"data": "free\nfor all"}),
+        ("licences", 3),
+        ("citation", ""),
+        ("superseded_by", 1),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config_of(tmp_path), field: bad}))
+        with pytest.raises(BadInput, match=f"field {field}"):
+            load(tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps({**config_of(tmp_path), **stated}))
 
 
 def test_unknown_fields_are_kept(tmp_path):
@@ -519,12 +545,40 @@ SHIPPED = sorted(path.stem for path in entries.WEIGHTS.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_entry(name):
+def test_shipped_entry(name, monkeypatch):
+    """All that can be computed again is; the weights need no other library, and no network."""
+    for module in ("escnn", "timm", "e3nn", "torchvision", "huggingface_hub.hf_api"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
     entry = get_entry(name)
-    assert entry.molecule is not None
-    assert (entries.WEIGHTS / f"{name}.md").exists()
-    if entry.source == "embedded":
-        assert load_pretrained(name).entry == entry
+    encoder = load_pretrained(name)  # which compares files, shapes and golden outputs
+    assert encoder.entry == entry
+    assert entry.parameters == sum(p.numel() for p in encoder.parameters())
+    gmacs = multiply_accumulates(encoder) / 1e9
+    assert entry.metrics.get("gmacs", gmacs) == pytest.approx(gmacs, rel=1e-6)  # older runs did not count them
+    assert entry.metrics["parameters"] == entry.parameters
+    assert None not in (entry.molecule, entry.licences)
+    monkeypatch.undo()
+    assert (entries.WEIGHTS / f"{name}.md").read_text() == model_card(entry)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe(name, data):
+    """The recipe that made it is there, as it was; and so is the map, where there are data."""
+    entry, path = get_entry(name), entries.WEIGHTS / "recipes" / f"{name}.yaml"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BadInputWarning)  # fields have moved since the first
+        recipe = Recipe.load(path)
+        assert Recipe.from_dict(dict(entry.trained_with)) == recipe
+    encoder = load_pretrained(name)
+    if encoder.frame_map is None:
+        assert recipe.data.volume.startswith("phantom:")
+        return
+    if recipe.data.volume.startswith("aligned/"):
+        pytest.skip("was turned to its axes first")
+    data(recipe.data.volume)
+    assert entry.metrics["data_sha256"] == recipe.data.digest()
+    torch.testing.assert_close(encoder.frame_map.data, recipe.frame_map().data, rtol=0, atol=1e-3)
 
 
 def test_everything_shipped_belongs_to_an_entry():

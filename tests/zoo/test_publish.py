@@ -155,10 +155,14 @@ def test_what_is_loaded_from_there_is_what_was_sent(hub, folder):
         assert torch.equal(sent(images).rotation, found(images).rotation)
     assert torch.equal(sent.frame_map.data, found.frame_map.data)
     assert found.entry.molecule == sent.entry.molecule
-    assert set(hub.commits[hub.head]) == {*(path.name for path in folder.iterdir()), ".gitattributes"}
+    names = {*(path.name for path in folder.iterdir()), "map.png", ".gitattributes"}
+    assert set(hub.commits[hub.head]) == names
+    assert hub.commits[hub.head]["map.png"].startswith(b"\x89PNG")
     card = ModelCard(hub.commits[hub.head]["README.md"].decode())
     assert 'load_pretrained("hf-hub:owner/repo", revision="main")' in card.text
     assert 'refine="frame"' in card.text
+    assert "![map](map.png)" in card.text
+    assert "map.png" not in (folder / "README.md").read_text()
 
 
 def test_the_same_again_changes_nothing(hub, folder):

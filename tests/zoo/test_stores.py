@@ -3,6 +3,9 @@
 import hashlib
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,10 +34,11 @@ class Hub:
         asked: the (method, name) pairs that were asked for.
         answer: what to answer with a status other than 200, by name.
         damage: serve other bytes of the same length.
+        moved: a repository that has another name now, and that; as the Hub answers for it.
     """
 
     def __init__(self, files):
-        self.files, self.asked, self.answer, self.damage = files, [], {}, False
+        self.files, self.asked, self.answer, self.damage, self.moved = files, [], {}, False, None
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,6 +54,12 @@ class Hub:
                 self.respond(body=True)
 
             def respond(self, body):
+                if hub.moved and self.path.startswith(f"/{hub.moved[0]}/"):
+                    self.send_response(307)
+                    self.send_header("Location", self.path.replace(*hub.moved))
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 *_, revision, name = self.path.split("/")
                 if revision in (COMMIT, "main"):  # the library asks for other things too
                     hub.asked.append((self.command, name))
@@ -180,6 +190,34 @@ def test_108_what_the_server_refuses(hub, source, answer, message):
         load_pretrained(source)
     assert str(caught.value).startswith(f"{source}, config.json: ")
     assert "\n" not in str(caught.value)
+
+
+def test_108_a_repository_that_was_moved_is_followed(hub):
+    hub.moved = ("owner/before", "owner/repo")
+    assert load_pretrained(f"hf-hub:owner/before@{COMMIT}").name == NAME
+
+
+def test_a_mirror_is_asked_in_place_of_the_hub(hub, tmp_path):
+    """By the library's own setting, which is read once, when a process starts."""
+    code = f"import cryozoo; print(cryozoo.load_pretrained({SOURCE!r}).name)"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == NAME, done.stderr
+
+
+@pytest.mark.slow
+def test_twenty_processes_at_once(hub, tmp_path):
+    """With one empty cache: all load, none sees a part of a file."""
+    code = f"import cryozoo; print(cryozoo.load_pretrained({SOURCE!r}).entry.files['model.safetensors'].sha256)"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code]
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(20)
+    ]
+    said = [process.communicate(timeout=300) for process in running]
+    sha256 = hashlib.sha256(hub.files["model.safetensors"]).hexdigest()
+    assert {out.strip() for out, _ in said} == {sha256}, said
 
 
 def test_108_a_file_that_the_repository_lacks(hub):
