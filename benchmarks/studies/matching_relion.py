@@ -42,57 +42,25 @@ _OUTPUTS = ("refined.star", "matched.star", "order4/r_it003_data.star") + tuple(
 
 def prepare(folder: Path, images: int, snr: float) -> float:
     """Write map.mrc, truth.star, rough.star and their images; the bound's median in degrees."""
-    import numpy as np
     import torch
 
     from ...geometry.rotations import rotvec_to_matrix
-    from ...geometry.sampling import random_rotations
-    from ...imaging.cramer_rao import cramer_rao_bound
     from ...imaging.fourier import crop_or_zero_pad
-    from ...imaging.projector import Projector
-    from ...imaging.simulate import inscribed_circle
     from ...imaging.volumes import Volume, load_volume
-    from ...particles.ctf import make_ctf
-    from ...particles.mrc import MrcStack
-    from ...particles.mrc_writer import write_stack, write_volume
     from ...particles.relion import new_star
     from ...particles.table import ParticleTable
+    from .relion_images import project_by_relion
 
     file = load_volume("maps/clean70S_ecoli_65.mrc", image_size=_SIZE, pixel_size=None)
-    volume = Volume(crop_or_zero_pad(file.data, _SIZE), file.pixel_size)
-    write_volume(folder / "map.mrc", volume.data.numpy(), _PIXEL)
     generator = torch.Generator().manual_seed(0)
-    rotation = random_rotations(images, generator=generator).double()
-    shift = 10 * torch.randn(images, 2, generator=generator)
-    defocus = 10_000 + 20_000 * torch.rand(images, generator=generator)
-    ctf = make_ctf(images, defocus_u=defocus, defocus_v=defocus - 300, defocus_angle=30.0)
-    known: dict[str, Any] = {
-        "files": ("noisy.mrcs",),
-        "file": np.zeros(images, dtype=np.int64),
-        "index": np.arange(images),
-    }
-    table = ParticleTable(
-        Path("truth.star"), images, image_size=_SIZE, pixel_size=_PIXEL, ctf=ctf.to(torch.float64),
-        rotation=rotation.numpy(), shift=shift.double().numpy(), **known,
-    )  # fmt: skip
-    new_star(table).write(folder / "truth.star")
-    run_command(f"relion_project --i map.mrc --o clean --ang truth.star --ctf --angpix {_PIXEL}", folder)
-    clean = torch.from_numpy(MrcStack(folder / "clean.mrcs").read(np.arange(images)))
-    circle = inscribed_circle(_SIZE)
-    sigma = float((clean[:, circle].var(dim=1).mean() / snr).sqrt())
-    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
-    outside = noisy[:, ~circle]
-    noisy = (noisy - outside.mean(1)[:, None, None]) / outside.std(1)[:, None, None]
-    write_stack(folder / "noisy.mrcs", noisy.numpy(), _PIXEL)
-    turned = rotvec_to_matrix(0.0524 * torch.randn(images, 3, generator=generator)).double() @ rotation
-    moved = shift + 4 * torch.randn(images, 2, generator=generator)
-    rough = ParticleTable(**{**vars(table), "rotation": turned.numpy(), "shift": moved.double().numpy()})
-    new_star(rough).write(folder / "rough.star")
-    projector, few = Projector(volume), slice(min(images, 256))
-    ours = projector(rotation[few].float(), shift[few], ctf[few])
-    scale = float(ours.std() / clean[few].std())  # RELION scales projections by another factor
-    bound = cramer_rao_bound(projector, rotation[few].float(), sigma * scale, shift=shift[few], ctf=ctf[few])
-    return float(bound.angles().rad2deg().median())
+    volume = Volume(crop_or_zero_pad(file.data, _SIZE), file.pixel_size)
+    table, bound = project_by_relion(folder, volume, images, snr, generator)
+    assert table.rotation is not None
+    assert table.shift is not None
+    turned = rotvec_to_matrix(0.0524 * torch.randn(images, 3, generator=generator)).double().numpy() @ table.rotation
+    moved = table.shift + 4 * torch.randn(images, 2, generator=generator).double().numpy()
+    new_star(ParticleTable(**{**vars(table), "rotation": turned, "shift": moved})).write(folder / "rough.star")
+    return bound
 
 
 def measure(images: int = 200, snr: float = 0.1) -> dict[str, Any]:
