@@ -34,6 +34,7 @@ def run(name: str, images: int) -> dict[str, Any]:
     """One encoder at every SNR; angles in degrees, times in milliseconds of the CPU for one image."""
     from dataclasses import replace
 
+    import numpy as np
     import torch
 
     from ...geometry.pose import Pose
@@ -41,8 +42,9 @@ def run(name: str, images: int) -> dict[str, Any]:
     from ...imaging.simulate_files import write_simulated_stack
     from ...particles.poses import PoseTable
     from ...particles.stack import ParticleStack
+    from ...training.batches import draw
     from ...training.data import Simulated, data_from_plain
-    from ...zoo.evaluate import pose_metrics
+    from ...zoo.evaluate import auroc, pose_metrics, predict_batches
     from ...zoo.match import refine
     from ...zoo.pretrained import load_pretrained
 
@@ -80,10 +82,17 @@ def run(name: str, images: int) -> dict[str, Any]:
             shift=torch.from_numpy(true.shift[few]).float(),
             ctf=stack.table.ctf and stack.table.ctf[few],
         )
+        # Images of noise alone, as the network sees them: does its confidence tell?
+        junk = draw(simulator, encoder.preprocessing, images, seed=_SEED, junk=1.0)
+        unsure = predict_batches(encoder, junk.images).confidence
+        assert unsure is not None
+        assert poses.confidence is not None
+        confidence = np.concatenate([poses.confidence, unsure.double().numpy()])
         ms = [1e3 * (after - before) / images for before, after in pairwise(times)]
         at[f"{snr:g}"] = {
             "alone": {**judged(poses, true), "ms": ms[0]},
             "refined": {**judged(refined, true), "ms": ms[0] + ms[1]},
+            "junk_auroc": auroc(confidence, np.arange(2 * images) < images),
             "bound_median_deg": float(bound.angles().rad2deg().median()),
         }
     return {"encoder": name, "trained_at": entry.metrics["commit"], "at": at}
@@ -124,15 +133,25 @@ def table(figures: dict[str, Any]) -> str:
                     f"{found[how]['ms']:.0f}",
                 )
             ]
-            bound, chance = f"{found['bound_median_deg']:.2f}", f"{found['alone']['chance_median_deg']:.0f}"
-            rows.append([molecule.name if molecule else row["encoder"], snr, *cells, bound, chance])
+            last = f"{found['bound_median_deg']:.2f}", f"{found['alone']['chance_median_deg']:.0f}"
+            junk = f"{found['junk_auroc']:.3f}"
+            rows.append([molecule.name if molecule else row["encoder"], snr, *cells, *last, junk])
     accuracy = ["median deg", "mean", "% <= 5", "% <= 10", "ms"]
-    header = ["molecule", "SNR", *accuracy, *(f"refined: {word}" for word in accuracy), "bound", "chance"]
+    header = [
+        "molecule",
+        "SNR",
+        *accuracy,
+        *(f"refined: {word}" for word in accuracy),
+        "bound",
+        "chance",
+        "AUROC of noise",
+    ]
     trained = ", ".join(sorted({row["trained_at"] for row in figures["rows"]}))
     return markdown_table(header, rows) + (
         f"\n{figures['images']:,} new particles for each row, seed {figures['seed']}, with white noise; shifts and CTF "
         "as in training. Refined: against the map that travels with the weights; ms with the prediction. Bound: median "
-        f"of the Cramer-Rao bound. Trained at commits {trained}; measured at {measured_at(figures['rows'])}.\n"
+        "of the Cramer-Rao bound. AUROC of noise: the confidence of particles against that of images without any. "
+        f"Trained at commits {trained}; measured at {measured_at(figures['rows'])}.\n"
     )
 
 
