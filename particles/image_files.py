@@ -13,6 +13,10 @@ from .table import ParticleTable
 _PARENTS = 4  # folders above the table in which a project is looked for
 
 
+class MissingImageFile(BadInput):
+    """An image file is in none of the folders where it is looked for."""
+
+
 class ImageFinder:
     """Looks for image files as people lay them, and sees to it that names do not lead astray.
 
@@ -38,7 +42,8 @@ class ImageFinder:
         """Where image file ``name`` is, which row ``row`` of the table is the first to name.
 
         Raises:
-            BadInput: it is nowhere, or leads out of where it may lie.
+            MissingImageFile: it is nowhere.
+            BadInput: it leads out of where it may lie.
         """
         for base in self._bases(name):
             candidate = base / name
@@ -56,7 +61,7 @@ class ImageFinder:
         found = f"image file {name[:200]!r} is missing"
         folders = ", ".join(map(str, self._roots))
         hint = f"looked in {folders}, in the folders above and here; give the folder as datadir (--datadir)"
-        raise BadInput(table.path, found, where=table.where(row), hint=hint)
+        raise MissingImageFile(table.path, found, where=table.where(row), hint=hint)
 
     def _bases(self, name: str) -> list[Path]:
         # Nobody has named the working directory, so a name may not climb from it; from / it would reach everything.

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .ctf import CTF
 from .errors import BadInput
 from .files import Tally, open_regular
-from .image_files import ImageFinder
+from .image_files import ImageFinder, MissingImageFile
 from .mrc import Image, MrcStack
 from .poses import PoseTable, from_table, load_table
 from .relion import lacks_optics
@@ -77,8 +77,8 @@ class ParticleStack:
             path: .star, .cs, or a single .mrcs or .mrc file.
             datadir: another folder for the images.
             allow_outside: let image names lead anywhere.
-            skip_bad: leave out rows whose image is missing from its file, NaN, infinite, constant or far too large,
-                with a warning that counts them; all images are read once to find them.
+            skip_bad: leave out rows whose image is missing, with its file or from it, NaN, infinite, constant or far
+                too large, with a warning that counts them; all images are read once to find them.
             pixel_size: Angstrom, instead of what the table or the images say.
             invert: multiply the images by -1, where particles are dark.
 
@@ -96,9 +96,7 @@ class ParticleStack:
             if table.file is None:
                 what = "column rlnImageName" if path.suffix.lower() == ".star" else "fields blob/path and blob/idx"
                 raise BadInput(path, f"no {what}", expected="names of image files")
-            finder = ImageFinder(path, datadir, allow_outside)
-            first = np.unique(table.file, return_index=True)[1].tolist()
-            places = [finder.find(name, table, row) for name, row in zip(table.files, first, strict=True)]
+            table, places = _found_files(table, ImageFinder(path, datadir, allow_outside), skip_bad, tally)
         elif path.suffix.lower() not in (".mrcs", ".mrc"):
             raise BadInput(path, f"the suffix {path.suffix!r}", expected="particle images: a .star, .cs or .mrcs file")
         else:
@@ -263,6 +261,32 @@ def _faults(images: Image) -> dict[str, NDArray[np.int64]]:
     return {fault: np.flatnonzero(bad) for fault, bad in faults.items() if bad.any()}
 
 
+def _found_files(
+    table: ParticleTable, finder: ImageFinder, skip_bad: bool, tally: Tally
+) -> tuple[ParticleTable, list[Path]]:
+    """Where the table's image files are; with ``skip_bad`` without the rows of those that are nowhere."""
+    files = table.file
+    assert files is not None
+    places: dict[int, Path] = {}
+    for number, row in zip(*np.unique(files, return_index=True), strict=True):
+        try:
+            places[int(number)] = finder.find(table.files[number], table, int(row))
+        except MissingImageFile as error:
+            if not skip_bad:
+                raise
+            missing = error
+            count = int((files == number).sum())
+            tally.add("left out: an image whose file is missing", f"{table.where(int(row))}, {error.found}", count)
+    if len(places) < len(table.files):
+        if not places:
+            raise missing
+        there = np.array(sorted(places))
+        rows = np.flatnonzero(np.isin(files, there))
+        names = tuple(table.files[number] for number in there)
+        table = replace(table.subset(rows), files=names, file=np.searchsorted(there, files[rows]))
+    return table, [places[number] for number in sorted(places)]
+
+
 def _image_of(table: ParticleTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     assert table.file is not None
     assert table.index is not None
@@ -332,7 +356,10 @@ def _check_ctf(table: ParticleTable, tally: Tally) -> None:
     """Defocus in nanometre or micrometre instead of Angstrom is a common slip; exactly 0 means that there is none."""
     if table.ctf is not None:
         both = np.stack([table.ctf.defocus_u.numpy(), table.ctf.defocus_v.numpy()])
-        odd = np.flatnonzero(((both != 0) & ((both < 2000) | (both > 150_000))).any(axis=0))
-        if len(odd):
-            what = "a defocus that is not plausible in Angstrom"
-            tally.add(what, f"{table.where(int(odd[0]))}: {both[0, odd[0]]:g}", len(odd))
+        implausible = {
+            "a negative defocus, which is overfocus here: other programs count the other way round": both < 0,
+            "a defocus that is not plausible in Angstrom": (both > 0) & ((both < 2000) | (both > 150_000)),
+        }
+        for what, odd in implausible.items():
+            if len(rows := np.flatnonzero(odd.any(axis=0))):
+                tally.add(what, f"{table.where(int(rows[0]))}: {both[0, rows[0]]:g}", len(rows))

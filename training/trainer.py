@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses.base import Mismatch
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import check_folder, make_folder, write_json
 from ..zoo.cost import describe_cost, multiply_accumulates
 from ..zoo.encoder import PoseEncoder, create_encoder
@@ -132,6 +133,10 @@ class _Trainer:
         resuming = self.out is not None and not restart and (self.out / _CHECKPOINT).exists()
         # A checkpoint has all weights, and what they began from need not be fetched again.
         start = None if resuming or recipe.init is None else load_start(recipe)
+        has_bf16 = self.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if recipe.precision == "bf16" and not has_bf16:
+            message = "field precision: bf16 on a processor that lacks it is slower than fp32"
+            warnings.warn(BadInputWarning(f"{recipe.source}, {message}"), stacklevel=3)
         self.data = recipe.data.open(recipe.image_size, recipe.pixel_size, self.device, recipe.seed)
         torch.manual_seed(recipe.seed)
         backbone_args = dict(recipe.backbone_args)
