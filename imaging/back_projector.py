@@ -140,6 +140,11 @@ class BackProjector:
         self._numerator += other._numerator
         self._weight += other._weight
 
+    def scale(self, factor: float) -> None:
+        """Multiply the sums, so that what was inserted counts less, or more, than what comes."""
+        self._numerator *= factor
+        self._weight *= factor
+
     def shell_weights(self) -> tuple[Tensor, Tensor]:
         """What the images have covered, in shells as those of the FSC, (L // 2 + 1,) float64 each.
 

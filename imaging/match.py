@@ -73,7 +73,16 @@ class Matcher:
 
     def _grid(self, reach: float) -> PoseSearch:
         size, pixel = self.likelihood.image_size, self.likelihood.pixel_size
-        return PoseSearch(self._volume, size, pixel, diameter=self.diameter, reach=reach, group=self.group)
+        search = PoseSearch(
+            size,
+            pixel,
+            diameter=self.diameter,
+            reach=reach,
+            finest=self._volume.pixel_size,
+            group=self.group,
+            device=self._volume.data.device,
+        )
+        return search.look_at(self._volume)
 
     def limited(self, highest: float, scale: float = 1.0) -> Matcher:
         """One that compares less, or refines against another pixel size, as :meth:`PoseLikelihood.limited`."""

@@ -75,8 +75,8 @@ class TestSearch:
     @pytest.mark.parametrize("name", ["C1", "C3", "D2", "O"])
     def test_every_direction_has_a_mate_in_the_asymmetric_unit(self, name: str) -> None:
         group = point_group(name)
-        search = PoseSearch(VOLUME, SIZE, PIXEL, diameter=120.0, reach=10.0, group=group)
-        every = PoseSearch(VOLUME, SIZE, PIXEL, diameter=120.0, reach=10.0).directions[:, 2]
+        search = PoseSearch(SIZE, PIXEL, diameter=120.0, reach=10.0, group=group)
+        every = PoseSearch(SIZE, PIXEL, diameter=120.0, reach=10.0).directions[:, 2]
         assert len(search.directions) < 2.2 * len(every) / len(group) + 1
         mates = (search.directions[:, 2].double() @ group).flatten(0, 1)
         # No further than the grid's own points are from what lies between them.

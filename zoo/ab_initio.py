@@ -1,0 +1,273 @@
+"""Poses and a map of particle images of which nothing else is known."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ..geometry.point_groups import point_group
+from ..imaging.ab_initio import STAGES, AbInitio
+from ..imaging.fourier import rfft_shells
+from ..imaging.noise import noise_levels
+from ..imaging.preprocessing import fourier_resize
+from ..imaging.reconstruct import Reconstruction, reconstruct
+from ..imaging.simulate import inscribed_circle
+from ..imaging.volumes import Volume
+from ..particles.ctf import CTF
+from ..particles.errors import BadInput, BadInputWarning
+from ..particles.poses import PoseTable
+from ..particles.stack import ParticleStack
+from ._source import opened
+from .match import evenly_spread, read_images, refine
+
+_SAMPLE = 10_000  # images from which the first map is made
+_HELD_OUT = 500  # images that it is judged by
+_READ = 500  # images at a time
+_REACH = 0.05  # of the box: the largest shift that is looked for at first
+_ROUNDS = 4  # of refinement, at most
+_BETTER = 0.98  # resolution of a round over that of the round before, above which it was the last
+_SEEN = 5.0  # standard errors by which images that were left out must fit better than noise
+
+
+@dataclass(frozen=True)
+class AbInitioResult:
+    """What :func:`abinitio` found; hand and frame are arbitrary.
+
+    Attributes:
+        poses: of all particles, with what is known of each; those of either half-set are refined against its own map.
+        reconstruction: the map, half maps and their correlation.
+        start: the map that images were refined from.
+        evidence: of every start, by how much images that were left out fit better than noise: the mean log-likelihood.
+        resolutions: in Angstrom, of the half maps after every round.
+        diameter: of the molecule in Angstrom.
+    """
+
+    poses: PoseTable
+    reconstruction: Reconstruction
+    start: Volume
+    evidence: tuple[float, ...]
+    resolutions: tuple[float, ...]
+    diameter: float
+
+
+def abinitio(
+    particles: str | Path | ParticleStack,
+    *,
+    symmetry: str = "C1",
+    diameter: float | None = None,
+    starts: int = 2,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    say: Callable[[str], object] | None = None,
+    **open_args: Any,
+) -> AbInitioResult:
+    """Find poses of particles and their map from the images alone.
+
+    A coarse map is found by stochastic expectation maximisation from several random starts; the one is kept with which
+    images that were left out agree best. From there the poses of two half-sets are refined, each against its own map,
+    until the half maps agree no better. Which hand the map has, images cannot tell.
+
+    Args:
+        particles: a .star or .cs file, or an open stack; particles bright.
+        symmetry: point group of the molecule; its axes will lie where RELION has them.
+        diameter: of the molecule in Angstrom; by default what the images show.
+        starts: random starts.
+        seed: of all random numbers.
+        device: where the work is done.
+        progress: show bars with the time left.
+        say: told in lines what is being done and what came of it.
+        **open_args: of :meth:`ParticleStack.open` for files.
+
+    Raises:
+        BadInput: too few images; images in which there is nothing that several of them share; or particles that are
+            darker than what is around them.
+    """
+    stack = opened(particles, None, open_args)
+    if not isinstance(stack, ParticleStack):
+        raise BadInput("images", "images in memory", expected="particles in files")
+    if len(stack) < 4 * _HELD_OUT:
+        raise BadInput(stack.path, f"{len(stack):,} images", expected=f"at least {4 * _HELD_OUT:,}")
+    tell = say or (lambda line: None)
+    rows = evenly_spread(np.arange(len(stack)), _SAMPLE)
+    box = stack.image_size * stack.pixel_size
+    if diameter is None:
+        diameter = image_diameter(_prepared(stack, rows[:: max(1, len(rows) // 2000)], stack.image_size)[0])
+        diameter *= stack.pixel_size
+        tell(f"the molecule measures about {diameter:.0f} A")
+    size = min(stack.image_size, 2 * math.ceil(1.1 * max(stage.detail for stage in STAGES) * box / diameter))
+    images, ctf = _prepared(stack, rows, size)
+    tell(f"{len(rows):,} images of {size} pixels of {box / size:.3g} A, {starts} random starts")
+    group = point_group(symmetry)
+    runs = [_started(images, ctf, box / size, diameter, group, seed + k, device, progress) for k in range(starts)]
+    evidence = [_evidence(run, len(rows)) for run in runs]
+    for k, (mean, error) in enumerate(evidence):
+        tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
+    best = max(range(starts), key=lambda k: evidence[k][0])
+    if evidence[best][0] < _SEEN * evidence[best][1]:
+        hint = "are there particles in them, and is the diameter right (--diameter)?"
+        raise BadInput(stack.path, "nothing that the images have in common but noise", hint=hint)
+    start = runs[best].volume
+    assert start is not None
+    if _is_dark(start):
+        found = "a map whose density is lower than what is around it"
+        raise BadInput(stack.path, found, expected="bright particles", hint="invert=True (--invert)")
+    poses = _coarse_poses(stack, runs[best], size, progress)
+    resolutions: list[float] = []
+    stack = _in_halves(stack, seed)
+    while True:
+        made = reconstruct(stack, poses, symmetry=symmetry, device=device)
+        resolutions.append(made.resolution)
+        tell(f"round {len(resolutions)}: the half maps agree to {made.resolution:.1f} A")
+        if len(resolutions) > _ROUNDS or (len(resolutions) > 2 and resolutions[-1] > _BETTER * min(resolutions[:-1])):
+            break
+        poses = _refined_in_halves(stack, poses, made, symmetry, device, progress)
+    return AbInitioResult(poses, made, start, tuple(mean for mean, _ in evidence), tuple(resolutions), diameter)
+
+
+def image_diameter(images: Tensor) -> float:
+    """Pixels across what images (N, L, L) show beyond noise: it holds 98 % of their variance that is no noise's."""
+    size = images.shape[-1]
+    axis = torch.arange(size) - size // 2
+    radius = (axis[:, None] ** 2 + axis**2).double().sqrt()
+    variance = images.double().var(0)
+    outside = radius > 0.47 * size
+    excess = variance - variance[outside].mean()
+    ring = radius.round().long().flatten()
+    of_rings = ring.bincount(excess.flatten())[: size // 2]
+    share = of_rings.cumsum(0) / of_rings.sum()
+    return 2.0 * float((share < 0.98).sum())
+
+
+def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int) -> tuple[Tensor, CTF | None]:
+    """Images (N, size, size) without background, their noise of about variance 1 per original pixel; and their CTF."""
+    parts, ctfs = [], []
+    outside = ~inscribed_circle(stack.image_size)
+    for first in range(0, len(rows), _READ):
+        images, ctf = read_images(stack, rows[first : first + _READ])
+        level = noise_levels(images)
+        images = images - images[:, outside].mean(1)[:, None, None]
+        images = images / torch.where(level > 0, level, 1)[:, None, None]
+        parts.append(fourier_resize(images, size))
+        ctfs.append(ctf)
+    known = [ctf for ctf in ctfs if ctf is not None]
+    return torch.cat(parts), type(known[0]).join(known) if known else None
+
+
+def _started(
+    images: Tensor,
+    ctf: CTF | None,
+    pixel_size: float,
+    diameter: float,
+    group: Tensor,
+    seed: int,
+    device: torch.device | str | None,
+    progress: bool,
+) -> AbInitio:
+    """A map from one random start, of all images but those that are held out."""
+    kept = slice(0, len(images) - _HELD_OUT)
+    run = AbInitio(
+        images.to(device),
+        pixel_size,
+        ctf if ctf is None or device is None else ctf.to(device),
+        diameter=diameter,
+        reach=_REACH * images.shape[-1] * pixel_size,
+        group=None if len(group) == 1 else group.float(),
+        trained=kept.stop,
+        seed=seed,
+    )
+    steps = sum(stage.steps for stage in STAGES)
+    with tqdm(total=steps, desc=f"first map, start {seed}", unit="step", disable=not progress) as bar:
+        for stage in STAGES:
+            run.begin(stage)
+            for _ in range(stage.steps):
+                run.step()
+                bar.update()
+            run.estimate_noise()
+    return run
+
+
+def _evidence(run: AbInitio, count: int) -> tuple[float, float]:
+    """The mean log-likelihood of images that the run has not seen, and its standard error."""
+    _, _, evidence = run.poses(torch.arange(count - _HELD_OUT, count))
+    return float(evidence.mean()), float(evidence.std() / len(evidence) ** 0.5)
+
+
+def _is_dark(volume: Volume) -> bool:
+    """Density is rare and its surroundings are not: what is far from the mean is brighter than it."""
+    values = volume.data.double() - volume.data.double().mean()
+    return bool(values.pow(3).mean() < 0)
+
+
+def _coarse_poses(stack: ParticleStack, run: AbInitio, size: int, progress: bool) -> PoseTable:
+    """Poses of all images against the first map."""
+    parts = []
+    with tqdm(total=len(stack), desc="coarse poses", unit="image", disable=not progress) as bar:
+        for first in range(0, len(stack), _READ):
+            rows = np.arange(first, min(first + _READ, len(stack)))
+            images, ctf = _prepared(stack, rows, size)
+            parts.append(run.poses_of(images, ctf))
+            bar.update(len(rows))
+    rotation, shift = (torch.cat(part).double().cpu().numpy() for part in zip(*(p[:2] for p in parts), strict=True))
+    return stack.with_poses(rotation, shift)
+
+
+def _in_halves(stack: ParticleStack, seed: int) -> ParticleStack:
+    """The stack with half-sets, random where its table has none; rows of one image stay together."""
+    if stack.table.checked_half_set() is not None:
+        return stack
+    images, image = np.unique(stack.image_ids, return_inverse=True)
+    half_set = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
+    halved = stack.subset(np.arange(len(stack)))
+    halved.table = replace(halved.table, half_set=half_set)
+    return halved
+
+
+def _refined_in_halves(
+    stack: ParticleStack,
+    poses: PoseTable,
+    made: Reconstruction,
+    symmetry: str,
+    device: torch.device | str | None,
+    progress: bool,
+) -> PoseTable:
+    """Poses of either half-set, refined against its own half map."""
+    half_set = stack.table.half_set
+    assert half_set is not None
+    rotation, shift, confidence = poses.rotation.copy(), poses.shift.copy(), np.zeros(len(stack))
+    for half, volume in enumerate(made.half_maps, 1):
+        rows = np.flatnonzero(half_set == half)
+        start = PoseTable(
+            poses.rotation[rows], poses.shift[rows], image_size=stack.image_size, pixel_size=stack.pixel_size
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BadInputWarning)  # of a map that is on its way
+            found = refine(
+                stack.subset(rows), _filtered(volume, made.fsc), poses=start, symmetry=symmetry, device=device,
+                progress=progress,
+            )  # fmt: skip
+        rotation[rows], shift[rows] = found.rotation, found.shift
+        assert found.confidence is not None
+        confidence[rows] = found.confidence
+    return stack.with_poses(rotation, shift, confidence)
+
+
+def _filtered(volume: Volume, fsc: Tensor) -> Volume:
+    """A half map times its signal over signal and noise, which is the correlation with the other."""
+    signal = fsc.clamp(0, 1)
+    first = int((fsc < 0.143).nonzero()[0]) if (fsc < 0.143).any() else len(fsc)
+    signal[max(first, 2) :] = 0
+    shells = rfft_shells(volume.size, 3, volume.data.device)
+    factor = torch.cat([signal, signal.new_zeros(1)])[shells.clamp_max(len(signal))]
+    spectrum = torch.fft.rfftn(volume.data) * factor.to(volume.data)
+    return Volume(torch.fft.irfftn(spectrum, s=volume.data.shape), volume.pixel_size)
