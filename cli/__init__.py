@@ -5,6 +5,7 @@ A new verb is one file here and one name in ``VERBS``. It imports what is heavy 
 """
 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
+from .abinitio import abinitio
 from .align_symmetry import align_symmetry
 from .catalogue import info, list_
 from .common import Settings
@@ -36,6 +37,7 @@ VERBS = (
     predict,
     match,
     refine,
+    abinitio,
     recover,
     evaluate,
     reconstruct,

@@ -21,6 +21,7 @@ from .preprocessing import fourier_resize
 from .volumes import Volume
 
 _ORDER = 2  # directions are 14.7 degrees apart, in-plane angles 7.5
+_EDGE = 3.0  # pixels; of the mask around the molecule
 _BYTES = 1 << 27  # of the scores that are held at a time
 _GENERIC = (0.36, 0.48, 0.8)  # a direction that no symmetry axis comes near
 
@@ -103,6 +104,10 @@ class PoseSearch:
         ramp = 2 * math.pi * self.shifts @ self.frequency.T
         self._ramp = torch.polar(torch.ones_like(ramp), ramp).unflatten(1, (rings, half))
 
+        # Around the molecule there is noise alone: without it, samples that are as far apart as these miss nothing.
+        pixels = torch.arange(image_size, device=device) - image_size // 2
+        beyond = (pixels[:, None] ** 2 + pixels**2).sqrt() - (diameter / 2 + reach) / pixel_size
+        self._mask = 0.5 + 0.5 * torch.cos(math.pi * (beyond / _EDGE).clamp(0, 1))
         # What lies beyond the rings is cut off first: fewer pixels to transform.
         self._coarse = min(image_size, 2 * math.ceil(1.1 * highest * self.box))
         x = (torch.arange(self._coarse, device=device) - self._coarse // 2) * (self.box / self._coarse)
@@ -123,8 +128,11 @@ class PoseSearch:
         return self
 
     def samples(self, images: Tensor) -> Tensor:
-        """The Fourier samples (B, P) of images (B, L, L), their origin at pixel ``L // 2``."""
-        coarse = fourier_resize(images.float(), self._coarse).flatten(1)
+        """The Fourier samples (B, P) of images (B, L, L) around the molecule, their origin at pixel ``L // 2``."""
+        outside = 1 - self._mask
+        background = (images * outside).sum((1, 2)) / outside.sum().clamp_min(1e-6)
+        images = (images.float() - background[:, None, None]) * self._mask
+        coarse = fourier_resize(images, self._coarse).flatten(1)
         return torch.view_as_complex((coarse @ self._wave).unflatten(1, (-1, 2)))
 
     def __call__(self, images: Tensor, transfer: Tensor | None, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
