@@ -37,6 +37,7 @@ Poses and particles
     pose_metrics          metrics of poses against true ones
     match                 poses of particles against a map, by maximum likelihood
     refine                poses against a map, from those there are
+    abinitio              poses and a map from images alone
     recover_orientations  orientations from pairwise distances
     reconstruct           a density map from particles and poses
 
@@ -89,6 +90,7 @@ if _TYPE_CHECKING:
     from .training.objective import Objective as Objective
     from .training.recipe import Recipe as Recipe
     from .training.trainer import train as train
+    from .zoo.ab_initio import abinitio as abinitio
     from .zoo.encoder import PoseEncoder as PoseEncoder
     from .zoo.encoder import create_encoder as create_encoder
     from .zoo.entries import get_entry as get_entry
@@ -129,6 +131,7 @@ _HOMES = {
     "Simulated": "training.data",
     "Simulator": "imaging.simulate",
     "Volume": "imaging.volumes",
+    "abinitio": "zoo.ab_initio",
     "create_encoder": "zoo.encoder",
     "create_loss": "zoo.loss",
     "evaluate": "zoo.evaluate",

@@ -1,0 +1,85 @@
+"""Poses and a map from images alone: found where there is something, refused where there is nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cryozoo.imaging.ab_initio import Stage
+from cryozoo.imaging.map_alignment import align_map
+from cryozoo.imaging.simulate import Imaging, Simulator
+from cryozoo.imaging.simulate_files import write_simulated_stack
+from cryozoo.imaging.volumes import Volume
+from cryozoo.particles.errors import BadInput
+from cryozoo.particles.mrc import MrcStack
+from cryozoo.particles.mrc_writer import write_stack
+from cryozoo.zoo import ab_initio
+from cryozoo.zoo.ab_initio import abinitio, image_diameter
+
+SIZE, PIXEL = 32, 6.0
+VOLUME = Volume.phantom(size=SIZE, pixel_size=PIXEL)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A schedule for a phantom and few images."""
+    monkeypatch.setattr(ab_initio, "STAGES", (Stage(4.0, 1, 40), Stage(6.0, 1, 50)))
+    monkeypatch.setattr(ab_initio, "_HELD_OUT", 100)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("particles") / "p.mrcs"
+    write_simulated_stack(path, Simulator(VOLUME, Imaging(snr=1.0, shift_sigma=6.0, defocus=(1e4, 3e4))), 800)
+    return path
+
+
+def replaced(stack, folder, images):
+    """The same table with other images."""
+    write_stack(folder / "p.mrcs", images.astype(np.float32), PIXEL)
+    (folder / "p.star").write_text(stack.with_suffix(".star").read_text())
+    return folder / "p.star"
+
+
+def test_a_phantom_is_found(small, stack, tmp_path, run):
+    done = run("abinitio", stack.with_suffix(".star"), "-o", tmp_path / "out", "--starts", 1, "--no-progress")
+    assert done.code == 0, done.err
+    assert "the molecule measures about" in done.out
+    assert "start 1: images that were left out fit by" in done.out
+    found = align_map(Volume.load(tmp_path / "out/map.mrc"), VOLUME)
+    assert found.correlation > 0.85
+    judged = json.loads(
+        run("evaluate", tmp_path / "out/poses.star", stack.with_suffix(".star"), "--align", "--json").out
+    )
+    assert judged["median_deg"] < 4  # of 132 by chance
+    again = run("abinitio", stack.with_suffix(".star"), "-o", tmp_path / "out")
+    assert "exists already" in again.err
+
+
+def test_noise_alone_is_refused(small, stack, tmp_path):
+    noise = np.random.default_rng(0).normal(size=(800, SIZE, SIZE))
+    with pytest.raises(BadInput, match="nothing that the images have in common but noise"):
+        abinitio(replaced(stack, tmp_path, noise), diameter=120.0, starts=1)
+
+
+def test_dark_particles_are_refused(small, stack, tmp_path):
+    images = MrcStack(stack).read(np.arange(800))
+    with (
+        pytest.warns(UserWarning, match="look darker"),
+        pytest.raises(BadInput, match=r"density is lower .*invert=True \(--invert\)"),
+    ):
+        abinitio(replaced(stack, tmp_path, -images), diameter=120.0, starts=1)
+
+
+def test_few_images_are_refused(stack):
+    with pytest.raises(BadInput, match="800 images; expected at least 2,000"):
+        abinitio(stack.with_suffix(".star"))
+
+
+@pytest.mark.parametrize("snr", [0.1, 0.5])
+def test_the_diameter_is_that_of_the_molecule(snr):
+    simulator = Simulator(VOLUME, Imaging(snr=snr, shift_sigma=4.0))
+    images = simulator(2000, torch.Generator().manual_seed(0)).images[:, 0]
+    # A phantom is 0.6 of its box wide; shifts make it look larger.
+    assert 0.45 * SIZE < image_diameter(images) < 0.8 * SIZE
