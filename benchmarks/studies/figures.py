@@ -47,7 +47,7 @@ def measured_before(name: str, **settings: object) -> list[dict[str, Any]]:
     """The rows of a study that were measured with the same settings; a row carries the commit that measured it."""
     kept = RESULTS / f"{name}.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
-    return before["rows"] if settings.items() <= before.items() else []
+    return before.get("rows", []) if settings.items() <= before.items() else []
 
 
 def measured_at(rows: list[dict[str, Any]]) -> str:
