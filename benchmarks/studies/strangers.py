@@ -112,7 +112,7 @@ def table(figures: dict[str, Any]) -> str:
     header = ["encoder", "agreement with its own molecule", "most of a stranger", "AUROC"]
     header += ["median deg, its own", "strangers: mean (lowest to highest)"]
     return markdown_table(header, lines) + (
-        f"\n{figures['stacks']} stacks of {_IMAGES} images of every molecule, at SNR {_SNR:g} with CTF; AUROC of the "
+        f"\n{figures['stacks']} x {_IMAGES} images of every molecule, at SNR {_SNR:g} with CTF; AUROC of the "
         f"agreement for stacks of the encoder's own molecule, chance is 0.5; {measured_at(figures['rows'])}.\n"
     )
 
