@@ -87,7 +87,7 @@ class AbInitio:
         self.volume, self.steps = None, 0
         self._sums = self._projected()
         size = images.shape[-1]
-        axis = torch.arange(size) - size // 2
+        axis = torch.arange(size, device=images.device) - size // 2
         self._shell = shell_number(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).flatten()
         empty = Volume(images.new_zeros(size, size, size), pixel_size)
         self.noise = self._power(PoseLikelihood(empty, size, pixel_size), 0.0)
@@ -105,15 +105,10 @@ class AbInitio:
             device=self.images.device,
         )
 
-    def step(self) -> Tensor | None:
-        """Improve the map by some images.
-
-        Returns:
-            (B,) the log-likelihood of each against the map before, over that of noise alone; None for the first ones.
-        """
+    def step(self) -> None:
+        """Improve the map by some images."""
         rows = torch.randint(0, self.trained, (_BATCH,), generator=self.generator)
         images, ctf = self.images[rows], None if self.ctf is None else self.ctf[rows]
-        evidence = None
         if self.volume is None:
             rotation = random_rotations(_BATCH * _DRAWN, generator=self.generator).to(images)
             shift = images.new_zeros(_BATCH * _DRAWN, 2)
@@ -121,7 +116,7 @@ class AbInitio:
             frame = random_rotations(1, generator=self.generator)[0]  # so that no pose is off the grid for ever
             self._search.look_at(self.volume, frame)
             drawn = self._drawn(images, ctf, _DRAWN)
-            rotation, shift, evidence = drawn.rotation.flatten(0, 1), drawn.shift.flatten(0, 1), drawn.evidence
+            rotation, shift = drawn.rotation.flatten(0, 1), drawn.shift.flatten(0, 1)
         twice = torch.arange(_BATCH).repeat_interleave(_DRAWN)
         new = self._projected()
         share = images.new_full((len(twice),), 1 / _DRAWN)
@@ -130,7 +125,6 @@ class AbInitio:
         self._sums.add(new)
         self.volume = self._filtered()
         self.steps += 1
-        return evidence
 
     def poses(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`poses_of` some of the images."""
@@ -177,7 +171,7 @@ class AbInitio:
         """The map of the sums, by a Wiener filter with the power of the map before."""
         size = self.images.shape[-1]
         weight, _ = self._sums.shell_weights()
-        shells = torch.arange(len(weight))
+        shells = torch.arange(len(weight), device=weight.device)
         noise_to_signal = torch.ones_like(weight)
         if self.volume is not None:
             power = centred_fft(self.volume.data).abs().square().flatten().double()
