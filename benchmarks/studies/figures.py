@@ -12,6 +12,7 @@ from ..runs import RESULTS, markdown_table
 
 STUDIES = (
     "ctf_snr",
+    "half_precision",
     "matching",
     "matching_junk",
     "matching_limit",
@@ -22,11 +23,14 @@ STUDIES = (
     "matching_stacks",
     "overhead",
     "pretrained",
+    "pretrained_relion",
     "reconstruction",
     "recovery",
     "recovery_moves",
     "so3_harmonic",
     "steerable_speed",
+    "strangers",
+    "transfer",
 )
 
 

@@ -58,6 +58,7 @@ def test_distances_of_pixels_against_a_loop() -> None:
     torch.testing.assert_close(found, loop * (torch.pi / loop.max()))
 
 
+@pytest.mark.filterwarnings("ignore:.*is not C2 in RELION")  # of the phantom, which has no symmetry
 def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "SEEDS", 1)
     monkeypatch.setattr(maps, "MOLECULES", {"5a1a": (DATA, 8.0)})
