@@ -32,8 +32,8 @@ _POLYHEDRAL: dict[str, _Generators] = {
 _POLYHEDRAL["I"] = _POLYHEDRAL["I2"]
 
 
-def generating_axes(name: str) -> tuple[Tensor, list[int]]:
-    """Axes whose turns generate a point group: unit vectors, float64 (1 or 2, 3), and how many turns are a whole one.
+def generating_axes(name: str) -> tuple[Tensor, Tensor]:
+    """Axes whose turns generate a point group: unit vectors, float64 (1 or 2, 3), and the angles of the turns.
 
     Args:
         name: as of :func:`point_group`.
@@ -49,7 +49,7 @@ def generating_axes(name: str) -> tuple[Tensor, list[int]]:
     else:
         raise ValueError(f"point group {name!r}, expected Cn, Dn (n from 1 to 999), T, O, I, I1, I2, I3 or I4")
     axes = torch.nn.functional.normalize(torch.tensor([axis for _, axis in generators], dtype=torch.float64), dim=-1)
-    return axes, [fold for fold, _ in generators]
+    return axes, torch.tensor([2 * torch.pi / fold for fold, _ in generators], dtype=torch.float64)
 
 
 def point_group(name: str) -> Tensor:
@@ -62,8 +62,8 @@ def point_group(name: str) -> Tensor:
     Raises:
         ValueError: as :func:`generating_axes`.
     """
-    axes, folds = generating_axes(name)
-    generating = rotvec_to_matrix(axes * (2 * torch.pi / torch.tensor(folds, dtype=torch.float64)[:, None]))
+    axes, angles = generating_axes(name)
+    generating = rotvec_to_matrix(axes * angles[:, None])
     group = torch.eye(3, dtype=torch.float64)[None]
     done = 0
     while done < len(group):

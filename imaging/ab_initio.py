@@ -63,7 +63,6 @@ class AbInitio:
     Attributes:
         volume: the map of the moment; None before the first step.
         noise: its power; at first all power counts as noise.
-        steps: that were done.
     """
 
     volume: Volume | None
@@ -84,7 +83,7 @@ class AbInitio:
         self.trained = len(images) if trained is None else trained
         self.diameter, self.reach, self.group = diameter, reach, group
         self.generator = torch.Generator().manual_seed(seed)
-        self.volume, self.steps = None, 0
+        self.volume = None
         self._sums = self._projected()
         size = images.shape[-1]
         axis = torch.arange(size, device=images.device) - size // 2
@@ -124,7 +123,6 @@ class AbInitio:
         self._sums.scale(_FORGET)
         self._sums.add(new)
         self.volume = self._filtered()
-        self.steps += 1
 
     def poses(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`poses_of` some of the images."""

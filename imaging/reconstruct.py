@@ -120,7 +120,7 @@ def reconstruct(
             for batch in np.array_split(rows, math.ceil(len(rows) * projector.samples_per_image / _SAMPLES)):
                 chosen = torch.from_numpy(batch)
                 projector.insert(
-                    _without_background(torch.from_numpy(stack.images(batch))),
+                    without_background(torch.from_numpy(stack.images(batch))),
                     rotation[chosen],
                     shift[chosen],
                     None if ctf is None else ctf[chosen],
@@ -159,7 +159,7 @@ def _on_cpu(volume: Volume) -> Volume:
     return Volume(volume.data.cpu(), volume.pixel_size)
 
 
-def _without_background(images: Tensor) -> Tensor:
+def without_background(images: Tensor) -> Tensor:
     """Take off the mean outside of the circle that fits the box.
 
     Both half maps would have it in common, and as it is not the same everywhere in a map of few images, or with soft
@@ -207,15 +207,21 @@ def _weights(poses: PoseTable) -> Floats:
     return poses.confidence
 
 
+def split_in_halves(stack: ParticleStack, seed: int) -> NDArray[np.int64]:
+    """(N,) 1 or 2, at random; rows of one image are in the same half."""
+    images, image = np.unique(stack.image_ids, return_inverse=True)
+    return (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
+
+
 def _half_sets(
     stack: ParticleStack, table: ParticleTable | None, weights: Tensor | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the two half-sets, without those of weight 0."""
     hint = "random_halves (--random-halves) splits the images at random"
     number = None if table is None else table.checked_half_set(hint)
-    images, image = np.unique(stack.image_ids, return_inverse=True)
+    image = stack.image_ids
     if number is None:
-        number = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
+        number = split_in_halves(stack, seed)
     used = np.ones(len(stack), dtype=bool) if weights is None else weights.numpy() > 0
     first, second = (np.flatnonzero((number == half) & used) for half in (1, 2))
     if len(shared := np.intersect1d(image[first], image[second])):

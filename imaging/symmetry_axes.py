@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.grids import healpix_directions
-from ..geometry.point_groups import generating_axes
+from ..geometry.point_groups import generating_axes, point_group
 from ..geometry.rotations import matrix_to_rotvec, rotvec_to_matrix
 from .map_alignment import self_alignment, transform_map
 from .volumes import Volume
@@ -48,22 +48,21 @@ def align_symmetry(volume: Volume, symmetry: str) -> SymmetryAlignment:
     Raises:
         ValueError: no such group, or C1, which has no axes.
     """
-    axes, folds = generating_axes(symmetry)
-    if folds == [1]:
+    axes, angles = generating_axes(symmetry)
+    if len(point_group(symmetry)) == 1:
         raise ValueError("C1 has no axes")
     directions = healpix_directions(_ORDER)
     directions = directions[directions[:, 2] >= 0]  # a turn about the opposite direction is the turn back
     found: list[Tensor] = []
     fixed = []
-    for axis, fold in zip(axes, folds, strict=True):
+    for axis, angle in zip(axes, angles, strict=True):
         if found:
             # On the cone around the first axis.
             tilted = _about(found[0], torch.linspace(0, 2 * torch.pi, _ROUND + 1, dtype=torch.float64)[:-1])
             directions = tilted @ _shortest_turn(axes[0], found[0]) @ axis
-        angle = torch.tensor(2 * torch.pi / fold, dtype=torch.float64)
         # Half of the way to the group's next turn about the axis, which fits as well; another axis's is no nearer.
         turn, shift = self_alignment(volume, _about(directions, angle), min(_NEAR, float(angle) / 2))
-        found.append(_axis(turn, directions if fold == 2 else None))
+        found.append(_axis(turn, directions if angle == torch.pi else None))
         # Of a map without the symmetry the turn found has any angle; that of the group keeps the equations solvable.
         fixed.append((torch.eye(3, dtype=torch.float64) - _about(found[-1], angle), shift))
     rotation = _fitted(torch.stack(found), axes)
@@ -72,7 +71,7 @@ def align_symmetry(volume: Volume, symmetry: str) -> SymmetryAlignment:
     centre = torch.linalg.pinv(system, rtol=1e-3) @ shifts
     shift = -rotation @ centre
     aligned = transform_map(volume, rotation, shift)
-    turns = rotvec_to_matrix(axes * (2 * torch.pi / torch.tensor(folds, dtype=torch.float64)[:, None]))
+    turns = _about(axes, angles)
     mates = [transform_map(aligned, turn, torch.zeros(3, dtype=torch.float64)) for turn in turns]
     alike = min(float(torch.corrcoef(torch.stack([aligned.data, mate.data]).flatten(1))[0, 1]) for mate in mates)
     return SymmetryAlignment(rotation, shift, alike, aligned)

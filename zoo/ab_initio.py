@@ -20,8 +20,7 @@ from ..imaging.ab_initio import STAGES, AbInitio
 from ..imaging.fourier import rfft_shells
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
-from ..imaging.reconstruct import Reconstruction, reconstruct
-from ..imaging.simulate import inscribed_circle
+from ..imaging.reconstruct import Reconstruction, reconstruct, split_in_halves, without_background
 from ..imaging.volumes import Volume
 from ..particles.ctf import CTF
 from ..particles.errors import BadInput, BadInputWarning
@@ -152,12 +151,10 @@ def image_diameter(images: Tensor) -> float:
 def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int) -> tuple[Tensor, CTF | None]:
     """Images (N, size, size) without background, their noise of about variance 1 per original pixel; and their CTF."""
     parts, ctfs = [], []
-    outside = ~inscribed_circle(stack.image_size)
     for first in range(0, len(rows), _READ):
         images, ctf = read_images(stack, rows[first : first + _READ])
         level = noise_levels(images)
-        images = images - images[:, outside].mean(1)[:, None, None]
-        images = images / torch.where(level > 0, level, 1)[:, None, None]
+        images = without_background(images).float() / torch.where(level > 0, level, 1)[:, None, None]
         parts.append(fourier_resize(images, size))
         ctfs.append(ctf)
     known = [ctf for ctf in ctfs if ctf is not None]
@@ -226,10 +223,8 @@ def _in_halves(stack: ParticleStack, seed: int) -> ParticleStack:
     """The stack with half-sets, random where its table has none; rows of one image stay together."""
     if stack.table.checked_half_set() is not None:
         return stack
-    images, image = np.unique(stack.image_ids, return_inverse=True)
-    half_set = (np.random.default_rng(seed).permutation(len(images)) % 2 + 1)[image]
     halved = stack.subset(np.arange(len(stack)))
-    halved.table = replace(halved.table, half_set=half_set)
+    halved.table = replace(halved.table, half_set=split_in_halves(stack, seed))
     return halved
 
 

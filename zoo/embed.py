@@ -21,7 +21,8 @@ LARGEST = 2_000_000
 """Bytes: what every installation carries must stay small; larger weights belong on the Hub."""
 
 
-CODE, WEIGHTS_LICENCE = "BSD-3-Clause", "BSD-3-Clause"
+_LICENCE = "BSD-3-Clause"
+"""Of this package, and of the weights that it carries."""
 
 
 def embed(
@@ -51,7 +52,7 @@ def embed(
         )
         if (size := (saved / MODEL).stat().st_size) > LARGEST:
             raise BadInput(saved / MODEL, f"{size} bytes", expected=f"at most {LARGEST} for embedded weights")
-        licences = {"code": CODE, "weights": WEIGHTS_LICENCE, "data": data_licence}
+        licences = {"code": _LICENCE, "weights": _LICENCE, "data": data_licence}
         stated = {"licences": licences, "citation": citation, "source": "embedded"}
         config = {**json.loads((saved / CONFIG).read_text()), **stated}
         contents = {f"{name}{EMBEDDED[path.name]}": path.read_bytes() for path in saved.iterdir()}
