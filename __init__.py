@@ -22,9 +22,10 @@ Parts
 
     list_parts            names of the backbones, heads or losses
     create_loss           a loss by name
-    register_backbone     adds a backbone of yours; also register_head and register_loss
+    register_backbone     adds a backbone of yours
     register_head         adds a head of yours
     register_loss         adds a loss of yours
+    register_decoder      adds a decoder of yours
     LossOutput            what a loss says of each image
 
 Poses and particles
@@ -107,6 +108,7 @@ if _TYPE_CHECKING:
     from .zoo.publish import push_to_hub as push_to_hub
     from .zoo.registry import list_parts as list_parts
     from .zoo.registry import register_backbone as register_backbone
+    from .zoo.registry import register_decoder as register_decoder
     from .zoo.registry import register_head as register_head
     from .zoo.registry import register_loss as register_loss
 
@@ -147,6 +149,7 @@ _HOMES = {
     "recover_orientations": "recovery.orientations",
     "refine": "zoo.match",
     "register_backbone": "zoo.registry",
+    "register_decoder": "zoo.registry",
     "register_head": "zoo.registry",
     "register_loss": "zoo.registry",
     "save_pretrained": "zoo.pretrained",

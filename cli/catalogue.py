@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..zoo.entry import Entry
     from ..zoo.registry import Part
 
-_KINDS: tuple[Literal["backbone", "head", "loss"], ...] = ("backbone", "head", "loss")
+_KINDS: tuple[Literal["backbone", "head", "loss", "decoder"], ...] = ("backbone", "head", "loss", "decoder")
 
 
 @verb("list", short_help="What there is: parts and encoders.")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.rotations import rotvec_to_matrix
+from .fourier_samples import FourierSamples
 from .fourier_table import FourierTable
 from .gauss_newton import FIRST_DAMPING, damped_step, next_damping
 from .volumes import Volume
@@ -71,7 +72,7 @@ class Placed:
         return amplitude * (self.products[:, :5, _IMAGE] - amplitude * self.products[:, :5, _PROJECTION])
 
 
-class PoseLikelihood:
+class PoseLikelihood(FourierSamples):
     """Scores and climbs poses of images of one size against one map.
 
     Args:
@@ -80,50 +81,16 @@ class PoseLikelihood:
         pixel_size: Angstrom per pixel of the images.
         highest: the largest frequency that is compared, in 1/Angstrom; at most, and by default, the smaller Nyquist
             frequency of images and map.
-
-    Attributes:
-        frequency: (P, 2) the Fourier samples that are compared, half of a plane without its origin, from low to high.
-        radius: (P,) their distances from the origin.
-        highest: the largest frequency that is compared.
-        box: edge of the images in Angstrom.
     """
 
     def __init__(self, volume: Volume, image_size: int, pixel_size: float, *, highest: float | None = None) -> None:
-        device = volume.data.device
         nyquist = 0.5 / max(pixel_size, volume.pixel_size) * (1 - 1e-6)
         highest = nyquist if highest is None else min(highest, nyquist)
-        ky = torch.fft.fftfreq(image_size, pixel_size, device=device)
-        kx = torch.fft.rfftfreq(image_size, pixel_size, device=device)
-        frequency = torch.stack(torch.meshgrid(kx, ky, indexing="xy"), -1).flatten(0, 1)
-        radius = frequency.norm(dim=1)
-        # Of a conjugate pair, the half-plane holds both samples where kx is 0.
-        inside = ((radius > 0) & (radius < highest) & ((frequency[:, 0] > 0) | (frequency[:, 1] > 0))).nonzero()[:, 0]
-        self._places = inside[radius[inside].argsort(stable=True)]
-        self.frequency, self.radius = frequency[self._places], radius[self._places]
-        self.image_size, self.pixel_size = image_size, pixel_size
-        self.highest, self.box = highest, image_size * pixel_size
+        super().__init__(image_size, pixel_size, highest=highest, device=volume.data.device)
         self._box = volume.size * volume.pixel_size
         self._table = FourierTable(volume.data.float(), highest * self._box, gradient=True)
         # Sums over voxels become sums over pixels of another size; a sample stands for its conjugate, too.
         self._scale = 2**0.5 * (volume.pixel_size / pixel_size) ** 2
-        to_centre = 2 * torch.pi * self.frequency.sum(1) * (image_size // 2 * pixel_size)
-        self._to_centre = torch.polar(torch.full_like(to_centre, 2**0.5), to_centre)
-
-    def samples(self, images: Tensor) -> Tensor:
-        """The Fourier samples (B, P) of images (B, L, L), their origin at pixel ``L // 2``.
-
-        White noise of standard deviation s per pixel has E |noise|^2 = 2 s^2 L^2 in each.
-        """
-        return torch.fft.rfft2(images.float()).flatten(1)[:, self._places] * self._to_centre
-
-    def images(self, samples: Tensor) -> Tensor:
-        """The images (B, L, L) that have the samples (B, P), and nothing at other frequencies."""
-        size = self.image_size
-        spectrum = samples.new_zeros(len(samples), size * (size // 2 + 1))
-        spectrum[:, self._places] = samples / self._to_centre
-        spectrum = spectrum.unflatten(1, (size, -1))
-        spectrum[:, 1:, 0] += spectrum[:, 1:, 0].flip(1).conj()  # of the pairs of which one sample is kept
-        return torch.fft.irfft2(spectrum, s=(size, size))
 
     def limited(self, highest: float, scale: float = 1.0) -> PoseLikelihood:
         """The same up to a lower frequency, against the map with voxels ``scale`` times as wide; the table is shared.
@@ -138,7 +105,7 @@ class PoseLikelihood:
 
     def projections(self, rotation: Tensor, shift: Tensor, transfer: Tensor | None = None) -> Tensor:
         """The noiseless samples (B, P) at poses (B, 3, 3) and (B, 2) in Angstrom; ``transfer`` as in :meth:`at`."""
-        ramp = self._ramp(shift, transfer, len(self.frequency))
+        ramp = self.ramp(shift, transfer, len(self.frequency), scale=self._scale)
         return self._table(self._slices(rotation, len(self.frequency)))[..., 0] * ramp
 
     def at(self, rotation: Tensor, shift: Tensor, samples: Tensor, transfer: Tensor | None = None) -> Placed:
@@ -153,7 +120,7 @@ class PoseLikelihood:
         n = samples.shape[1]
         k = self.frequency[:n]
         values = self._table(self._slices(rotation, n), gradient=True)
-        ramp = self._ramp(shift, transfer, n)[..., None]
+        ramp = self.ramp(shift, transfer, n, scale=self._scale)[..., None]
         here, slope = values[..., :1] * ramp, torch.view_as_real(values[..., 1:] * ramp)
         # R^T k changes by R^T (k x w) when the rotation is followed by a small one about w; k has no z.
         x, y, z = torch.einsum("bij,bnjc->bnic", rotation * self._box, slope).unbind(2)
@@ -184,17 +151,9 @@ class PoseLikelihood:
             damping = next_damping(damping, better)
         return placed
 
-    def below(self, frequency: float) -> int:
-        """How many samples lie below a frequency."""
-        return int((self.radius < frequency).sum())
-
     def _slices(self, rotation: Tensor, n: int) -> Tensor:
         """(B, n, 3) frequencies of the map, in steps of its box's transform."""
         return (self.frequency[:n] * self._box) @ rotation[:, :2]
-
-    def _ramp(self, shift: Tensor, transfer: Tensor | None, n: int) -> Tensor:
-        angle = -2 * torch.pi * shift @ self.frequency[:n].T
-        return torch.polar(torch.full_like(angle, self._scale) if transfer is None else transfer * self._scale, angle)
 
 
 def chosen(first: Tensor, a: Placed, b: Placed) -> Placed:

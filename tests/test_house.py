@@ -25,7 +25,7 @@ FLOORS: dict[str, set[str]] = {
     "models": {"geometry"},
     "heads": {"geometry"},
     "imaging": {"geometry", "particles"},
-    "losses": {"geometry", "heads"},
+    "losses": {"geometry", "particles", "models", "heads", "imaging"},
     "weights": set(),
     "zoo": {"geometry", "particles", "recovery", "models", "heads", "imaging", "losses", "weights"},
 }

@@ -29,6 +29,8 @@ def check_names(recipe: Recipe) -> None:
         load_part("head", head)
         where = "field loss"
         load_part("loss", recipe.loss)
+        where = "field decoder"
+        load_part("decoder", recipe.decoder)
     except UnknownName as error:
         raise BadInput(recipe.source, str(error), where=where) from None
 

@@ -14,11 +14,8 @@ from torch import nn
 from ..imaging.batch import Batch
 from ..losses.base import Loss, LossOutput, Mismatch
 from ..losses.siamese import SiameseDistance
-from ..particles.errors import BadInput
 from ..zoo.encoder import PoseEncoder
 from ..zoo.evaluate import distance_metrics, evaluate, pose_metrics, predict_batches
-from ..zoo.loss import create_loss
-from .recipe import Recipe
 
 
 class Objective(nn.Module):
@@ -39,6 +36,9 @@ class Objective(nn.Module):
     def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:
         """How good the encoder is on held-out images; ``thorough`` where the training is over."""
         raise NotImplementedError
+
+    def finish(self, encoder: PoseEncoder) -> None:
+        """Hand an encoder that is about to be saved what it needs of the objective."""
 
 
 class Supervised(Objective):
@@ -94,26 +94,3 @@ class Distances(Supervised):
     def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:
         """Errors of distances."""
         return distance_metrics(self.loss, predict_batches(encoder, batch.images), batch.pose)
-
-
-def make_objective(recipe: Recipe, encoder: PoseEncoder) -> Objective:
-    """The objective of a recipe's loss.
-
-    Raises:
-        BadInput: the encoder gives no rotation for a loss that needs one.
-        BadArguments: the loss does not take ``loss_args``.
-        PartError: the loss itself fails.
-    """
-    args = dict(recipe.loss_args)
-    if recipe.data.symmetry != "C1":
-        args.setdefault("symmetry", recipe.data.symmetry)
-    loss = create_loss(recipe.loss, **args)
-    if not (loss.frame_is_open or encoder.head.has_rotation):
-        hint = "loss siamese_distance learns distances"
-        raise BadInput(recipe.source, f"{recipe.encoder} gives no rotation", where="field loss", hint=hint)
-    kind = Distances if loss.frame_is_open else Supervised
-    if not recipe.shift:
-        return kind(loss, symmetry=recipe.data.symmetry)
-    # Shifts count in units of the last layer, and no more than rotations do.
-    scale = encoder.shift_scale if recipe.shift_scale is None else recipe.shift_scale
-    return kind(loss, symmetry=recipe.data.symmetry, shift_weight=recipe.shift_weight, shift_scale=scale)

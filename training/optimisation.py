@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def make_optimizer(
-    recipe: Recipe, parameters: Iterable[nn.Parameter], of_backbone: Set[nn.Parameter] = frozenset()
+    recipe: Recipe, parameters: Iterable[nn.Parameter], scales: Mapping[nn.Parameter, float] | None = None
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser, of parameters in groups that have a ``scale`` of the learning rate."""
+    """The recipe's optimiser, of parameters in groups that have a ``scale`` of the learning rate, by default 1."""
     members: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
-        members.setdefault(recipe.backbone_lr if parameter in of_backbone else 1.0, []).append(parameter)
+        members.setdefault((scales or {}).get(parameter, 1.0), []).append(parameter)
     groups = [{"params": group, "scale": scale} for scale, group in members.items()]
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)

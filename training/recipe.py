@@ -69,6 +69,13 @@ class Recipe:
         text("the name of a loss"), "what compares poses with the truth", "chordal", example="bingham_nll"
     )
     loss_args: Mapping[str, Any] = setting(mapping(), "its arguments", {})
+    decoder: str = setting(
+        text("the name of a decoder"),
+        "the map that losses reconstruction_... learn with the poses",
+        "hartley_grid",
+    )
+    decoder_args: Mapping[str, Any] = setting(mapping(), "its arguments", {})
+    decoder_lr: float = setting(number(above=0, most=1e4), "learning rate of the decoder, times lr", 20.0)
     init: str | None = setting(
         optional(text("a pretrained encoder of the same name and arguments"), "random ones"),
         "weights to begin with, such as ecoli_70s or local-dir:runs/mine/model",
@@ -145,9 +152,14 @@ class Recipe:
 
     def frame_map(self) -> Volume | None:
         """The map in whose frame poses are learnt; None where nobody knows it, or where distances alone are learnt."""
-        if not isinstance(self.data, Simulated) or self.loss == "siamese_distance":
+        if not isinstance(self.data, Simulated) or self.loss == "siamese_distance" or self.is_ab_initio:
             return None
         return self.data.frame_map(self.image_size, self.pixel_size)
+
+    @property
+    def is_ab_initio(self) -> bool:
+        """Whether poses and a map are learnt from images alone, in a frame of their own."""
+        return self.loss.startswith("reconstruction_")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-serialisable."""

@@ -27,7 +27,8 @@ from ..zoo.provenance import provenance
 from .beginning import begin_from, check_names, load_start
 from .checkpoint import has_other_steps, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .log import open_tensorboard, write_log
-from .objective import Objective, Supervised, make_objective
+from .make_objective import make_objective
+from .objective import Objective, Supervised
 from .optimisation import average, learning_rate, make_optimizer
 from .progress import Progress, named
 from .recipe import Recipe
@@ -161,7 +162,9 @@ class _Trainer:
         self.backbone = self.encoder.get_submodule("backbone")
         if not recipe.backbone_lr:
             self.backbone.requires_grad_(False)
-        self.optimizer = make_optimizer(recipe, self.learnt, set(self.backbone.parameters()))
+        scales = dict.fromkeys(self.backbone.parameters(), recipe.backbone_lr)
+        scales |= dict.fromkeys(self.objective.parameters(), recipe.decoder_lr)
+        self.optimizer = make_optimizer(recipe, self.learnt, scales)
         self.averaged = self._state() if recipe.ema else None
         self.best: dict[str, Tensor] = {}
         self.best_error = math.inf
@@ -250,7 +253,7 @@ class _Trainer:
             "step": self.step,
             "loss": loss,
             "lr": learning_rate(self.recipe, self.step - 1),
-            **{name: metrics[name] for name in (self.objective.criterion, *self.objective.logged)},
+            **{name: metrics[name] for name in (self.objective.criterion, *self.objective.logged) if name in metrics},
             "cpu_s": self.cpu_seconds,
             "images_per_cpu_s": self.step * self.recipe.batch_size / max(self.cpu_seconds, 1e-9),
         }
@@ -274,6 +277,7 @@ class _Trainer:
         criterion = self.objective.criterion
         measured = f"{named(criterion, row[criterion])} in the validation at step {row['step']}"
         metrics = {"unfinished": f"{measured} of {self.recipe.steps}", "validation": row, **self._origin()}
+        self.objective.finish(self.encoder)
         save_pretrained(self.encoder, self.out / "model", metrics=metrics, recipe=self.recipe, overwrite=True)
 
     def _best_row(self) -> dict[str, float] | None:
@@ -299,6 +303,7 @@ class _Trainer:
     def _finish(self) -> TrainingResult:
         self._load(self.best)
         self.encoder.eval()
+        self.objective.finish(self.encoder)
         metrics = {
             **self.objective.measure(self.encoder, self.data.test, thorough=True),
             "steps": self.step,

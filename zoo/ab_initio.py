@@ -16,11 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..geometry.point_groups import point_group
-from ..imaging.ab_initio import STAGES, AbInitio
 from ..imaging.fourier import rfft_shells
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
 from ..imaging.reconstruct import Reconstruction, reconstruct, split_in_halves, without_background
+from ..imaging.stochastic_em import STAGES, StochasticEM
 from ..imaging.volumes import Volume
 from ..particles.ctf import CTF
 from ..particles.errors import BadInput, BadInputWarning
@@ -170,10 +170,10 @@ def _started(
     seed: int,
     device: torch.device | str | None,
     progress: bool,
-) -> AbInitio:
+) -> StochasticEM:
     """A map from one random start, of all images but those that are held out."""
     kept = slice(0, len(images) - _HELD_OUT)
-    run = AbInitio(
+    run = StochasticEM(
         images.to(device),
         pixel_size,
         ctf if ctf is None or device is None else ctf.to(device),
@@ -194,7 +194,7 @@ def _started(
     return run
 
 
-def _evidence(run: AbInitio, count: int) -> tuple[float, float]:
+def _evidence(run: StochasticEM, count: int) -> tuple[float, float]:
     """The mean log-likelihood of images that the run has not seen, and its standard error."""
     _, _, evidence = run.poses(torch.arange(count - _HELD_OUT, count))
     return float(evidence.mean()), float(evidence.std() / len(evidence) ** 0.5)
@@ -206,7 +206,7 @@ def _is_dark(volume: Volume) -> bool:
     return bool(values.pow(3).mean() < 0)
 
 
-def _coarse_poses(stack: ParticleStack, run: AbInitio, size: int, progress: bool) -> PoseTable:
+def _coarse_poses(stack: ParticleStack, run: StochasticEM, size: int, progress: bool) -> PoseTable:
     """Poses of all images against the first map."""
     parts = []
     with tqdm(total=len(stack), desc="coarse poses", unit="image", disable=not progress) as bar:

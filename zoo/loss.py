@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..losses.base import Loss
+from ..losses.reconstruction import Reconstruction
 from .parts import make_part
 
 
-def create_loss(name: str, **args: Any) -> Loss:
+def create_loss(name: str, **args: Any) -> Loss | Reconstruction:
     """Make a loss, for instance ``create_loss("geodesic", symmetry="D2")``; its docstring lists the arguments.
 
     Raises:

@@ -21,7 +21,7 @@ class PartError(RuntimeError):
     """An exception inside a part; it says which part, where that came from, and what happened.
 
     Args:
-        kind: "backbone", "head" or "loss".
+        kind: "backbone", "head", "loss" or "decoder".
         name: the part's.
         error: what it raised.
     """
@@ -36,7 +36,7 @@ class BadArguments(ValueError):
     """Arguments that a part does not take.
 
     Attributes:
-        field: where a recipe has them: "backbone_args", "head_args" or "loss_args".
+        field: where a recipe has them: "backbone_args", "head_args", "loss_args" or "decoder_args".
     """
 
     def __init__(self, kind: Kind, name: str, reason: str) -> None:
@@ -68,7 +68,7 @@ def make_part(kind: Kind, name: str, /, *given: Any, **args: Any) -> Any:
     """Make a part.
 
     Args:
-        kind: "backbone", "head" or "loss".
+        kind: "backbone", "head", "loss" or "decoder".
         name: the part's.
         given: what every part of this kind is given.
         args: arguments of its own, beside the defaults of :class:`Part`.

@@ -1,8 +1,8 @@
 """The registry: names of the parts and where they live. Listing and searching import neither torch nor the parts.
 
 A new part is one file and one line here; the tests find it in the table. Third parties add theirs with
-:func:`register_backbone`, :func:`register_head`, :func:`register_loss` or through the entry points
-``cryozoo.backbones``, ``cryozoo.heads``, ``cryozoo.losses``.
+:func:`register_backbone`, :func:`register_head`, :func:`register_loss`, :func:`register_decoder` or through the entry
+points ``cryozoo.backbones``, ``cryozoo.heads``, ``cryozoo.losses``, ``cryozoo.decoders``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from .. import __version__
 
-Kind = Literal["backbone", "head", "loss"]
+Kind = Literal["backbone", "head", "loss", "decoder"]
 T = TypeVar("T", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -204,6 +204,27 @@ _PARTS: dict[Kind, dict[str, Part]] = {
             "cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"
         ),
         "forum": Part("cryozoo.losses.forum:Forum", "pairwise distance and regression with a curriculum (Chung 2023)"),
+        "reconstruction_l2": Part(
+            "cryozoo.losses.reconstruction:Reconstruction", "ab initio: images against slices of a decoder"
+        ),
+        "reconstruction_symmetric": Part(
+            "cryozoo.losses.reconstruction:Reconstruction",
+            "the same, the better of the image and its half turn (Levy et al. 2022)",
+            {"views": ("identity", "half_turn")},
+        ),
+        "reconstruction_mirror": Part(
+            "cryozoo.losses.reconstruction:Reconstruction",
+            "the same, the better of the image and its mirror image",
+            {"views": ("identity", "mirror")},
+        ),
+    },
+    "decoder": {
+        "hartley_grid": Part(
+            "cryozoo.models.hartley_grid:HartleyGrid", "a grid of mantissas and exponents (Levy et al. 2024)"
+        ),
+        "fouriernet": Part(
+            "cryozoo.models.fouriernet:FourierNet", "two networks of sines, one an envelope (Levy et al. 2022)"
+        ),
     },
 }
 
@@ -262,8 +283,13 @@ def register_loss(name: str, target: str | T | None = None, *, summary: str = ""
     return _register_part("loss", name, target, summary)
 
 
+def register_decoder(name: str, target: str | T | None = None, *, summary: str = "") -> Any:
+    """Add a decoder: ``(size, **args) -> cryozoo.models.decoder.Decoder``, or its ``"module:attribute"``, as those."""
+    return _register_part("decoder", name, target, summary)
+
+
 def list_parts(kind: Kind, pattern: str = "*") -> list[str]:
-    """Names of the backbones, heads or losses that match a shell pattern, sorted."""
+    """Names of the backbones, heads, losses or decoders that match a shell pattern, sorted."""
     return sorted(fnmatch.filter(_table(kind), pattern))
 
 

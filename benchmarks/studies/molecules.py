@@ -16,7 +16,8 @@ from ...imaging.batch import Batch
 from ...imaging.preprocessing import Preprocessing
 from ...losses.base import LossOutput
 from ...training.batches import TrainingData
-from ...training.objective import Objective, make_objective
+from ...training.make_objective import make_objective
+from ...training.objective import Objective
 from ...training.recipe import Recipe
 from ...training.trainer import TrainingResult, train
 from ...zoo.encoder import PoseEncoder

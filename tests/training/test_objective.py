@@ -15,7 +15,8 @@ from cryozoo.losses.base import LossOutput
 from cryozoo.losses.chordal import Chordal
 from cryozoo.training.batches import TrainingData
 from cryozoo.training.data import DataSource, Simulated
-from cryozoo.training.objective import Distances, Objective, Supervised, make_objective
+from cryozoo.training.make_objective import make_objective
+from cryozoo.training.objective import Distances, Objective, Supervised
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import train
 from cryozoo.zoo.encoder import PoseEncoder, create_encoder

@@ -9,7 +9,8 @@ from cryozoo.particles.fields import describe
 from cryozoo.particles.yaml_files import parse_yaml
 from cryozoo.training.beginning import check_names
 from cryozoo.training.data import Recorded, Simulated
-from cryozoo.training.objective import Supervised, make_objective
+from cryozoo.training.make_objective import make_objective
+from cryozoo.training.objective import Supervised
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.recipe_page import recipe_page, recipe_template
 from cryozoo.zoo.encoder import create_encoder

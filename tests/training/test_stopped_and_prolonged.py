@@ -12,7 +12,7 @@ import torch
 from cryozoo.imaging.simulate import Imaging
 from cryozoo.particles.errors import BadInput
 from cryozoo.training.data import Simulated
-from cryozoo.training.objective import make_objective
+from cryozoo.training.make_objective import make_objective
 from cryozoo.training.optimisation import learning_rate
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.run import FinishedRun

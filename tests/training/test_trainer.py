@@ -26,7 +26,7 @@ from cryozoo.particles.errors import BadInput
 from cryozoo.training.batches import FixedSet, OnTheFly
 from cryozoo.training.checkpoint import load_checkpoint, save_checkpoint
 from cryozoo.training.data import Recorded, Simulated
-from cryozoo.training.objective import make_objective
+from cryozoo.training.make_objective import make_objective
 from cryozoo.training.optimisation import learning_rate
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import Interrupted, _Trainer, train

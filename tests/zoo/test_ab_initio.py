@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cryozoo.imaging.ab_initio import Stage
 from cryozoo.imaging.map_alignment import align_map
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
+from cryozoo.imaging.stochastic_em import Stage
 from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.mrc import MrcStack

@@ -21,7 +21,7 @@ def _restore() -> object:
         registry._PARTS[kind].update(table)
 
 
-@pytest.mark.parametrize("kind", ["backbone", "head", "loss"])
+@pytest.mark.parametrize("kind", ["backbone", "head", "loss", "decoder"])
 def test_every_entry_loads_and_has_facts(kind: registry.Kind) -> None:
     for name in list_parts(kind):
         part = get_part(kind, name)

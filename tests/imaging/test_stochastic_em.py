@@ -7,11 +7,11 @@ import torch
 
 from cryozoo.geometry.rotations import rotvec_to_matrix
 from cryozoo.geometry.sampling import random_rotations
-from cryozoo.imaging.ab_initio import AbInitio, Stage
 from cryozoo.imaging.map_alignment import align_map
 from cryozoo.imaging.pose_search import PoseSearch
 from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.simulate import Imaging, Simulator
+from cryozoo.imaging.stochastic_em import Stage, StochasticEM
 from cryozoo.imaging.volumes import Volume
 
 SIZE, PIXEL = 24, 8.0
@@ -63,7 +63,7 @@ def test_a_phantom_is_found_from_nothing(with_ctf: bool) -> None:
     volume = Volume.phantom(size=SIZE, pixel_size=PIXEL)
     imaging = Imaging(snr=1.0, shift_sigma=6.0, defocus=(1e4, 3e4) if with_ctf else None)
     batch = Simulator(volume, imaging)(1200, torch.Generator().manual_seed(0))
-    run = AbInitio(batch.images[:, 0], PIXEL, batch.ctf, diameter=120.0, reach=10.0, trained=1000)
+    run = StochasticEM(batch.images[:, 0], PIXEL, batch.ctf, diameter=120.0, reach=10.0, trained=1000)
     for stage in (Stage(4.0, 1, 40), Stage(6.0, 1, 60)):
         run.begin(stage)
         for _ in range(stage.steps):

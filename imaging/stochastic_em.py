@@ -47,7 +47,7 @@ STAGES = (Stage(4.4, 1, 60), Stage(6.3, 1, 100), Stage(6.3, 2, 100), Stage(8.8, 
 """On a grid of order 1 outlines are found, which the second sharpens to a tenth of the diameter."""
 
 
-class AbInitio:
+class StochasticEM:
     """A map that images are being brought into agreement with.
 
     Args:
