@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from .common import (
 )
 
 _MAP, _HALVES, _START, _POSES = "map.mrc", ("map_half1.mrc", "map_half2.mrc"), "start.mrc", "poses.star"
+_FSC, _REPORT, _PICTURE, _UNFINISHED = "fsc.csv", "report.html", "progress.png", "unfinished"
 
 
 @verb("abinitio", short_help="Poses and a map from images alone.")
@@ -53,16 +56,22 @@ def abinitio(
 
     A coarse map comes from random starts, of which the best is kept; from there the poses of two half-sets are
     refined, each against its own map. Frame and hand are arbitrary. DIR gets map.mrc, the half maps, the coarse map
-    start.mrc and poses.star.
+    start.mrc, poses.star, fsc.csv and report.html; while it works, progress.png shows the map of the moment. When it is
+    stopped, the same command goes on.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in (_MAP, *_HALVES, _START, _POSES):
+    for name in (_MAP, *_HALVES, _START, _POSES, _FSC, _REPORT):
         check_output(out / name, overwrite=overwrite, inputs=[particles])
+    draws = find_spec("matplotlib") is not None
+    if not draws:
+        click.echo("no report and no pictures: they need matplotlib, pip install 'cryozoo[bench]'")
     device = run.device()
 
     from ..particles.mrc_writer import write_volume
     from ..particles.stack import ParticleStack
     from ..zoo.ab_initio import abinitio as find
+    from ..zoo.ab_initio_report import save_progress, write_ab_initio_report
+    from .fsc import write_curves
 
     stack = ParticleStack.open(particles, **opened)
     if stack.star is None:
@@ -76,6 +85,8 @@ def abinitio(
         device=device,
         progress=run.progress,
         say=click.echo,
+        show=partial(save_progress, out / _PICTURE) if draws else None,
+        keep=out / _UNFINISHED,
     )
     made = found.reconstruction
     volumes = dict(zip((_MAP, *_HALVES, _START), (made.map, *made.half_maps, found.start), strict=True))
@@ -83,5 +94,9 @@ def abinitio(
         write_volume(out / name, volume.data.cpu().numpy(), volume.pixel_size, overwrite=overwrite)
     found.poses.save(out / _POSES, overwrite=overwrite)
     say_datadir(stack, out / _POSES)
+    box = made.map.size * made.map.pixel_size
+    write_curves({"unmasked": made.fsc}, box, out / _FSC, overwrite=overwrite)
+    if draws:
+        write_ab_initio_report(out / _REPORT, found, saved=out / _POSES, overwrite=overwrite)
     click.echo(f"{len(found.poses):,} particles, half maps that agree to {made.resolution:.1f} A: {out}")
     click.echo("the frame is arbitrary, and the hand may be the wrong one: compare the map with its mirror image")

@@ -118,7 +118,7 @@ def fsc(
         click.echo(f"FSC {threshold} ({meaning}): {reached} {resolution:.2f} A")
     click.echo(SHARED_REFERENCE)
     if out is not None:
-        _write(curves, box, out, overwrite=overwrite)
+        write_curves(curves, box, out, overwrite=overwrite)
     if plot is not None:
         _draw(curves, box, plot)
 
@@ -158,7 +158,8 @@ def _load_mask(mask: str, first: Volume, name: Path, pixel_size: float | None) -
     return volume.data.clamp(0, 1)
 
 
-def _write(curves: dict[str, Tensor], box: float, path: Path, *, overwrite: bool) -> None:
+def write_curves(curves: dict[str, Tensor], box: float, path: Path, *, overwrite: bool) -> None:
+    """Write correlations over the shells of a box in Angstrom, as .star or .csv."""
     from ..particles.star import StarBlock, StarFile
 
     shells = range(1, len(next(iter(curves.values()))))

@@ -8,7 +8,7 @@ kernel, whose own transform (sinc^2) is divided out in real space.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -139,6 +139,15 @@ class BackProjector:
         self.count += other.count
         self._numerator += other._numerator
         self._weight += other._weight
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums, to be kept."""
+        return {"numerator": torch.view_as_real(self._numerator), "weight": self._weight}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take the sums of :meth:`state`."""
+        self._numerator.copy_(torch.view_as_complex(state["numerator"]))
+        self._weight.copy_(state["weight"])
 
     def scale(self, factor: float) -> None:
         """Multiply the sums, so that what was inserted counts less, or more, than what comes."""

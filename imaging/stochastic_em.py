@@ -8,7 +8,8 @@ with outlines and becomes finer in stages.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,9 +64,11 @@ class StochasticEM:
     Attributes:
         volume: the map of the moment; None before the first step.
         noise: its power; at first all power counts as noise.
+        rotation: (K, 3, 3) at which images were put back last.
     """
 
     volume: Volume | None
+    rotation: Tensor
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class StochasticEM:
             self._search.look_at(self.volume, frame)
             drawn = self._drawn(images, ctf, _DRAWN)
             rotation, shift = drawn.rotation.flatten(0, 1), drawn.shift.flatten(0, 1)
+        self.rotation = rotation
         twice = torch.arange(_BATCH).repeat_interleave(_DRAWN)
         new = self._projected()
         share = images.new_full((len(twice),), 1 / _DRAWN)
@@ -138,6 +142,21 @@ class StochasticEM:
             parts.append((drawn.rotation[:, 0], drawn.shift[:, 0], drawn.evidence))
         rotation, shift, evidence = (torch.cat(part) for part in zip(*parts, strict=True))
         return rotation, shift, evidence
+
+    def state(self) -> dict[str, Tensor]:
+        """All that steps change, to be kept; between stages."""
+        assert self.volume is not None
+        random = self.generator.get_state()
+        state = {"volume": self.volume.data, "noise": self.noise.shells, "rotation": self.rotation, "random": random}
+        return {**self._sums.state(), **state}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a :meth:`state`."""
+        self._sums.restore(state)
+        self.volume = Volume(state["volume"].to(self.images), self.pixel_size)
+        self.noise = replace(self.noise, shells=state["noise"].to(self.images))
+        self.rotation = state["rotation"].to(self.images)
+        self.generator.set_state(state["random"])
 
     def estimate_noise(self) -> None:
         """Count as noise from here on what is left of some images when the map is taken off at drawn poses."""

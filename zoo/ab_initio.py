@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import __version__
 from ..geometry.point_groups import point_group
 from ..imaging.fourier import rfft_shells
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
 from ..imaging.reconstruct import Reconstruction, reconstruct, split_in_halves, without_background
-from ..imaging.stochastic_em import STAGES, StochasticEM
+from ..imaging.stochastic_em import STAGES, Stage, StochasticEM
 from ..imaging.volumes import Volume
 from ..particles.ctf import CTF
 from ..particles.errors import BadInput, BadInputWarning
@@ -28,6 +30,8 @@ from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import opened
 from .match import evenly_spread, read_images, refine
+from .pieces import Pieces, Tensors
+from .unfinished import fingerprint
 
 _SAMPLE = 10_000  # images from which the first map is made
 _HELD_OUT = 500  # images that it is judged by
@@ -38,6 +42,10 @@ _BETTER = 0.98  # resolution of a round over that of the round before, above whi
 _SEEN = 5.0  # standard errors by which images that were left out must fit better than noise
 
 
+Show = Callable[[Volume, Tensor, str], object]
+"""What draws a map, rotations (K, 3, 3) of images, and a title."""
+
+
 @dataclass(frozen=True)
 class AbInitioResult:
     """What :func:`abinitio` found; hand and frame are arbitrary.
@@ -46,17 +54,22 @@ class AbInitioResult:
         poses: of all particles, with what is known of each; those of either half-set are refined against its own map.
         reconstruction: the map, half maps and their correlation.
         start: the map that images were refined from.
-        evidence: of every start, by how much images that were left out fit better than noise: the mean log-likelihood.
+        evidence: of every start, by how much images that were left out fit better than noise: the mean log-likelihood,
+            and its standard error.
         resolutions: in Angstrom, of the half maps after every round.
         diameter: of the molecule in Angstrom.
+        symmetry: point group.
+        doubts: what is suspicious, in words.
     """
 
     poses: PoseTable
     reconstruction: Reconstruction
     start: Volume
-    evidence: tuple[float, ...]
+    evidence: tuple[tuple[float, float], ...]
     resolutions: tuple[float, ...]
     diameter: float
+    symmetry: str = "C1"
+    doubts: tuple[str, ...] = ()
 
 
 def abinitio(
@@ -69,6 +82,8 @@ def abinitio(
     device: torch.device | str | None = None,
     progress: bool = False,
     say: Callable[[str], object] | None = None,
+    show: Show | None = None,
+    keep: Path | None = None,
     **open_args: Any,
 ) -> AbInitioResult:
     """Find poses of particles and their map from the images alone.
@@ -86,6 +101,9 @@ def abinitio(
         device: where the work is done.
         progress: show bars with the time left.
         say: told in lines what is being done and what came of it.
+        show: given the map of the moment, rotations (K, 3, 3) of some images and what this is, whenever there is news.
+        keep: a folder in which finished parts are kept until all is done: the same call goes on from there, and ends
+            in the same poses, bit for bit on a CPU.
         **open_args: of :meth:`ParticleStack.open` for files.
 
     Raises:
@@ -108,10 +126,17 @@ def abinitio(
     images, ctf = _prepared(stack, rows, size)
     tell(f"{len(rows):,} images of {size} pixels of {box / size:.3g} A, {starts} random starts")
     group = point_group(symmetry)
-    runs = [_started(images, ctf, box / size, diameter, group, seed + k, device, progress) for k in range(starts)]
-    evidence = [_evidence(run, len(rows)) for run in runs]
-    for k, (mean, error) in enumerate(evidence):
+    key = fingerprint(stack, (symmetry, diameter, seed, _versions()))
+    pieces = Pieces(keep, key)
+    if len(pieces):
+        tell(f"goes on after {len(pieces)} finished parts that are kept in {keep}")
+    runs, evidence = [], []
+    for k in range(starts):
+        run = _begun(images, ctf, box / size, diameter, group, seed + k, device)
+        mean, error = _first_map(run, f"start {k + 1}", pieces, progress, show)
         tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
+        runs.append(run)
+        evidence.append((mean, error))
     best = max(range(starts), key=lambda k: evidence[k][0])
     if evidence[best][0] < _SEEN * evidence[best][1]:
         hint = "are there particles in them, and is the diameter right (--diameter)?"
@@ -121,17 +146,23 @@ def abinitio(
     if _is_dark(start):
         found = "a map whose density is lower than what is around it"
         raise BadInput(stack.path, found, expected="bright particles", hint="invert=True (--invert)")
-    poses = _coarse_poses(stack, runs[best], size, progress)
+    coarse = partial(_coarse_poses, stack, runs[best], size, progress)
+    poses = _posed(stack, pieces.get(f"start{best + 1}-poses", coarse))
     resolutions: list[float] = []
-    stack = _in_halves(stack, seed)
+    halved = _in_halves(stack, seed)
     while True:
-        made = reconstruct(stack, poses, symmetry=symmetry, device=device)
+        made = reconstruct(halved, poses, symmetry=symmetry, device=device)
         resolutions.append(made.resolution)
         tell(f"round {len(resolutions)}: the half maps agree to {made.resolution:.1f} A")
+        if show is not None:
+            show(made.map, torch.from_numpy(poses.rotation), f"round {len(resolutions)}, {made.resolution:.1f} A")
         if len(resolutions) > _ROUNDS or (len(resolutions) > 2 and resolutions[-1] > _BETTER * min(resolutions[:-1])):
             break
-        poses = _refined_in_halves(stack, poses, made, symmetry, device, progress)
-    return AbInitioResult(poses, made, start, tuple(mean for mean, _ in evidence), tuple(resolutions), diameter)
+        name = f"start{best + 1}-round{len(resolutions)}"
+        refined = partial(_refined_in_halves, halved, poses, made, symmetry, device, progress)
+        poses = _posed(halved, pieces.get(name, refined))
+    pieces.remove()
+    return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry)
 
 
 def image_diameter(images: Tensor) -> float:
@@ -161,7 +192,11 @@ def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int) -> tuple
     return torch.cat(parts), type(known[0]).join(known) if known else None
 
 
-def _started(
+def _versions() -> tuple[object, ...]:
+    return torch.get_num_threads(), torch.__version__, __version__
+
+
+def _begun(
     images: Tensor,
     ctf: CTF | None,
     pixel_size: float,
@@ -169,34 +204,43 @@ def _started(
     group: Tensor,
     seed: int,
     device: torch.device | str | None,
-    progress: bool,
 ) -> StochasticEM:
-    """A map from one random start, of all images but those that are held out."""
-    kept = slice(0, len(images) - _HELD_OUT)
-    run = StochasticEM(
+    """Before the first step, of all images but those that are held out."""
+    return StochasticEM(
         images.to(device),
         pixel_size,
         ctf if ctf is None or device is None else ctf.to(device),
         diameter=diameter,
         reach=_REACH * images.shape[-1] * pixel_size,
         group=None if len(group) == 1 else group.float(),
-        trained=kept.stop,
+        trained=len(images) - _HELD_OUT,
         seed=seed,
     )
+
+
+def _first_map(run: StochasticEM, name: str, pieces: Pieces, progress: bool, show: Show | None) -> tuple[float, float]:
+    """Take all stages.
+
+    Returns:
+        the mean log-likelihood of images that the run has not seen, and its standard error.
+    """
+
+    def taken(stage: Stage) -> Tensors:
+        for _ in range(stage.steps):
+            run.step()
+            bar.update()
+        run.estimate_noise()
+        return run.state()
+
     steps = sum(stage.steps for stage in STAGES)
-    with tqdm(total=steps, desc=f"first map, start {seed}", unit="step", disable=not progress) as bar:
-        for stage in STAGES:
+    with tqdm(total=steps, desc=f"first map, {name}", unit="step", disable=not progress) as bar:
+        for number, stage in enumerate(STAGES, 1):
             run.begin(stage)
-            for _ in range(stage.steps):
-                run.step()
-                bar.update()
-            run.estimate_noise()
-    return run
-
-
-def _evidence(run: StochasticEM, count: int) -> tuple[float, float]:
-    """The mean log-likelihood of images that the run has not seen, and its standard error."""
-    _, _, evidence = run.poses(torch.arange(count - _HELD_OUT, count))
+            run.restore(pieces.get(f"{name.replace(' ', '')}-stage{number}", partial(taken, stage)))
+            bar.n = sum(stage.steps for stage in STAGES[:number])
+            if show is not None and run.volume is not None:
+                show(run.volume, run.rotation, f"{name}, stage {number} of {len(STAGES)}")
+    _, _, evidence = run.poses(torch.arange(len(run.images) - _HELD_OUT, len(run.images)))
     return float(evidence.mean()), float(evidence.std() / len(evidence) ** 0.5)
 
 
@@ -206,17 +250,24 @@ def _is_dark(volume: Volume) -> bool:
     return bool(values.pow(3).mean() < 0)
 
 
-def _coarse_poses(stack: ParticleStack, run: StochasticEM, size: int, progress: bool) -> PoseTable:
+def _coarse_poses(stack: ParticleStack, run: StochasticEM, size: int, progress: bool) -> Tensors:
     """Poses of all images against the first map."""
     parts = []
     with tqdm(total=len(stack), desc="coarse poses", unit="image", disable=not progress) as bar:
         for first in range(0, len(stack), _READ):
             rows = np.arange(first, min(first + _READ, len(stack)))
             images, ctf = _prepared(stack, rows, size)
-            parts.append(run.poses_of(images, ctf))
+            parts.append(run.poses_of(images, ctf)[:2])
             bar.update(len(rows))
-    rotation, shift = (torch.cat(part).double().cpu().numpy() for part in zip(*(p[:2] for p in parts), strict=True))
-    return stack.with_poses(rotation, shift)
+    rotation, shift = (torch.cat(part) for part in zip(*parts, strict=True))
+    return {"rotation": rotation, "shift": shift}
+
+
+def _posed(stack: ParticleStack, found: Tensors) -> PoseTable:
+    """The particles with poses that were found."""
+    rotation, shift = found["rotation"].double().numpy(), found["shift"].double().numpy()
+    confidence = found.get("confidence")
+    return stack.with_poses(rotation, shift, None if confidence is None else confidence.numpy())
 
 
 def _in_halves(stack: ParticleStack, seed: int) -> ParticleStack:
@@ -235,7 +286,7 @@ def _refined_in_halves(
     symmetry: str,
     device: torch.device | str | None,
     progress: bool,
-) -> PoseTable:
+) -> Tensors:
     """Poses of either half-set, refined against its own half map."""
     half_set = stack.table.half_set
     assert half_set is not None
@@ -254,7 +305,8 @@ def _refined_in_halves(
         rotation[rows], shift[rows] = found.rotation, found.shift
         assert found.confidence is not None
         confidence[rows] = found.confidence
-    return stack.with_poses(rotation, shift, confidence)
+    columns = {"rotation": rotation, "shift": shift, "confidence": confidence}
+    return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
 def _filtered(volume: Volume, fsc: Tensor) -> Volume:

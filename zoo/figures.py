@@ -87,7 +87,7 @@ def demo_figure(
         for j, image in enumerate(block):
             axes = figure.add_subplot(left[i, j])
             low, high = np.quantile(image, (0.005, 0.995)) if i == 0 else (-0.05 * scale, 0.85 * scale)
-            _show(axes, image, low, high, smooth=i > 0)
+            show_image(axes, image, low, high, smooth=i > 0)
             if j == 0:
                 axes.set_ylabel(label, fontsize=11, color=INK, rotation=0, ha="right", va="center", labelpad=10)
             if i > 1:
@@ -101,7 +101,7 @@ def demo_figure(
     below = figure.add_gridspec(1, len(slices), left=0.66, right=0.985, top=0.36, bottom=0.07, wspace=0.08)
     for i, (label, image) in enumerate(slices.items()):
         axes = figure.add_subplot(below[i])
-        _show(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
+        show_image(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
         axes.set_title(label, loc="left", fontsize=11, color=INK)
     return figure
 
@@ -122,7 +122,7 @@ def frame_figure(encoder: PoseEncoder) -> Figure:
     for j, axis in enumerate("zyx"):
         for i, image in enumerate((data.take(middle, axis=j), data.sum(axis=j))):
             axes = figure.add_subplot(places[i, j])
-            _show(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
+            show_image(axes, image, 0.0, float(np.quantile(image, 0.998)), smooth=True)
             if j == 0:
                 label = ("slice", "projection")[i]
                 axes.set_ylabel(label, fontsize=11, color=INK, rotation=0, ha="right", va="center", labelpad=10)
@@ -156,7 +156,8 @@ def noise_figure(entry: Entry) -> Figure:
     return figure
 
 
-def _show(axes: Any, image: NDArray[np.float32], low: float, high: float, *, smooth: bool) -> None:
+def show_image(axes: Any, image: NDArray[np.float32], low: float, high: float, *, smooth: bool) -> None:
+    """Draw an image in grey, without a frame."""
     axes.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="bicubic" if smooth else "nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

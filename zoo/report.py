@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from base64 import b64encode
 from html import escape
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from ..imaging.extent import measure_extent
 from ..imaging.fourier import filtered
 from ..imaging.projector import Projector
 from ..particles.errors import BadInput
-from ..particles.files import atomic_write
 from .figures import pyplot
 from .match import MatchedTable, read_images
 from .match_checks import looks_like_no_particle
-from .report_figures import DARK, LIGHT, Draw, hemispheres, histogram, panels, png, shifts
+from .report_figures import LIGHT, Pictures, hemispheres, histogram, panels, png, shifts
 from .report_page import page, section, table
 
 _SHOWN = 4  # particles of each kind
@@ -71,13 +69,7 @@ def write_report(
     check_report(path, overwrite=overwrite)
     report = _Report(poses)
     text = report.page(Path(saved))
-    folder = _folder(path)
-    folder.mkdir(exist_ok=True)
-    for name, content in report.files.items():
-        with atomic_write(folder / name, overwrite=overwrite) as file:
-            file.write(content)
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode())
+    report.pictures.write(path, text, overwrite=overwrite)
 
 
 def _folder(path: Path) -> Path:
@@ -85,11 +77,12 @@ def _folder(path: Path) -> Path:
 
 
 class _Report:
-    """What is said of poses; the figures that are made on the way are in ``files``."""
+    """What is said of poses; the figures are made on the way."""
 
     def __init__(self, poses: MatchedTable) -> None:
         self.poses, self.compared = poses, poses.compared
-        self.files: dict[str, bytes] = {}
+        self.pictures = Pictures()
+        self._figure = self.pictures.figure
         found = poses.matches
         self.error = np.degrees(found.error.double().numpy())
         self.merit, self.misfit = found.merit.double().numpy(), found.misfit.double().numpy()
@@ -111,16 +104,6 @@ class _Report:
             sections.append(self._groups())
         sections.append(self._next(saved))
         return page(f"Poses of {Path(self.poses.source).name}", self.compared.doubts, sections)
-
-    def _figure(self, name: str, draw: Draw) -> str:
-        """A figure on light and on dark paper, whichever the reader has."""
-        light, dark = self._embedded(name, png(draw, LIGHT)), self._embedded(f"{name}-dark", png(draw, DARK))
-        source = f'<source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
-        return f'<picture>{source}<img src="{light}" alt="{name}"></picture>'
-
-    def _embedded(self, name: str, content: bytes) -> str:
-        self.files[f"{name}.png"] = content
-        return f"data:image/png;base64,{b64encode(content).decode()}"
 
     def _facts(self) -> str:
         compared, fit = self.compared, self.poses.fit
@@ -169,7 +152,7 @@ class _Report:
             scores, numbers = (", ".join(f"{x:,.0f}" for x in values) for values in (self.merit[rows], rows + 1))
             shown += (
                 '<figure><div class="panels"><div><span>image</span><span>smoothed</span><span>projection</span></div>'
-                f'<img src="{self._embedded(name, png(draw, LIGHT))}" alt="{name}"></div>'
+                f'<img src="{self.pictures.embedded(name, png(draw, LIGHT))}" alt="{name}"></div>'
                 f"<figcaption><b>{kind}</b> scores: {scores}<br>rows {numbers}</figcaption></figure>"
             )
         how = (

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..particles.files import atomic_write
 from .figures import BLUE, INK, MUTED, pyplot
 
 if TYPE_CHECKING:
@@ -32,6 +35,38 @@ class Paper:
 
 LIGHT, DARK = Paper("#ffffff", INK, MUTED, BLUE), Paper("#171d23", "#dbe3ea", "#7d8b97", "#6fb4e0")
 Draw = Callable[[Paper], "Figure"]
+
+
+class Pictures:
+    """The figures of a page: in the page itself, and beside it.
+
+    Attributes:
+        files: by name, those that were made.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def figure(self, name: str, draw: Draw) -> str:
+        """HTML of a figure on light and on dark paper, whichever the reader has."""
+        light, dark = self.embedded(name, png(draw, LIGHT)), self.embedded(f"{name}-dark", png(draw, DARK))
+        source = f'<source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+        return f'<picture>{source}<img src="{light}" alt="{name}"></picture>'
+
+    def embedded(self, name: str, content: bytes) -> str:
+        """A PNG as an address."""
+        self.files[f"{name}.png"] = content
+        return f"data:image/png;base64,{b64encode(content).decode()}"
+
+    def write(self, path: Path, text: str, *, overwrite: bool) -> None:
+        """The page, and the figures in the folder ``NAME_files``."""
+        folder = path.with_name(f"{path.stem}_files")
+        folder.mkdir(exist_ok=True)
+        for name, content in self.files.items():
+            with atomic_write(folder / name, overwrite=overwrite) as file:
+                file.write(content)
+        with atomic_write(path, overwrite=overwrite) as file:
+            file.write(text.encode())
 
 
 def png(draw: Draw, paper: Paper) -> bytes:
@@ -132,6 +167,26 @@ def hemispheres(of: Callable[[torch.Tensor], torch.Tensor], titles: tuple[str, .
             axes.spines[:].set_visible(False)
             axes.set_title(title, fontsize=10)
         _bar(figure, shown, places[0].tolist(), label)
+        return figure
+
+    return draw
+
+
+def curves(values: Mapping[str, NDArray[np.float64]], box: float, marks: tuple[float, ...]) -> Draw:
+    """Correlations (S,) over the shells of a box in Angstrom, the first in the strongest colour."""
+
+    def draw(paper: Paper) -> Figure:
+        figure, axes = pyplot().subplots(figsize=(5.6, 3.2))
+        for (name, curve), colour in zip(values.items(), (paper.blue, paper.muted, paper.ink), strict=False):
+            axes.plot(np.arange(len(curve)) / box, curve, color=colour, linewidth=2, label=name)
+        for mark in marks:
+            axes.axhline(mark, color=paper.muted, linewidth=1, linestyle=":")
+            axes.annotate(f"{mark}", (0, mark), (3, 2), textcoords="offset points", color=paper.muted, fontsize=8)
+        longest = max(map(len, values.values())) - 1
+        axes.set(xlim=(0, longest / box), ylim=(-0.1, 1.02), ylabel="Fourier shell correlation")
+        axes.set_xlabel("spatial frequency (1/\u00c5)")
+        if len(values) > 1:
+            axes.legend(frameon=False, fontsize=9)
         return figure
 
     return draw

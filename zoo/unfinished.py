@@ -103,23 +103,40 @@ class Unfinished:
             self._path.unlink(missing_ok=True)
 
     def _name(self, n: int) -> Path:
-        table = self._stack.table
-        assert table.file is not None
-        assert table.index is not None
-        key = hashlib.sha256(repr((self._settings, n, self._stack.pixel_size, self._stack.inverted)).encode())
-        seen = len(table.file) if self._whole else n
-        file, index = table.file[:seen], table.index[:seen]
-        for position in dict.fromkeys(file.tolist()):
-            key.update(f"{position}: {self._files[position]}".encode())
-        key.update(file.tobytes() + index.tobytes())
-        key.update(repr(table.corrected).encode())
-        for column in (table.sign, table.group if self._whole else None):
-            if column is not None:
-                key.update(column[:seen].tobytes())
-        if table.ctf is not None:
-            for values in vars(table.ctf).values():
-                key.update(values[:seen].numpy().tobytes())
-        return self._out.with_name(f"{self._out.stem}.partial-{key.hexdigest()[:16]}.npz")
+        key = fingerprint(self._stack, self._settings, n, whole=self._whole, files=self._files)
+        return self._out.with_name(f"{self._out.stem}.partial-{key}.npz")
+
+
+def fingerprint(
+    stack: ParticleStack, settings: object, n: int | None = None, *, whole: bool = True, files: list[str] | None = None
+) -> str:
+    """16 hexadecimal digits of what work with particles depends on.
+
+    Args:
+        stack: the particles.
+        settings: all else, as what ``repr`` tells apart.
+        n: how many particles are done; by default all.
+        whole: whether the images of all particles matter, not only of the first n.
+        files: :func:`as_it_lies` of the stack's image files, where that is known.
+    """
+    table, n = stack.table, len(stack) if n is None else n
+    assert table.file is not None
+    assert table.index is not None
+    files = [as_it_lies(path) for path in stack.image_files] if files is None else files
+    key = hashlib.sha256(repr((settings, n, stack.pixel_size, stack.inverted)).encode())
+    seen = len(table.file) if whole else n
+    file, index = table.file[:seen], table.index[:seen]
+    for position in dict.fromkeys(file.tolist()):
+        key.update(f"{position}: {files[position]}".encode())
+    key.update(file.tobytes() + index.tobytes())
+    key.update(repr(table.corrected).encode())
+    for column in (table.sign, table.group if whole else None):
+        if column is not None:
+            key.update(column[:seen].tobytes())
+    if table.ctf is not None:
+        for values in vars(table.ctf).values():
+            key.update(values[:seen].numpy().tobytes())
+    return key.hexdigest()[:16]
 
 
 def as_it_lies(path: Path) -> str:

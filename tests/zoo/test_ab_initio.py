@@ -16,6 +16,7 @@ from cryozoo.particles.mrc import MrcStack
 from cryozoo.particles.mrc_writer import write_stack
 from cryozoo.zoo import ab_initio
 from cryozoo.zoo.ab_initio import abinitio, image_diameter
+from cryozoo.zoo.pieces import Pieces
 
 SIZE, PIXEL = 32, 6.0
 VOLUME = Volume.phantom(size=SIZE, pixel_size=PIXEL)
@@ -53,6 +54,13 @@ def test_a_phantom_is_found(small, stack, tmp_path, run):
         run("evaluate", tmp_path / "out/poses.star", stack.with_suffix(".star"), "--align", "--json").out
     )
     assert judged["median_deg"] < 4  # of 132 by chance
+    page = (tmp_path / "out/report.html").read_text()
+    assert all(title in page for title in ("The map", "Random starts", "Directions of view", "What to do next"))
+    assert "<script" not in page
+    assert (tmp_path / "out/progress.png").read_bytes().startswith(b"\x89PNG")
+    shells = (tmp_path / "out/fsc.csv").read_text().splitlines()
+    assert len(shells) == 1 + SIZE // 2
+    assert not (tmp_path / "out/unfinished").exists()
     again = run("abinitio", stack.with_suffix(".star"), "-o", tmp_path / "out")
     assert "exists already" in again.err
 
@@ -83,3 +91,48 @@ def test_the_diameter_is_that_of_the_molecule(snr):
     images = simulator(2000, torch.Generator().manual_seed(0)).images[:, 0]
     # A phantom is 0.6 of its box wide; shifts make it look larger.
     assert 0.45 * SIZE < image_diameter(images) < 0.8 * SIZE
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+@pytest.mark.parametrize("at", ["first map, start 1, stage 2", "coarse poses", "round 2"])
+def test_stopped_work_goes_on_to_the_same_end(small, stack, tmp_path, monkeypatch, at):
+    monkeypatch.setattr(ab_initio, "_ROUNDS", 2)
+    star, said = stack.with_suffix(".star"), []
+    whole = abinitio(star, starts=1, diameter=120.0)
+
+    def show(volume, rotation, title):
+        assert volume.size > 0
+        assert rotation.shape[1:] == (3, 3)
+        said.append(title)
+        if at.endswith(title.partition(" of")[0]) or at.startswith(title.partition(",")[0]):
+            raise Stopped
+
+    if at == "coarse poses":
+        coarse = ab_initio._coarse_poses
+        monkeypatch.setattr(ab_initio, "_coarse_poses", lambda *args: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        abinitio(star, starts=1, diameter=120.0, keep=tmp_path / "kept", show=None if at == "coarse poses" else show)
+    if at == "coarse poses":
+        monkeypatch.setattr(ab_initio, "_coarse_poses", coarse)
+    lines = []
+    again = abinitio(star, starts=1, diameter=120.0, keep=tmp_path / "kept", say=lines.append)
+    assert any("goes on after" in line for line in lines)
+    assert not (tmp_path / "kept").exists()
+    assert np.array_equal(again.poses.rotation, whole.poses.rotation)
+    assert np.array_equal(again.poses.confidence, whole.poses.confidence)
+    assert torch.equal(again.reconstruction.map.data, whole.reconstruction.map.data)
+
+
+def test_parts_of_other_work_are_not_gone_on_from(tmp_path):
+    Pieces(tmp_path, "one").get("a", lambda: {"x": torch.ones(3)})
+    (tmp_path / "b.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"(a|b)\.safetensors is damaged, of other particles, or"):
+        others = Pieces(tmp_path, "two")
+    assert len(others) == 0
+    assert others.get("a", lambda: {"x": torch.zeros(3)})["x"].sum() == 0
+    with pytest.warns(UserWarning, match=r"b\.safetensors"):
+        again = Pieces(tmp_path, "two")
+    assert again.get("a", lambda: pytest.fail("made again"))["x"].sum() == 0
