@@ -11,6 +11,7 @@ from ...particles.files import atomic_write, write_json
 from ..runs import RESULTS, markdown_table
 
 STUDIES = (
+    "ab_initio_networks",
     "ctf_snr",
     "half_precision",
     "matching",
