@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Name -> file, Angstrom per pixel of 32.
 MAPS = {
     "70S ribosome": ("maps/clean70S_ecoli_65.mrc", 10.0),
-    "yeast 80S": ("maps/4v7r_5A.mrc", 12.0),
+    "yeast 80S": ("maps/4v7r_5A.mrc", 12.5),
     "IleRS and tRNA": ("structures/1ffy.npz", 5.0),
 }
 # Map, SNR, shifts of so many Angstrom.
@@ -126,13 +126,15 @@ def _figures(history: list[dict[str, float]], metrics: dict[str, Any], before: f
 
 def resolution(task: tuple[str, float | None, float], volume: Volume) -> float:
     """Angstrom where the map correlates with the true one to 0.5, laid over it with either hand."""
+    from ...imaging.fourier import crop_or_zero_pad
     from ...imaging.fsc import fourier_shell_correlation, resolution_at
     from ...imaging.map_alignment import align_map
-    from ...imaging.volumes import load_volume
+    from ...imaging.volumes import Volume, load_volume
 
     file, pixel = MAPS[task[0]]
     truth = load_volume(file, image_size=_SIZE, pixel_size=pixel)
-    truth = truth if truth.size == _SIZE else truth.coarsen(_SIZE)
+    box = round(_SIZE * pixel / truth.pixel_size)
+    truth = Volume(crop_or_zero_pad(truth.data, box), truth.pixel_size).coarsen(_SIZE)
     aligned = align_map(volume, truth).aligned
     curve = fourier_shell_correlation(aligned.data, truth.data)
     return float(resolution_at(curve, 0.5, truth.pixel_size, size=truth.size))
@@ -302,8 +304,8 @@ def table(figures: dict[str, Any]) -> str:
     header += ["MSE", "MedSE", "median deg", "map to FSC 0.5, A"]
     note = (
         f"{_SIZE} pixels, 10,000 images, {figures['seconds']:g} CPU seconds for each network; over seeds medians "
-        "(lowest to highest). Chance is an MSE of about 4.8. Steps of EM are of 200 images, others of 64; the student's "
-        f"count from where EM ended, and its map is that of EM. {measured_at(figures['rows'])}."
+        "(lowest to highest). Chance is an MSE of about 4.8. Steps of EM are of 200 images, others of 64; the "
+        f"student's count from where EM ended, and its map is that of EM. {measured_at(figures['rows'])}."
     )
     return f"{markdown_table(header, rows)}\n{note}\n"
 
