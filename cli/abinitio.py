@@ -99,4 +99,6 @@ def abinitio(
     if draws:
         write_ab_initio_report(out / _REPORT, found, saved=out / _POSES, overwrite=overwrite)
     click.echo(f"{len(found.poses):,} particles, half maps that agree to {made.resolution:.1f} A: {out}")
+    for doubt in found.doubts:
+        click.echo(f"note: {doubt}")
     click.echo("the frame is arbitrary, and the hand may be the wrong one: compare the map with its mirror image")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..geometry.point_groups import point_group
 from ..imaging.fourier import rfft_shells
+from ..imaging.masks import spherical_mask
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
 from ..imaging.reconstruct import Reconstruction, reconstruct, split_in_halves, without_background
@@ -34,11 +35,16 @@ from .pieces import Pieces, Tensors
 from .unfinished import fingerprint
 
 _SAMPLE = 10_000  # images from which the first map is made
-_HELD_OUT = 500  # images that it is judged by
+_HELD_OUT, _SHARE = 500, 5  # images that it is judged by, at most, and one in so many
+_FEWEST = 100
 _READ = 500  # images at a time
 _REACH = 0.05  # of the box: the largest shift that is looked for at first
+_WIDEST = 0.85  # of the box: a diameter beyond is none that was measured
+_MARGIN = 1.2  # diameters of the sphere that half maps are cut to
+_FEW = 2000  # images of which it is said that they are few
 _ROUNDS = 4  # of refinement, at most
 _BETTER = 0.98  # resolution of a round over that of the round before, above which it was the last
+_EDGE = 3.0  # voxels, of the sphere
 _SEEN = 5.0  # standard errors by which images that were left out must fit better than noise
 
 
@@ -107,23 +113,30 @@ def abinitio(
         **open_args: of :meth:`ParticleStack.open` for files.
 
     Raises:
-        BadInput: too few images; images in which there is nothing that several of them share; or particles that are
-            darker than what is around them.
+        BadInput: too few images, or all of them the same; images that do not show how large the molecule is, or in
+            which there is nothing that several of them share; or particles that are darker than what is around them.
     """
     stack = opened(particles, None, open_args)
     if not isinstance(stack, ParticleStack):
         raise BadInput("images", "images in memory", expected="particles in files")
-    if len(stack) < 4 * _HELD_OUT:
-        raise BadInput(stack.path, f"{len(stack):,} images", expected=f"at least {4 * _HELD_OUT:,}")
+    if len(stack) < _FEWEST:
+        raise BadInput(stack.path, f"{len(stack):,} images", expected=f"at least {_FEWEST}, better thousands")
     tell = say or (lambda line: None)
     rows = evenly_spread(np.arange(len(stack)), _SAMPLE)
     box = stack.image_size * stack.pixel_size
     if diameter is None:
         diameter = image_diameter(_prepared(stack, rows[:: max(1, len(rows) // 2000)], stack.image_size)[0])
         diameter *= stack.pixel_size
+        if diameter > _WIDEST * box:
+            found, hint = "images that do not show how large the molecule is", "say it: diameter (--diameter)"
+            raise BadInput(stack.path, found, hint=hint)
         tell(f"the molecule measures about {diameter:.0f} A")
     size = min(stack.image_size, 2 * math.ceil(1.1 * max(stage.detail for stage in STAGES) * box / diameter))
     images, ctf = _prepared(stack, rows, size)
+    if bool((images == images[0]).all()):
+        raise BadInput(stack.path, "images that are all the same", expected="many views of a molecule")
+    if ctf is None:
+        tell("the table tells of no CTF: images are taken as they are")
     tell(f"{len(rows):,} images of {size} pixels of {box / size:.3g} A, {starts} random starts")
     group = point_group(symmetry)
     key = fingerprint(stack, (symmetry, diameter, seed, _versions()))
@@ -159,10 +172,11 @@ def abinitio(
         if len(resolutions) > _ROUNDS or (len(resolutions) > 2 and resolutions[-1] > _BETTER * min(resolutions[:-1])):
             break
         name = f"start{best + 1}-round{len(resolutions)}"
-        refined = partial(_refined_in_halves, halved, poses, made, symmetry, device, progress)
+        refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
         poses = _posed(halved, pieces.get(name, refined))
     pieces.remove()
-    return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry)
+    doubts = _doubts(len(stack), made.resolution, diameter)
+    return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
 
 
 def image_diameter(images: Tensor) -> float:
@@ -213,9 +227,14 @@ def _begun(
         diameter=diameter,
         reach=_REACH * images.shape[-1] * pixel_size,
         group=None if len(group) == 1 else group.float(),
-        trained=len(images) - _HELD_OUT,
+        trained=len(images) - _held_out(len(images)),
         seed=seed,
     )
+
+
+def _held_out(count: int) -> int:
+    """How many of so many images judge the first map."""
+    return min(_HELD_OUT, count // _SHARE)
 
 
 def _first_map(run: StochasticEM, name: str, pieces: Pieces, progress: bool, show: Show | None) -> tuple[float, float]:
@@ -240,8 +259,19 @@ def _first_map(run: StochasticEM, name: str, pieces: Pieces, progress: bool, sho
             bar.n = sum(stage.steps for stage in STAGES[:number])
             if show is not None and run.volume is not None:
                 show(run.volume, run.rotation, f"{name}, stage {number} of {len(STAGES)}")
-    _, _, evidence = run.poses(torch.arange(len(run.images) - _HELD_OUT, len(run.images)))
+    _, _, evidence = run.poses(torch.arange(run.trained, len(run.images)))
     return float(evidence.mean()), float(evidence.std() / len(evidence) ** 0.5)
+
+
+def _doubts(count: int, resolution: float, diameter: float) -> tuple[str, ...]:
+    doubts = []
+    detail = diameter / STAGES[-1].detail
+    if resolution > detail:
+        said = f"the half maps agree to {resolution:.1f} A, no finer than the first map shows ({detail:.0f} A)"
+        doubts.append(f"{said}: refinement found nothing more, and the poses may be wrong")
+    if count < _FEW:
+        doubts.append(f"{count:,} images are few: try other seeds, and believe what they agree about")
+    return tuple(doubts)
 
 
 def _is_dark(volume: Volume) -> bool:
@@ -283,6 +313,7 @@ def _refined_in_halves(
     stack: ParticleStack,
     poses: PoseTable,
     made: Reconstruction,
+    diameter: float,
     symmetry: str,
     device: torch.device | str | None,
     progress: bool,
@@ -298,10 +329,9 @@ def _refined_in_halves(
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BadInputWarning)  # of a map that is on its way
-            found = refine(
-                stack.subset(rows), _filtered(volume, made.fsc), poses=start, symmetry=symmetry, device=device,
-                progress=progress,
-            )  # fmt: skip
+            filtered = _filtered(volume, made.fsc, diameter)
+            half_stack = stack.subset(rows)
+            found = refine(half_stack, filtered, poses=start, symmetry=symmetry, device=device, progress=progress)
         rotation[rows], shift[rows] = found.rotation, found.shift
         assert found.confidence is not None
         confidence[rows] = found.confidence
@@ -309,12 +339,14 @@ def _refined_in_halves(
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
-def _filtered(volume: Volume, fsc: Tensor) -> Volume:
-    """A half map times its signal over signal and noise, which is the correlation with the other."""
+def _filtered(volume: Volume, fsc: Tensor, diameter: float) -> Volume:
+    """A half map times its signal over signal and noise, which is the FSC, in a sphere about the molecule."""
     signal = fsc.clamp(0, 1)
     first = int((fsc < 0.143).nonzero()[0]) if (fsc < 0.143).any() else len(fsc)
     signal[max(first, 2) :] = 0
     shells = rfft_shells(volume.size, 3, volume.data.device)
     factor = torch.cat([signal, signal.new_zeros(1)])[shells.clamp_max(len(signal))]
     spectrum = torch.fft.rfftn(volume.data) * factor.to(volume.data)
-    return Volume(torch.fft.irfftn(spectrum, s=volume.data.shape), volume.pixel_size)
+    data = torch.fft.irfftn(spectrum, s=volume.data.shape)
+    radius = min(_MARGIN * diameter / 2 / volume.pixel_size, volume.size / 2 - _EDGE)
+    return Volume(data * spherical_mask(volume.size, radius - _EDGE, _EDGE).to(data), volume.pixel_size)

@@ -14,6 +14,7 @@ from cryozoo.imaging.volumes import Volume
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.mrc import MrcStack
 from cryozoo.particles.mrc_writer import write_stack
+from cryozoo.particles.stack import ParticleStack
 from cryozoo.zoo import ab_initio
 from cryozoo.zoo.ab_initio import abinitio, image_diameter
 from cryozoo.zoo.pieces import Pieces
@@ -80,9 +81,31 @@ def test_dark_particles_are_refused(small, stack, tmp_path):
         abinitio(replaced(stack, tmp_path, -images), diameter=120.0, starts=1)
 
 
+def test_images_that_are_all_the_same_are_refused(stack, tmp_path):
+    images = np.repeat(MrcStack(stack).read(np.arange(1)), 800, axis=0)
+    with pytest.raises(BadInput, match="images that are all the same; expected many views"):
+        abinitio(replaced(stack, tmp_path, images), diameter=120.0, starts=1)
+
+
+def test_a_molecule_as_wide_as_its_box_is_asked_for(stack, tmp_path):
+    noise = np.random.default_rng(0).normal(size=(800, SIZE, SIZE))
+    with pytest.raises(BadInput, match=r"do not show how large the molecule is; say it: diameter \(--diameter\)"):
+        abinitio(replaced(stack, tmp_path, noise))
+
+
+@pytest.mark.parametrize(
+    ("count", "resolution", "said"), [(500, 10.0, ["are few"]), (9000, 40.0, ["no finer"]), (9000, 10.0, [])]
+)
+def test_what_is_doubted(count, resolution, said):
+    doubts = ab_initio._doubts(count, resolution, 200.0)
+    assert len(doubts) == len(said)
+    assert all(part in doubt for part, doubt in zip(said, doubts, strict=True))
+
+
 def test_few_images_are_refused(stack):
-    with pytest.raises(BadInput, match="800 images; expected at least 2,000"):
-        abinitio(stack.with_suffix(".star"))
+    few = ParticleStack.open(stack.with_suffix(".star")).subset(np.arange(99))
+    with pytest.raises(BadInput, match="99 images; expected at least 100, better thousands"):
+        abinitio(few)
 
 
 @pytest.mark.parametrize("snr", [0.1, 0.5])
