@@ -32,6 +32,7 @@ class AbInitio(Objective):
         decoder: the volume.
         loss: compares.
         pixel_size: Angstrom per pixel of the images.
+        own_lr: learning rate of the decoder, times that of the recipe.
         flipped: phases of the images were flipped, so that the modulus of their CTF is left.
         symmetry: point group of the object, over which errors are the least; nothing that is learnt knows it.
     """
@@ -40,12 +41,20 @@ class AbInitio(Objective):
     logged: tuple[str, ...] = ("mse", "medse", "median_deg", "acc_15")
 
     def __init__(
-        self, decoder: Decoder, loss: Reconstruction, pixel_size: float, *, flipped: bool = False, symmetry: str = "C1"
+        self,
+        decoder: Decoder,
+        loss: Reconstruction,
+        pixel_size: float,
+        *,
+        own_lr: float = 20.0,
+        flipped: bool = False,
+        symmetry: str = "C1",
     ) -> None:
         super().__init__()
         self.decoder, self.loss = decoder, loss
         self.pixel_size, self.flipped = pixel_size, flipped
         self.symmetry = symmetry
+        self.own_lr = own_lr
         self._samples: FourierSamples | None = None
 
     def forward(self, encoder: PoseEncoder, batch: Batch, progress: float) -> LossOutput:

@@ -29,6 +29,7 @@ def make_objective(recipe: Recipe, encoder: PoseEncoder) -> Objective:
             make_part("decoder", recipe.decoder, recipe.image_size, **recipe.decoder_args),
             loss,
             encoder.preprocessing.pixel_size,
+            own_lr=recipe.decoder_lr,
             flipped=encoder.preprocessing.ctf == "phase_flip",
             symmetry=recipe.data.symmetry,
         )

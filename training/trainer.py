@@ -163,7 +163,7 @@ class _Trainer:
         if not recipe.backbone_lr:
             self.backbone.requires_grad_(False)
         scales = dict.fromkeys(self.backbone.parameters(), recipe.backbone_lr)
-        scales |= dict.fromkeys(self.objective.parameters(), recipe.decoder_lr)
+        scales |= dict.fromkeys(self.objective.parameters(), self.objective.own_lr)
         self.optimizer = make_optimizer(recipe, self.learnt, scales)
         self.averaged = self._state() if recipe.ema else None
         self.best: dict[str, Tensor] = {}
