@@ -15,7 +15,7 @@ from ..imaging.volumes import Volume
 from ..losses.base import LossOutput, Mismatch
 from ..losses.reconstruction import Reconstruction
 from ..models.decoder import Decoder
-from ..particles.ctf import CTFModulus
+from ..particles.ctf import CTF, CTFModulus
 from ..zoo.encoder import PoseEncoder
 from .objective import Objective
 
@@ -98,5 +98,7 @@ class AbInitio(Objective):
             raise Mismatch("the encoder gives no rotation, at which a slice could be taken")
         if self._samples is None:
             self._samples = FourierSamples(batch.images.shape[-1], self.pixel_size, device=batch.images.device)
-        ctf = None if batch.ctf is None else CTFModulus(**vars(batch.ctf)) if self.flipped else batch.ctf
+        ctf = batch.ctf
+        if self.flipped and type(ctf) is CTF:
+            ctf = CTFModulus(**vars(ctf))
         return self.loss(pose, batch.images, self.decoder, self._samples, ctf)

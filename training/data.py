@@ -22,6 +22,7 @@ from ..imaging.frame_map import make_frame_map
 from ..imaging.preprocessing import CTFCorrection, Preprocessing
 from ..imaging.simulate import Imaging, Simulator
 from ..imaging.volumes import Volume, load_volume
+from ..particles.ctf import CTF, CTFModulus, CTFSquare
 from ..particles.errors import BadInput, BadInputWarning
 from ..particles.fields import (
     BOOLEAN,
@@ -38,6 +39,7 @@ from ..particles.fields import (
     whole,
 )
 from ..particles.files import find_data
+from ..particles.table import ParticleTable
 from ..zoo.match_checks import symmetry_doubt
 from .batches import DEFAULT_SPLIT, FIXED_SEED, TEST_SEED, VALIDATION_SEED, FixedSet, OnTheFly, TrainingData, draw
 
@@ -231,7 +233,7 @@ class Recorded:
             )
         true = (torch.from_numpy(values).float().to(device) for values in (stack.poses.rotation, stack.poses.shift))
         return FixedSet(
-            Batch(images, Pose(*true)),
+            Batch(images, Pose(*true), _transfer(stack.table, device)),
             preprocessing,
             split=self.split,
             augment=self.augment,
@@ -246,6 +248,14 @@ class Recorded:
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
         return _given(self)
+
+
+def _transfer(table: ParticleTable, device: torch.device) -> CTF | None:
+    """What the CTF has done to the images of a table, as they lie on disk."""
+    if table.ctf is None:
+        return None
+    kind = CTFSquare if "premultiplied" in table.corrected else CTFModulus if table.corrected else CTF
+    return kind(**vars(table.ctf)).to(torch.float32).to(device)
 
 
 def _sha256(name: str) -> str:

@@ -11,14 +11,17 @@ import torch
 
 from cryozoo.geometry.pose import Pose
 from cryozoo.imaging.batch import Batch
-from cryozoo.imaging.simulate import Imaging
+from cryozoo.imaging.simulate import Imaging, Simulator
+from cryozoo.imaging.simulate_files import write_simulated_stack
+from cryozoo.imaging.volumes import Volume
 from cryozoo.losses.base import LossOutput
 from cryozoo.losses.reconstruction import Reconstruction
 from cryozoo.models.hartley_grid import HartleyGrid
-from cryozoo.particles.ctf import CTF, CTFModulus
+from cryozoo.particles.ctf import CTF, CTFModulus, CTFSquare
 from cryozoo.particles.errors import BadInput
+from cryozoo.particles.star import StarFile
 from cryozoo.training.ab_initio import AbInitio
-from cryozoo.training.data import Simulated
+from cryozoo.training.data import Recorded, Simulated
 from cryozoo.training.make_objective import make_objective
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import _Trainer, train
@@ -138,3 +141,17 @@ def test_learns_poses_and_a_map_without_labels() -> None:
         validate_every=500,
     )
     assert train(recipe).metrics["mse"] < 0.5
+
+
+def test_particles_on_disk_bring_their_ctf(tmp_path: Path) -> None:
+    simulator = Simulator(Volume.phantom(size=24, pixel_size=8.0), Imaging(snr=4.0, defocus=(8e3, 15e3)))
+    write_simulated_stack(tmp_path / "p.mrcs", simulator, 40)
+    star = tmp_path / "p.star"
+    plain = Recorded(str(star)).open(24, None, torch.device("cpu")).train.ctf
+    assert type(plain) is CTF
+    assert 8e3 <= float(plain.defocus_u.min()) < float(plain.defocus_u.max()) <= 15e3
+    for column, kind in (("PhaseFlipped", CTFModulus), ("CtfPremultiplied", CTFSquare)):
+        changed = tmp_path / f"{column}.star"
+        table = StarFile.read(star).with_columns("optics", {f"rlnCtfDataAre{column}": ["1"]})
+        table.write(changed)
+        assert type(Recorded(str(changed)).open(24, None, torch.device("cpu")).train.ctf) is kind
