@@ -18,7 +18,7 @@ def test_designs_can_be_made(design):
 
 
 def test_encoders_do_as_much_work():
-    """Multiply-accumulates within a factor of 1.4 (an even image is extended by a row), so that steps and seconds tell the same."""
+    """Within a factor of 1.4: to those that are equivariant, an even image is extended by a row and a column."""
     macs = [
         multiply_accumulates(create_encoder(name, image_size=32, backbone_args=args))
         for name, args in study.ENCODERS.values()
