@@ -1,0 +1,179 @@
+"""What a training step costs in cryoAI's published code, and here with the same encoder and decoder, or another.
+
+    python -m cryozoo.benchmarks.studies.cryoai_step FOLDER
+
+FOLDER is a checkout of github.com/compSPI/cryoAI. 32 images of 64 pixels, the symmetric loss, so 64 passes of the
+encoder and 64 slices; CTF and shifts; forward, backward and Adam's step, one after the other in one process. Of
+pytorch3d, which its encoder wants for one function, that function is given, and what it sends to a GPU stays. Prints a
+table and writes it to ``results/cryoai_step.json`` and ``.md``. On one thread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import types
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from ...zoo.provenance import provenance
+from ..runs import markdown_table
+from .figures import write_figures
+
+_SIZE, _PIXEL, _BATCH, _ROUNDS = 64, 5.0, 32, 5
+OURS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "cryoai_cnn, fouriernet": ("cryoai_cnn-sixd_gs", {}, "reconstruction_symmetric", "fouriernet"),
+    "cryoai_cnn, hartley_grid": ("cryoai_cnn-sixd_gs", {}, "reconstruction_symmetric", "hartley_grid"),
+    "d4_vgg_gem_s, L2, hartley_grid": ("d4_vgg_gem_s-sixd_svd", {}, "reconstruction_l2", "hartley_grid"),
+}
+
+
+def published(folder: str) -> Callable[[], None]:
+    """A step of the published code, with the settings that its training has by default."""
+    import torch
+
+    from ...heads.sixd import SixDGramSchmidt
+
+    try:
+        import pytorch3d.transforms  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+    except ImportError:
+        transforms = types.ModuleType("pytorch3d.transforms")
+        vars(transforms).update(
+            rotation_6d_to_matrix=lambda x: SixDGramSchmidt()(x).rotation,
+            euler_angles_to_matrix=None,
+            matrix_to_euler_angles=None,
+            quaternion_to_matrix=None,
+        )
+        package = types.ModuleType("pytorch3d")
+        vars(package)["transforms"] = transforms
+        sys.modules |= {"pytorch3d": package, "pytorch3d.transforms": transforms}
+    if not torch.cuda.is_available():
+        torch.Tensor.cuda = lambda tensor: tensor  # type: ignore[assignment, method-assign, misc]
+    sys.path.insert(0, folder)
+    from src.cryoai import CryoAI
+    from src.loss_utils import loss_factory
+
+    config = Namespace(
+        side_len=_SIZE,
+        side_len_input_output_ratio=1,
+        use_frequency_marcher=0,
+        volume_representation="imp-fourier",
+        implicit_representation_type="fouriernet",
+        force_symmetry=0,
+        map_shape=[_SIZE] * 3,
+        gaussian_pyramid=1,
+        num_octaves=4,
+        encoder_type="vgg16",
+        encoder_batch_norm=1,
+        flip_images=1,
+        so3_parameterization="s2s2",
+        pose_estimation="encoder",
+        regressor_orientation_layers=[512, 256],
+        regressor_shift_layers=[512, 256],
+        use_shift="encoder",
+        use_ctf="gt",
+        ctf_size=_SIZE,
+        resolution=_PIXEL,
+        kV=300.0,
+        ctf_valueNyquist=0.001,
+        spherical_abberation=2.7,
+        amplitude_contrast=0.1,
+        num_particles=_BATCH,
+        ctf_precompute=0,
+        data_loss_domain="primal",
+        data_loss_norm="symloss",
+        use_masked_loss=0,
+        mask_rad_loss=0.75,
+        compute_proj=1,
+        use_contrastive_loss=0,
+        TV_fourier_reg_weight=0,
+        TV_primal_reg_weight=0,
+    )
+    model, losses = CryoAI(config), loss_factory(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    images = torch.randn(_BATCH, 1, _SIZE, _SIZE)
+    defocus = torch.full((_BATCH, 1, 1), 15_000.0)
+    batch = {
+        "proj_input": images,
+        "fproj": torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(images, (-2, -1)), dim=(-2, -1)), (-2, -1)),
+        "idx": torch.arange(_BATCH),
+        "rotmat": torch.eye(3).repeat(_BATCH, 1, 1),
+        "defocusU": defocus,
+        "defocusV": defocus,
+        "angleAstigmatism": torch.zeros(_BATCH, 1, 1),
+    }
+
+    def step() -> None:
+        optimizer.zero_grad()
+        output = model(dict(batch))
+        sum(loss(output) for loss in losses.values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def ours(encoder: str, args: dict[str, Any], loss: str, decoder: str) -> Callable[[], None]:
+    """A step of this package."""
+    import torch
+
+    from ...geometry.pose import Pose
+    from ...imaging.batch import Batch
+    from ...particles.ctf import make_ctf
+    from ...training.ab_initio import AbInitio
+    from ...zoo.encoder import create_encoder
+    from ...zoo.loss import create_loss
+    from ...zoo.parts import make_part
+
+    network = create_encoder(encoder, image_size=_SIZE, pixel_size=_PIXEL, backbone_args=args, shift=True).train()
+    compared: Any = create_loss(loss)
+    objective = AbInitio(make_part("decoder", decoder, _SIZE), compared, _PIXEL)
+    optimizer = torch.optim.Adam([*network.parameters(), *objective.parameters()], lr=1e-4)
+    batch = Batch(torch.randn(_BATCH, 1, _SIZE, _SIZE), Pose(), make_ctf(_BATCH, defocus_u=15_000.0))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        objective(network, batch, 1.0).total.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(folder: str) -> dict[str, Any]:
+    """Rounds of one step each, after one that does not count."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    here = provenance()
+    steps = {"cryoAI, published": published(folder), **{name: ours(*design) for name, design in OURS.items()}}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(1 + _ROUNDS):
+        for name, step in steps.items():
+            began = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - began)
+    figures = {"cpu_s": {name: times[1:] for name, times in seconds.items()}, **here}
+    write_figures("cryoai_step", figures)
+    return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Markdown; medians (lowest to highest), and ratios of medians."""
+    theirs = statistics.median(figures["cpu_s"]["cryoAI, published"])
+    rows = []
+    for name, times in figures["cpu_s"].items():
+        middle = statistics.median(times)
+        rows.append([name, f"{middle:.2f} ({min(times):.2f} to {max(times):.2f})", f"{theirs / middle:.1f}"])
+    where = f"Commit {figures['commit']}; {figures['hardware']}."
+    return (
+        f"{markdown_table(['code', 'CPU seconds of a step', 'times as fast'], rows)}\n{_BATCH} images of {_SIZE} "
+        f"pixels with CTF and shifts; encoders see every image twice, but the last. {where}\n"
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m cryozoo.benchmarks.studies.cryoai_step FOLDER")
+    measure(sys.argv[1])
