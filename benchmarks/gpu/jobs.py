@@ -54,6 +54,27 @@ def on_the_fly(image_size: int, pixel_size: float) -> Recipe:
     )
 
 
+def ab_initio(decoder: str) -> Recipe:
+    """Poses and a map from 100,000 images alone, with the CTF, shifts and much noise."""
+    imaging = Imaging(snr=0.1, shift_sigma=10.0, defocus=(10_000.0, 30_000.0))
+    return Recipe(
+        encoder="d4_vgg_gem-sixd_svd",
+        image_size=128,
+        pixel_size=2.8,
+        backbone_args={"gem_p": 3.0, "stem": "none"},
+        data=Simulated(RIBOSOME, imaging, images=100_000, split=(0.96, 0.02), ctf="phase_flip"),
+        loss="reconstruction_l2",
+        decoder=decoder,
+        optimizer="adam",
+        weight_decay=0.0,
+        warmup=0.003,
+        grad_clip=0.01,
+        batch_size=256,
+        steps=60_000,
+        validate_every=1000,
+    )
+
+
 def distances(run: str) -> Recipe:
     """A run of the suite ``maps`` at 116 pixels, the size of the published one, in batches three times as large."""
     recipe = maps()[run]
@@ -66,6 +87,8 @@ JOBS: dict[str, Callable[[], Recipe]] = {
     "forum_d4": lambda: forum("d4_vgg_gem-qcqp_bingham", augment="rotate"),
     "on_the_fly_64": lambda: on_the_fly(64, 5.6),
     "on_the_fly_128": lambda: on_the_fly(128, 2.8),
+    "ab_initio_128": lambda: ab_initio("fouriernet"),
+    "ab_initio_grid_128": lambda: ab_initio("hartley_grid"),
     "maps_siamese_cnn": lambda: distances("5a1a-noisy-siamese_cnn"),
     "maps_d4": lambda: distances("5a1a-noisy-d4_new_images"),
 }
