@@ -155,7 +155,7 @@ def table(figures: dict[str, Any]) -> str:
             cell(row, "refined_median_deg", over="bound_median_deg"),
             cell(row, "refined_ms", 1),
         ]
-        for row in figures["rows"]
+        for row in sorted(figures["rows"], key=lambda row: TASKS.index((row["map"], row["snr"], row["ctf"])))
     ]
     header = ["map", "SNR", "CTF", "median deg", "bound", "median / bound", "mean / bound", "mean of the true mode"]
     header += ["% <= 5", "% <= 15", "ms", "refined: median / bound", "ms refined"]
