@@ -95,6 +95,14 @@ def spread(values: list[float], digits: int = 2) -> str:
     return mean if lowest == highest else f"{mean} ({lowest} to {highest})"
 
 
+def middle(values: list[float], digits: int = 2) -> str:
+    """The median of values over seeds (lowest to highest); a dash where there are none."""
+    if not values:
+        return "-"
+    median, lowest, highest = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
+    return median if len(values) == 1 else f"{median} ({lowest} to {highest})"
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, first column left, the others right."""
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]

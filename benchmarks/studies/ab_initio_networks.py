@@ -14,14 +14,14 @@ Runs that were measured are not measured again. Prints a table and writes it to 
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...zoo.provenance import provenance
-from ..runs import markdown_table
+from ..runs import markdown_table, middle
+from .ab_initio import against
 from .figures import measured_at, measured_before, write_figures
 
 if TYPE_CHECKING:
@@ -126,18 +126,10 @@ def _figures(history: list[dict[str, float]], metrics: dict[str, Any], before: f
 
 def resolution(task: tuple[str, float | None, float], volume: Volume) -> float:
     """Angstrom where the map correlates with the true one to 0.5, laid over it with either hand."""
-    from ...imaging.fourier import crop_or_zero_pad
-    from ...imaging.fsc import fourier_shell_correlation, resolution_at
-    from ...imaging.map_alignment import align_map
-    from ...imaging.volumes import Volume, load_volume
+    from ...imaging.volumes import load_volume
 
     file, pixel = MAPS[task[0]]
-    truth = load_volume(file, image_size=_SIZE, pixel_size=pixel)
-    box = round(_SIZE * pixel / truth.pixel_size)
-    truth = Volume(crop_or_zero_pad(truth.data, box), truth.pixel_size).coarsen(_SIZE)
-    aligned = align_map(volume, truth).aligned
-    curve = fourier_shell_correlation(aligned.data, truth.data)
-    return float(resolution_at(curve, 0.5, truth.pixel_size, size=truth.size))
+    return against(volume, load_volume(file, image_size=_SIZE, pixel_size=pixel))
 
 
 def maximised(task: tuple[str, float | None, float], seed: int) -> tuple[dict[str, Any], Tensor]:
@@ -271,11 +263,7 @@ def table(figures: dict[str, Any]) -> str:
     """Markdown; medians over seeds (lowest to highest)."""
 
     def cell(runs: list[dict[str, Any]], key: str, digits: int) -> str:
-        values = [run[key] for run in runs if run[key] is not None]
-        if not values:
-            return "-"
-        middle = f"{statistics.median(values):.{digits}f}"
-        return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+        return middle([run[key] for run in runs if run[key] is not None], digits)
 
     rows = []
     for task in TASKS:

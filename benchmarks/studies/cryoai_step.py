@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...zoo.provenance import provenance
-from ..runs import markdown_table
+from ..runs import markdown_table, middle
 from .figures import write_figures
 
 _SIZE, _PIXEL, _BATCH, _ROUNDS = 64, 5.0, 32, 5
@@ -164,8 +164,7 @@ def table(figures: dict[str, Any]) -> str:
     theirs = statistics.median(figures["cpu_s"]["cryoAI, published"])
     rows = []
     for name, times in figures["cpu_s"].items():
-        middle = statistics.median(times)
-        rows.append([name, f"{middle:.2f} ({min(times):.2f} to {max(times):.2f})", f"{theirs / middle:.1f}"])
+        rows.append([name, middle(times), f"{theirs / statistics.median(times):.1f}"])
     where = f"Commit {figures['commit']}; {figures['hardware']}."
     return (
         f"{markdown_table(['code', 'CPU seconds of a step', 'times as fast'], rows)}\n{_BATCH} images of {_SIZE} "
