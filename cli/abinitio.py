@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,6 +100,7 @@ def abinitio(
     if draws:
         write_ab_initio_report(out / _REPORT, found, saved=out / _POSES, overwrite=overwrite)
     click.echo(f"{len(found.poses):,} particles, half maps that agree to {made.resolution:.1f} A: {out}")
+    shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
     for doubt in found.doubts:
         click.echo(f"note: {doubt}")
     click.echo("the frame is arbitrary, and the hand may be the wrong one: compare the map with its mirror image")

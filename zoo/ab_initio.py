@@ -108,8 +108,8 @@ def abinitio(
         progress: show bars with the time left.
         say: told in lines what is being done and what came of it.
         show: given the map of the moment, rotations (K, 3, 3) of some images and what this is, whenever there is news.
-        keep: a folder in which finished parts are kept until all is done: the same call goes on from there, and ends
-            in the same poses, bit for bit on a CPU.
+        keep: a folder in which finished parts are kept: the same call goes on from there, and ends in the same poses,
+            bit for bit on a CPU. Who has saved the result removes it.
         **open_args: of :meth:`ParticleStack.open` for files.
 
     Raises:
@@ -138,14 +138,39 @@ def abinitio(
     if ctf is None:
         tell("the table tells of no CTF: images are taken as they are")
     tell(f"{len(rows):,} images of {size} pixels of {box / size:.3g} A, {starts} random starts")
-    group = point_group(symmetry)
     key = fingerprint(stack, (symmetry, diameter, seed, _versions()))
     pieces = Pieces(keep, key)
     if len(pieces):
         tell(f"goes on after {len(pieces)} finished parts that are kept in {keep}")
+    with pieces.told_on_failure():
+        return _found(
+            stack, images, ctf, pieces,
+            pixel_size=box / size, diameter=diameter, symmetry=symmetry, starts=starts, seed=seed, device=device,
+            progress=progress, tell=tell, show=show,
+        )  # fmt: skip
+
+
+def _found(
+    stack: ParticleStack,
+    images: Tensor,
+    ctf: CTF | None,
+    pieces: Pieces,
+    *,
+    pixel_size: float,
+    diameter: float,
+    symmetry: str,
+    starts: int,
+    seed: int,
+    device: torch.device | str | None,
+    progress: bool,
+    tell: Callable[[str], object],
+    show: Show | None,
+) -> AbInitioResult:
+    """What is found of a stack, beginning with some of its images as they were prepared."""
+    size, group = images.shape[-1], point_group(symmetry)
     runs, evidence = [], []
     for k in range(starts):
-        run = _begun(images, ctf, box / size, diameter, group, seed + k, device)
+        run = _begun(images, ctf, pixel_size, diameter, group, seed + k, device)
         mean, error = _first_map(run, f"start {k + 1}", pieces, progress, show)
         tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
         runs.append(run)
@@ -174,7 +199,6 @@ def abinitio(
         name = f"start{best + 1}-round{len(resolutions)}"
         refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
         poses = _posed(halved, pieces.get(name, refined))
-    pieces.remove()
     doubts = _doubts(len(stack), made.resolution, diameter)
     return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import safetensors
@@ -57,10 +56,15 @@ class Pieces:
                     file.write(safetensors.torch.save(made, {"key": self._key}))
         return made
 
-    def remove(self) -> None:
-        """Remove the folder: the work is done."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    @contextmanager
+    def told_on_failure(self) -> Iterator[None]:
+        """Say of work that is stopped, or fails, where its finished parts are."""
+        try:
+            yield
+        except BaseException as error:
+            if self._folder is not None and any(self._folder.glob("*.safetensors")):
+                error.add_note(f"finished parts are kept in {self._folder}; the same command goes on")
+            raise
 
 
 def _key_of(path: Path) -> str | None:
