@@ -16,6 +16,8 @@ import time
 import types
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from ...zoo.provenance import provenance
@@ -36,9 +38,7 @@ def published(folder: str) -> Callable[[], None]:
 
     from ...heads.sixd import SixDGramSchmidt
 
-    try:
-        import pytorch3d.transforms  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-    except ImportError:
+    if find_spec("pytorch3d") is None:
         transforms = types.ModuleType("pytorch3d.transforms")
         vars(transforms).update(
             rotation_6d_to_matrix=lambda x: SixDGramSchmidt()(x).rotation,
@@ -52,8 +52,8 @@ def published(folder: str) -> Callable[[], None]:
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda tensor: tensor  # type: ignore[assignment, method-assign, misc]
     sys.path.insert(0, folder)
-    from src.cryoai import CryoAI
-    from src.loss_utils import loss_factory
+    model_class = import_module("src.cryoai").CryoAI
+    loss_factory = import_module("src.loss_utils").loss_factory
 
     config = Namespace(
         side_len=_SIZE,
@@ -91,7 +91,7 @@ def published(folder: str) -> Callable[[], None]:
         TV_fourier_reg_weight=0,
         TV_primal_reg_weight=0,
     )
-    model, losses = CryoAI(config), loss_factory(config)
+    model, losses = model_class(config), loss_factory(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     images = torch.randn(_BATCH, 1, _SIZE, _SIZE)
     defocus = torch.full((_BATCH, 1, 1), 15_000.0)

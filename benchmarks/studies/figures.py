@@ -11,7 +11,9 @@ from ...particles.files import atomic_write, write_json
 from ..runs import RESULTS, markdown_table
 
 STUDIES = (
+    "ab_initio",
     "ab_initio_networks",
+    "cryoai_step",
     "ctf_snr",
     "half_precision",
     "matching",
