@@ -69,10 +69,10 @@ class AbInitio(Objective):
         residuals, poses = [], []
         for start in range(0, len(batch), _AT_ONCE):
             some = batch[slice(start, start + _AT_ONCE)]
-            # One view each: a pose that is predicted is that of the image as it is.
-            pose = encoder(some.images)
-            poses.append(Pose(pose.rotation))
-            residuals.append(self._compare(encoder(self.loss.shown(some.images)), some).terms["residual"])
+            pose = encoder(self.loss.shown(some.images))
+            residuals.append(self._compare(pose, some).terms["residual"])
+            # The first view is the image as it is, which is all that a prediction sees.
+            poses.append(Pose(pose.rows(slice(len(some))).rotation))
         encoder.train(training)
         metrics: dict[str, Any] = {"n": len(batch), "residual": float(torch.cat(residuals).mean())}
         predicted, truth = join_poses(poses).rotation, batch.pose.rotation

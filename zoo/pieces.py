@@ -58,9 +58,11 @@ class Pieces:
 
     @contextmanager
     def told_on_failure(self) -> Iterator[None]:
-        """Say of work that is stopped, or fails, where its finished parts are."""
+        """Say of work that is stopped, or fails, where its finished parts are; what was refused would be again."""
         try:
             yield
+        except BadInput:
+            raise
         except BaseException as error:
             if self._folder is not None and any(self._folder.glob("*.safetensors")):
                 error.add_note(f"finished parts are kept in {self._folder}; the same command goes on")

@@ -10,7 +10,8 @@ from cryozoo.zoo.encoder import create_encoder
 
 @pytest.mark.parametrize("design", study.DESIGNS)
 def test_designs_can_be_made(design):
-    recipe = study.recipe_of(study.TASKS[1], *study.DESIGNS[design], seed=3)
+    encoder, loss, fields = study.DESIGNS[design]
+    recipe = study.recipe_of(study.TASKS[1], encoder, loss, seed=3, **fields)
     check_names(recipe)
     assert recipe.is_ab_initio
     assert recipe.shift
