@@ -61,10 +61,14 @@ def abinitio(
     stopped, the same command goes on.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in (_MAP, *_HALVES, _START, _POSES, _FSC, _REPORT):
+    for name in (_MAP, *_HALVES, _START, _POSES, _FSC):
         check_output(out / name, overwrite=overwrite, inputs=[particles])
+    from ..zoo.report import check_report
+
     draws = find_spec("matplotlib") is not None
-    if not draws:
+    if draws:
+        check_report(out / _REPORT, overwrite=overwrite)
+    else:
         click.echo("no report and no pictures: they need matplotlib, pip install 'cryozoo[bench]'")
     device = run.device()
 

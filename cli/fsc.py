@@ -120,7 +120,11 @@ def fsc(
     if out is not None:
         write_curves(curves, box, out, overwrite=overwrite)
     if plot is not None:
-        _draw(curves, box, plot)
+        from ..zoo.figures import save_figure
+        from ..zoo.report_figures import LIGHT, draw_curves
+
+        drawn = draw_curves({name: curve.double().numpy() for name, curve in curves.items()}, box, (0.143, 0.5))
+        save_figure(drawn(LIGHT), plot)
 
 
 def _align(first: Volume, second: Volume, path: Path, *, overwrite: bool) -> Volume:
@@ -176,25 +180,3 @@ def write_curves(curves: dict[str, Tensor], box: float, path: Path, *, overwrite
     rows = [names, *map(list, zip(*columns.values(), strict=True))]
     with atomic_write(path, overwrite=overwrite) as file:
         file.write("".join(",".join(row) + "\n" for row in rows).encode())
-
-
-def _draw(curves: dict[str, Tensor], box: float, path: Path) -> None:
-    from ..zoo.figures import BLUE, MUTED, pyplot, save_figure, tidy
-
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    styles = (BLUE, "-", 2.2), (MUTED, "-", 1.2), (BLUE, ":", 1.2), (MUTED, "--", 1.2)
-    lowest = 0.0
-    for (name, curve), (colour, style, width) in zip(curves.items(), styles, strict=False):
-        values = curve.tolist()
-        lowest = min(lowest, *values)
-        axes.plot([s / box for s in range(len(values))], values, style, color=colour, linewidth=width, label=name)
-    for threshold in (0.143, 0.5):
-        axes.axhline(threshold, color="0.8", linewidth=0.8, linestyle="--", zorder=0)
-        axes.annotate(f"{threshold}", (0, threshold), (2, 2), textcoords="offset points", color=MUTED, fontsize=8)
-    axes.set(xlabel="spatial frequency (1/A)", ylabel="Fourier shell correlation", ylim=(lowest - 0.02, 1.02))
-    axes.set_xlim(0, (len(next(iter(curves.values()))) - 1) / box)
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=9)
-    tidy(axes)
-    save_figure(figure, path)

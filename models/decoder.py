@@ -39,14 +39,3 @@ class Decoder(nn.Module):
         spectrum = k.new_zeros(inside.shape, dtype=torch.complex64)
         spectrum[inside] = torch.cat([self(part) for part in k[inside].split(1 << 16)]).to(spectrum.dtype)
         return torch.fft.fftshift(torch.fft.irfftn(size * spectrum, s=(size, size, size)))
-
-
-def conjugate_half(k: Tensor) -> tuple[Tensor, Tensor]:
-    """Frequencies (..., 3), each moved to the half of space that holds one of ``k`` and ``-k``.
-
-    Returns:
-        those, and (...) the sign of the imaginary part there: -1 of those that were moved, 0 at the origin.
-    """
-    x, y, z = k.unbind(-1)
-    side = torch.where(x != 0, x, torch.where(y != 0, y, z)).sign()
-    return torch.where(side < 0, -1.0, 1.0)[..., None] * k, side

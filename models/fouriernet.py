@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .decoder import Decoder, conjugate_half
+from .decoder import Decoder
 
 
 class FourierNet(Decoder):
@@ -39,8 +39,10 @@ class FourierNet(Decoder):
 
     def forward(self, k: Tensor) -> Tensor:
         """As the base says."""
-        half, side = conjugate_half(k)
-        place = half / self.size  # -1/2 to 1/2, as theirs
+        x, y, z = k.unbind(-1)
+        # The half of space on whose other side -k lies; at the origin, where both are one, the imaginary part is 0.
+        side = torch.where(x != 0, x, torch.where(y != 0, y, z)).sign()
+        place = torch.where(side < 0, -1.0, 1.0)[..., None] * k / self.size  # -1/2 to 1/2, as theirs
         real, imaginary = (self.modulated(place) * self.envelope(place).exp()).unbind(-1)
         return torch.complex(real, imaginary * side)
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from ..geometry.alignment import align_frames
-from ..geometry.point_groups import point_group
 from ..geometry.pose import Pose, join_poses
 from ..imaging.batch import Batch
 from ..imaging.fourier_samples import FourierSamples
@@ -17,6 +15,7 @@ from ..losses.reconstruction import Reconstruction
 from ..models.decoder import Decoder
 from ..particles.ctf import CTF, CTFModulus
 from ..zoo.encoder import PoseEncoder
+from ..zoo.evaluate import aligned_metrics
 from .objective import Objective
 
 _AT_ONCE = 256  # images
@@ -63,7 +62,7 @@ class AbInitio(Objective):
 
     @torch.no_grad()
     def measure(self, encoder: PoseEncoder, batch: Batch, *, thorough: bool = False) -> dict[str, Any]:
-        """Residual, and ``mse``, ``medse``, ``median_deg``, ``acc_15`` after alignment where there is a truth."""
+        """``residual``, and where there is a truth those of :func:`aligned_metrics`."""
         training = encoder.training
         encoder.eval()
         residuals, poses = [], []
@@ -78,16 +77,7 @@ class AbInitio(Objective):
         predicted, truth = join_poses(poses).rotation, batch.pose.rotation
         if predicted is None or truth is None:
             return metrics
-        group = point_group(self.symmetry)
-        found = align_frames(predicted, truth, group=None if len(group) == 1 else group)
-        degrees = found.angles.rad2deg()
-        return metrics | {
-            "mse": found.mse,
-            "medse": found.medse,
-            "median_deg": float(degrees.median()),
-            "mean_deg": float(degrees.mean()),
-            **{f"acc_{d}": float((degrees <= d).double().mean()) for d in (5, 10, 15)},
-        }
+        return metrics | aligned_metrics(predicted, truth, symmetry=self.symmetry)
 
     def finish(self, encoder: PoseEncoder) -> None:
         """The map in whose frame the encoder's poses are is the decoder's."""

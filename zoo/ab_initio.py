@@ -74,8 +74,8 @@ class AbInitioResult:
     evidence: tuple[tuple[float, float], ...]
     resolutions: tuple[float, ...]
     diameter: float
-    symmetry: str = "C1"
-    doubts: tuple[str, ...] = ()
+    symmetry: str
+    doubts: tuple[str, ...]
 
 
 def abinitio(
@@ -142,65 +142,43 @@ def abinitio(
     pieces = Pieces(keep, key)
     if len(pieces):
         tell(f"goes on after {len(pieces)} finished parts that are kept in {keep}")
+    group = point_group(symmetry)
     with pieces.told_on_failure():
-        return _found(
-            stack, images, ctf, pieces,
-            pixel_size=box / size, diameter=diameter, symmetry=symmetry, starts=starts, seed=seed, device=device,
-            progress=progress, tell=tell, show=show,
-        )  # fmt: skip
-
-
-def _found(
-    stack: ParticleStack,
-    images: Tensor,
-    ctf: CTF | None,
-    pieces: Pieces,
-    *,
-    pixel_size: float,
-    diameter: float,
-    symmetry: str,
-    starts: int,
-    seed: int,
-    device: torch.device | str | None,
-    progress: bool,
-    tell: Callable[[str], object],
-    show: Show | None,
-) -> AbInitioResult:
-    """What is found of a stack, beginning with some of its images as they were prepared."""
-    size, group = images.shape[-1], point_group(symmetry)
-    runs, evidence = [], []
-    for k in range(starts):
-        run = _begun(images, ctf, pixel_size, diameter, group, seed + k, device)
-        mean, error = _first_map(run, f"start {k + 1}", pieces, progress, show)
-        tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
-        runs.append(run)
-        evidence.append((mean, error))
-    best = max(range(starts), key=lambda k: evidence[k][0])
-    if evidence[best][0] < _SEEN * evidence[best][1]:
-        hint = "are there particles in them, and is the diameter right (--diameter)?"
-        raise BadInput(stack.path, "nothing that the images have in common but noise", hint=hint)
-    start = runs[best].volume
-    assert start is not None
-    if _is_dark(start):
-        found = "a map whose density is lower than what is around it"
-        raise BadInput(stack.path, found, expected="bright particles", hint="invert=True (--invert)")
-    coarse = partial(_coarse_poses, stack, runs[best], size, progress)
-    poses = _posed(stack, pieces.get(f"start{best + 1}-poses", coarse))
-    resolutions: list[float] = []
-    halved = _in_halves(stack, seed)
-    while True:
-        made = reconstruct(halved, poses, symmetry=symmetry, device=device)
-        resolutions.append(made.resolution)
-        tell(f"round {len(resolutions)}: the half maps agree to {made.resolution:.1f} A")
-        if show is not None:
-            show(made.map, torch.from_numpy(poses.rotation), f"round {len(resolutions)}, {made.resolution:.1f} A")
-        if len(resolutions) > _ROUNDS or (len(resolutions) > 2 and resolutions[-1] > _BETTER * min(resolutions[:-1])):
-            break
-        name = f"start{best + 1}-round{len(resolutions)}"
-        refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
-        poses = _posed(halved, pieces.get(name, refined))
-    doubts = _doubts(len(stack), made.resolution, diameter)
-    return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
+        runs, evidence = [], []
+        for k in range(starts):
+            run = _begun(images, ctf, box / size, diameter, group, seed + k, device)
+            mean, error = _first_map(run, f"start {k + 1}", pieces, progress, show)
+            tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
+            runs.append(run)
+            evidence.append((mean, error))
+        best = max(range(starts), key=lambda k: evidence[k][0])
+        if evidence[best][0] < _SEEN * evidence[best][1]:
+            hint = "are there particles in them, and is the diameter right (--diameter)?"
+            raise BadInput(stack.path, "nothing that the images have in common but noise", hint=hint)
+        start = runs[best].volume
+        assert start is not None
+        if _is_dark(start):
+            found = "a map whose density is lower than what is around it"
+            raise BadInput(stack.path, found, expected="bright particles", hint="invert=True (--invert)")
+        coarse = partial(_coarse_poses, stack, runs[best], size, progress)
+        poses = _posed(stack, pieces.get(f"start{best + 1}-poses", coarse))
+        resolutions: list[float] = []
+        halved = _in_halves(stack, seed)
+        while True:
+            made = reconstruct(halved, poses, symmetry=symmetry, device=device)
+            resolutions.append(made.resolution)
+            tell(f"round {len(resolutions)}: the half maps agree to {made.resolution:.1f} A")
+            if show is not None:
+                show(made.map, torch.from_numpy(poses.rotation), f"round {len(resolutions)}, {made.resolution:.1f} A")
+            if len(resolutions) > _ROUNDS or (
+                len(resolutions) > 2 and resolutions[-1] > _BETTER * min(resolutions[:-1])
+            ):
+                break
+            name = f"start{best + 1}-round{len(resolutions)}"
+            refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
+            poses = _posed(halved, pieces.get(name, refined))
+        doubts = _doubts(len(stack), made.resolution, diameter)
+        return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
 
 
 def image_diameter(images: Tensor) -> float:

@@ -16,7 +16,7 @@ from ..imaging.coverage import Views
 from ..imaging.volumes import Volume
 from .ab_initio import AbInitioResult
 from .figures import draw_directions, pyplot, save_figure, show_image
-from .report_figures import LIGHT, Pictures, curves, hemispheres, panels, png
+from .report_figures import LIGHT, Pictures, draw_curves, hemispheres, panels, png
 from .report_page import page, section, table
 
 _MOST = 2000  # directions that are drawn
@@ -119,7 +119,7 @@ def _map(found: AbInitioResult, pictures: Pictures) -> str:
 def _correlation(found: AbInitioResult, pictures: Pictures) -> str:
     made = found.reconstruction
     box = made.map.size * made.map.pixel_size
-    draw = curves({"half maps": made.fsc.double().numpy()}, box, (0.143, 0.5))
+    draw = draw_curves({"half maps": made.fsc.double().numpy()}, box, (0.143, 0.5))
     how = (
         "Two maps of half of the particles each, whose poses were refined against their own map; they share the first "
         "one, whose detail is about a tenth of the molecule. No mask was used but the sphere that the box holds."

@@ -126,6 +126,27 @@ _COLUMNS = (
         )
         for share in (50, 90)
     ),
+    Column(
+        "residual",
+        "mean squared residual of images against the learnt map (1 is their own variance)",
+        "residual of images",
+        "{:.4f}",
+        "residual",
+        4,
+        _LOWER,
+    ),
+    *(
+        Column(
+            key,
+            f"{kind} squared distance of rotations, frame and hand aligned first",
+            f"{kind} squared distance, aligned",
+            "{:.3f}",
+            heading,
+            3,
+            _LOWER,
+        )
+        for key, kind, heading in (("mse", "mean", "MSE"), ("medse", "median", "MedSE"))
+    ),
     Column("steps", "training steps", "steps", "{}", "steps", 0, kind="effort"),
     Column(
         "distance_mae_deg",

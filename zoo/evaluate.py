@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..geometry.alignment import align_frames
 from ..geometry.pairs import all_pairs
 from ..geometry.point_groups import chance_level, point_group, symmetric_distance
 from ..geometry.pose import Pose, join_poses
@@ -79,6 +80,17 @@ def pose_metrics(predicted: Pose, target: Pose, *, symmetry: str = "C1") -> dict
     if predicted.confidence is not None:
         metrics |= confidence_metrics(predicted.confidence.double().cpu().numpy(), error)
     return metrics
+
+
+def aligned_metrics(predicted: Tensor, target: Tensor, *, symmetry: str = "C1") -> dict[str, Any]:
+    """Errors of rotations (N, 3, 3) after an alignment of frame and hand, which are arbitrary where nobody told them.
+
+    Returns:
+        as :func:`pose_metrics`, and the ``mse`` and ``medse`` of :class:`.alignment.FrameAlignment`.
+    """
+    found = align_frames(predicted, target, group=point_group(symmetry))
+    metrics = pose_metrics(Pose(found.aligned), Pose(target), symmetry=symmetry)
+    return {**metrics, "mse": found.mse, "medse": found.medse}
 
 
 def distance_metrics(loss: SiameseDistance, predicted: Pose, target: Pose) -> dict[str, Any]:

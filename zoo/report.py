@@ -21,7 +21,7 @@ from ..particles.errors import BadInput
 from .figures import pyplot
 from .match import MatchedTable, read_images
 from .match_checks import looks_like_no_particle
-from .report_figures import LIGHT, Pictures, hemispheres, histogram, panels, png, shifts
+from .report_figures import LIGHT, Pictures, folder_of, hemispheres, histogram, panels, png, shifts
 from .report_page import page, section, table
 
 _SHOWN = 4  # particles of each kind
@@ -38,7 +38,7 @@ def check_report(path: Path, *, overwrite: bool) -> None:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise BadInput(path, f"the suffix {path.suffix!r}", expected="a page, .html")
-    folder = _folder(path)
+    folder = folder_of(path)
     for there in (path, folder):
         if there.exists() and not overwrite:
             raise BadInput(there, "exists already", hint="choose another name, or --overwrite")
@@ -70,10 +70,6 @@ def write_report(
     report = _Report(poses)
     text = report.page(Path(saved))
     report.pictures.write(path, text, overwrite=overwrite)
-
-
-def _folder(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_files")
 
 
 class _Report:

@@ -59,14 +59,19 @@ class Pictures:
         return f"data:image/png;base64,{b64encode(content).decode()}"
 
     def write(self, path: Path, text: str, *, overwrite: bool) -> None:
-        """The page, and the figures in the folder ``NAME_files``."""
-        folder = path.with_name(f"{path.stem}_files")
+        """The page, and the figures beside it."""
+        folder = folder_of(path)
         folder.mkdir(exist_ok=True)
         for name, content in self.files.items():
             with atomic_write(folder / name, overwrite=overwrite) as file:
                 file.write(content)
         with atomic_write(path, overwrite=overwrite) as file:
             file.write(text.encode())
+
+
+def folder_of(page: Path) -> Path:
+    """Where the figures of a page are, ``NAME_files``."""
+    return page.with_name(f"{page.stem}_files")
 
 
 def png(draw: Draw, paper: Paper) -> bytes:
@@ -172,19 +177,22 @@ def hemispheres(of: Callable[[torch.Tensor], torch.Tensor], titles: tuple[str, .
     return draw
 
 
-def curves(values: Mapping[str, NDArray[np.float64]], box: float, marks: tuple[float, ...]) -> Draw:
-    """Correlations (S,) over the shells of a box in Angstrom, the first in the strongest colour."""
+def draw_curves(values: Mapping[str, NDArray[np.float64]], box: float, marks: tuple[float, ...]) -> Draw:
+    """Up to four correlations (S,) over the shells of a box in Angstrom, the first in the strongest stroke."""
+    lowest = min(0.0, *(float(curve.min()) for curve in values.values()))
 
     def draw(paper: Paper) -> Figure:
-        figure, axes = pyplot().subplots(figsize=(5.6, 3.2))
-        for (name, curve), colour in zip(values.items(), (paper.blue, paper.muted, paper.ink), strict=False):
-            axes.plot(np.arange(len(curve)) / box, curve, color=colour, linewidth=2, label=name)
+        figure, axes = pyplot().subplots(figsize=(6, 4), layout="constrained")
+        styles = (paper.blue, "-", 2.2), (paper.muted, "-", 1.2), (paper.blue, ":", 1.2), (paper.muted, "--", 1.2)
+        for (name, curve), (colour, style, width) in zip(values.items(), styles, strict=False):
+            axes.plot(np.arange(len(curve)) / box, curve, style, color=colour, linewidth=width, label=name)
         for mark in marks:
-            axes.axhline(mark, color=paper.muted, linewidth=1, linestyle=":")
+            axes.axhline(mark, color=paper.muted, linewidth=0.8, linestyle=":", zorder=0)
             axes.annotate(f"{mark}", (0, mark), (3, 2), textcoords="offset points", color=paper.muted, fontsize=8)
         longest = max(map(len, values.values())) - 1
-        axes.set(xlim=(0, longest / box), ylim=(-0.1, 1.02), ylabel="Fourier shell correlation")
+        axes.set(xlim=(0, longest / box), ylim=(lowest - 0.02, 1.02), ylabel="Fourier shell correlation")
         axes.set_xlabel("spatial frequency (1/\u00c5)")
+        axes.spines[["top", "right"]].set_visible(False)
         if len(values) > 1:
             axes.legend(frameon=False, fontsize=9)
         return figure

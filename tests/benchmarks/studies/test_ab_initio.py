@@ -6,7 +6,7 @@ import torch
 from cryozoo.benchmarks.studies import ab_initio as study
 from cryozoo.imaging.volumes import Volume
 
-RUN = {"median_deg": 1.1, "bound_median_deg": 1.0, "within_5": 0.99, "resolution_A": 15.0, "best_resolution_A": 14.5}
+RUN = {"median_deg": 1.1, "bound_median_deg": 1.0, "acc_5": 0.99, "resolution_A": 15.0, "best_resolution_A": 14.5}
 
 
 def test_what_was_found_is_counted():
