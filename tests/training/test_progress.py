@@ -21,10 +21,10 @@ def test_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[1:] == [
         "step 130 of 1,000: median error 12.00 deg, the best so far 11.00 deg at step 50; loss 0.500; 29 min left"
     ]
-    other = Progress("x", 10, 9, "residual", bar=False, report=lines.append)
+    other = Progress("x", 10, 9, "unheard_of", bar=False, report=lines.append)
     other.stepped()
-    other.validated({"step": 10, "loss": 0.5, "residual": 0.25}, {"step": 10, "loss": 0.5, "residual": 0.25})
-    assert lines[2:] == ["step 10 of 10: residual 0.25, the best so far 0.25 at step 10; loss 0.500"]
+    other.validated({"step": 10, "loss": 0.5, "unheard_of": 0.25}, {"step": 10, "loss": 0.5, "unheard_of": 0.25})
+    assert lines[2:] == ["step 10 of 10: unheard_of 0.25, the best so far 0.25 at step 10; loss 0.500"]
 
 
 @pytest.mark.parametrize(
