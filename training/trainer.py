@@ -230,18 +230,18 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.encoder.train()
-        if recipe.grad_clip:
-            nn.utils.clip_grad_norm_(self.learnt, recipe.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.learnt, recipe.grad_clip or math.inf)
+        for what, value in (("loss", float(loss.detach())), ("norm of the gradient", float(norm))):
+            if not math.isfinite(value):  # before weights are spoilt by it
+                hint = "lower lr, or set grad_clip"
+                if self.out is not None and self._best_row() is not None:
+                    hint += f"; the best so far is in {self.out / 'model'}"
+                raise BadInput(recipe.source, f"the {what} is {value}", where=f"step {self.step + 1}", hint=hint)
         self.optimizer.step()
         self.step += 1
         if self.averaged is not None:
             average(self.averaged, self._state(copy=False), min(recipe.ema, (1 + self.step) / (10 + self.step)))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise BadInput(
-                recipe.source, f"the loss is {value}", where=f"step {self.step}", hint="lower lr, or set grad_clip"
-            )
-        return value
+        return float(loss.detach())
 
     def _validate(self, loss: float, writer: Any) -> None:
         state = current = self._state()

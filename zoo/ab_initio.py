@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..geometry.point_groups import point_group
-from ..imaging.fourier import rfft_shells
+from ..imaging.fourier import crop_or_zero_pad, rfft_shells
 from ..imaging.masks import spherical_mask
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
@@ -31,6 +31,7 @@ from ..particles.poses import PoseTable
 from ..particles.stack import ParticleStack
 from ._source import opened
 from .match import evenly_spread, read_images, refine
+from .match_checks import junk_doubt, looks_like_no_particle
 from .pieces import Pieces, Tensors
 from .unfinished import fingerprint
 
@@ -38,7 +39,8 @@ _SAMPLE = 10_000  # images from which the first map is made
 _HELD_OUT, _SHARE = 500, 5  # images that it is judged by, at most, and one in so many
 _FEWEST = 100
 _READ = 500  # images at a time
-_REACH = 0.05  # of the box: the largest shift that is looked for at first
+_WINDOW = 2.0  # diameters that are left of an image for the first map: there is nothing but noise beyond
+_REACH = 0.05  # of that window: the largest shift that is looked for at first
 _WIDEST = 0.85  # of the box: a diameter beyond is none that was measured
 _MARGIN = 1.2  # diameters of the sphere that half maps are cut to
 _FEW = 2000  # images of which it is said that they are few
@@ -58,6 +60,7 @@ class AbInitioResult:
 
     Attributes:
         poses: of all particles, with what is known of each; those of either half-set are refined against its own map.
+        junk: (N,) whether images look like no particles; the map is made without them.
         reconstruction: the map, half maps and their correlation.
         start: the map that images were refined from.
         evidence: of every start, by how much images that were left out fit better than noise: the mean log-likelihood,
@@ -69,6 +72,7 @@ class AbInitioResult:
     """
 
     poses: PoseTable
+    junk: NDArray[np.bool_]
     reconstruction: Reconstruction
     start: Volume
     evidence: tuple[tuple[float, float], ...]
@@ -125,19 +129,22 @@ def abinitio(
     rows = evenly_spread(np.arange(len(stack)), _SAMPLE)
     box = stack.image_size * stack.pixel_size
     if diameter is None:
-        diameter = image_diameter(_prepared(stack, rows[:: max(1, len(rows) // 2000)], stack.image_size)[0])
+        whole = (stack.image_size, stack.image_size)
+        diameter = image_diameter(_prepared(stack, rows[:: max(1, len(rows) // 2000)], *whole)[0])
         diameter *= stack.pixel_size
         if diameter > _WIDEST * box:
             found, hint = "images that do not show how large the molecule is", "say it: diameter (--diameter)"
             raise BadInput(stack.path, found, hint=hint)
         tell(f"the molecule measures about {diameter:.0f} A")
-    size = min(stack.image_size, 2 * math.ceil(1.1 * max(stage.detail for stage in STAGES) * box / diameter))
-    images, ctf = _prepared(stack, rows, size)
+    window = min(stack.image_size, 2 * math.ceil(_WINDOW / 2 * diameter / stack.pixel_size))
+    seen = window * stack.pixel_size
+    size = min(window, 2 * math.ceil(1.1 * max(stage.detail for stage in STAGES) * seen / diameter))
+    images, ctf = _prepared(stack, rows, size, window)
     if bool((images == images[0]).all()):
         raise BadInput(stack.path, "images that are all the same", expected="many views of a molecule")
     if ctf is None:
         tell("the table tells of no CTF: images are taken as they are")
-    tell(f"{len(rows):,} images of {size} pixels of {box / size:.3g} A, {starts} random starts")
+    tell(f"{len(rows):,} images of {size} pixels of {seen / size:.3g} A, {starts} random starts")
     key = fingerprint(stack, (symmetry, diameter, seed, _versions()))
     pieces = Pieces(keep, key)
     if len(pieces):
@@ -146,7 +153,7 @@ def abinitio(
     with pieces.told_on_failure():
         runs, evidence = [], []
         for k in range(starts):
-            run = _begun(images, ctf, box / size, diameter, group, seed + k, device)
+            run = _begun(images, ctf, seen / size, diameter, group, seed + k, device)
             mean, error = _first_map(run, f"start {k + 1}", pieces, progress, show)
             tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
             runs.append(run)
@@ -160,12 +167,13 @@ def abinitio(
         if _is_dark(start):
             found = "a map whose density is lower than what is around it"
             raise BadInput(stack.path, found, expected="bright particles", hint="invert=True (--invert)")
-        coarse = partial(_coarse_poses, stack, runs[best], size, progress)
-        poses = _posed(stack, pieces.get(f"start{best + 1}-poses", coarse))
-        resolutions: list[float] = []
+        coarse = partial(_coarse_poses, stack, runs[best], window, progress)
         halved = _in_halves(stack, seed)
+        poses, junk = _posed(halved, pieces.get(f"start{best + 1}-poses", coarse))
+        resolutions: list[float] = []
         while True:
-            made = reconstruct(halved, poses, symmetry=symmetry, device=device)
+            good = np.flatnonzero(~junk)
+            made = reconstruct(halved.subset(good), poses.subset(good), symmetry=symmetry, device=device)
             resolutions.append(made.resolution)
             tell(f"round {len(resolutions)}: the half maps agree to {made.resolution:.1f} A")
             if show is not None:
@@ -176,33 +184,42 @@ def abinitio(
                 break
             name = f"start{best + 1}-round{len(resolutions)}"
             refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
-            poses = _posed(halved, pieces.get(name, refined))
-        doubts = _doubts(len(stack), made.resolution, diameter)
-        return AbInitioResult(poses, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
+            poses, junk = _posed(halved, pieces.get(name, refined))
+        doubts = _doubts(junk, made.resolution, diameter)
+        return AbInitioResult(poses, junk, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
 
 
 def image_diameter(images: Tensor) -> float:
-    """Pixels across what images (N, L, L) show beyond noise: it holds 98 % of their variance that is no noise's."""
+    """Pixels across what most of the images (N, L, L) show beyond noise: it holds 98 % of the power that is no noise's.
+
+    The power in a ring is the median over images, which contaminated ones do not move.
+    """
     size = images.shape[-1]
     axis = torch.arange(size) - size // 2
-    radius = (axis[:, None] ** 2 + axis**2).double().sqrt()
-    variance = images.double().var(0)
-    outside = radius > 0.47 * size
-    excess = variance - variance[outside].mean()
-    ring = radius.round().long().flatten()
-    of_rings = ring.bincount(excess.flatten())[: size // 2]
-    share = of_rings.cumsum(0) / of_rings.sum()
+    ring = (axis[:, None] ** 2 + axis**2).double().sqrt().round().long().flatten()
+    pixels = ring.bincount().double()
+    power = torch.zeros(len(images), len(pixels), dtype=torch.float64).index_add_(
+        1, ring, images.double().square().flatten(1)
+    )
+    # The median of the sum of k squares of noise is less than its mean (Wilson and Hilferty 1931).
+    power = power.median(0).values / (1 - 2 / (9 * pixels)) ** 3
+    outside = torch.arange(len(pixels)) > 0.47 * size
+    excess = (power - power[outside].sum() / pixels[outside].sum() * pixels)[: size // 2]
+    share = excess.cumsum(0) / excess.sum()
     return 2.0 * float((share < 0.98).sum())
 
 
-def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int) -> tuple[Tensor, CTF | None]:
-    """Images (N, size, size) without background, their noise of about variance 1 per original pixel; and their CTF."""
+def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int, window: int) -> tuple[Tensor, CTF | None]:
+    """The middle of images, (N, size, size) of ``window`` pixels, without background; and their CTF.
+
+    Noise has a variance of about 1 per original pixel.
+    """
     parts, ctfs = [], []
     for first in range(0, len(rows), _READ):
         images, ctf = read_images(stack, rows[first : first + _READ])
         level = noise_levels(images)
         images = without_background(images).float() / torch.where(level > 0, level, 1)[:, None, None]
-        parts.append(fourier_resize(images, size))
+        parts.append(fourier_resize(crop_or_zero_pad(images, window, dims=2), size))
         ctfs.append(ctf)
     known = [ctf for ctf in ctfs if ctf is not None]
     return torch.cat(parts), type(known[0]).join(known) if known else None
@@ -265,8 +282,11 @@ def _first_map(run: StochasticEM, name: str, pieces: Pieces, progress: bool, sho
     return float(evidence.mean()), float(evidence.std() / len(evidence) ** 0.5)
 
 
-def _doubts(count: int, resolution: float, diameter: float) -> tuple[str, ...]:
-    doubts = []
+def _doubts(junk: NDArray[np.bool_], resolution: float, diameter: float) -> tuple[str, ...]:
+    doubts, count = (
+        [f"{doubt}; the map is made without them" for doubt in junk_doubt(torch.from_numpy(junk))],
+        len(junk),
+    )
     detail = diameter / STAGES[-1].detail
     if resolution > detail:
         said = f"the half maps agree to {resolution:.1f} A, no finer than the first map shows ({detail:.0f} A)"
@@ -282,24 +302,25 @@ def _is_dark(volume: Volume) -> bool:
     return bool(values.pow(3).mean() < 0)
 
 
-def _coarse_poses(stack: ParticleStack, run: StochasticEM, size: int, progress: bool) -> Tensors:
+def _coarse_poses(stack: ParticleStack, run: StochasticEM, window: int, progress: bool) -> Tensors:
     """Poses of all images against the first map."""
     parts = []
     with tqdm(total=len(stack), desc="coarse poses", unit="image", disable=not progress) as bar:
         for first in range(0, len(stack), _READ):
             rows = np.arange(first, min(first + _READ, len(stack)))
-            images, ctf = _prepared(stack, rows, size)
+            images, ctf = _prepared(stack, rows, run.images.shape[-1], window)
             parts.append(run.poses_of(images, ctf)[:2])
             bar.update(len(rows))
     rotation, shift = (torch.cat(part) for part in zip(*parts, strict=True))
     return {"rotation": rotation, "shift": shift}
 
 
-def _posed(stack: ParticleStack, found: Tensors) -> PoseTable:
-    """The particles with poses that were found."""
+def _posed(stack: ParticleStack, found: Tensors) -> tuple[PoseTable, NDArray[np.bool_]]:
+    """The particles with poses that were found, and (N,) which of them look like none."""
     rotation, shift = found["rotation"].double().numpy(), found["shift"].double().numpy()
-    confidence = found.get("confidence")
-    return stack.with_poses(rotation, shift, None if confidence is None else confidence.numpy())
+    confidence = found["confidence"].numpy() if "confidence" in found else None
+    junk = found["junk"].numpy() if "junk" in found else np.zeros(len(stack), dtype=bool)
+    return stack.with_poses(rotation, shift, confidence), junk
 
 
 def _in_halves(stack: ParticleStack, seed: int) -> ParticleStack:
@@ -324,6 +345,7 @@ def _refined_in_halves(
     half_set = stack.table.half_set
     assert half_set is not None
     rotation, shift, confidence = poses.rotation.copy(), poses.shift.copy(), np.zeros(len(stack))
+    junk = np.zeros(len(stack), dtype=bool)
     for half, volume in enumerate(made.half_maps, 1):
         rows = np.flatnonzero(half_set == half)
         start = PoseTable(
@@ -337,7 +359,8 @@ def _refined_in_halves(
         rotation[rows], shift[rows] = found.rotation, found.shift
         assert found.confidence is not None
         confidence[rows] = found.confidence
-    columns = {"rotation": rotation, "shift": shift, "confidence": confidence}
+        junk[rows] = looks_like_no_particle(found.matches).numpy()
+    columns = {"rotation": rotation, "shift": shift, "confidence": confidence, "junk": junk}
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 

@@ -160,18 +160,23 @@ def looks_like_no_particle(matches: Matches) -> Tensor:
     return (matches.merit < _FAINT * matches.merit.median()) | (matches.misfit > _ODD)
 
 
-def image_doubts(matches: Matches, reach: float | None) -> Iterator[str]:
-    """What many of the images are not."""
-    count = len(matches.score)
-    lost, odd = int((matches.error > _LOST).sum()), looks_like_no_particle(matches)
-    junk = int(odd.sum())
-    far = 0 if reach is None else int((matches.shift[~odd].norm(dim=1) > reach).sum())
-    if lost > count / 2:
-        yield f"{lost:,} of {count:,} images tell nothing about their pose: junk, another molecule, or too much noise"
+def junk_doubt(odd: Tensor) -> Iterator[str]:
+    """That many of the images, (B,), look like no particles."""
+    junk, count = int(odd.sum()), len(odd)
     if junk > count / 20:
         yield (
             f"{junk:,} of {count:,} images look like no particles: they fit by less than a ninth of what is usual, "
             f"or differ from the projection by more than noise (misfit above {_ODD:g})"
         )
+
+
+def image_doubts(matches: Matches, reach: float | None) -> Iterator[str]:
+    """What many of the images are not."""
+    count = len(matches.score)
+    lost, odd = int((matches.error > _LOST).sum()), looks_like_no_particle(matches)
+    far = 0 if reach is None else int((matches.shift[~odd].norm(dim=1) > reach).sum())
+    if lost > count / 2:
+        yield f"{lost:,} of {count:,} images tell nothing about their pose: junk, another molecule, or too much noise"
+    yield from junk_doubt(odd)
     if far > count / 10:
         yield f"{far:,} of {count:,} particles are more than {reach:.3g} A off: a larger reach (--reach) finds them all"

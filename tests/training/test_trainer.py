@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import random
 import signal
@@ -282,6 +283,20 @@ def test_another_table_of_particles_does_not_resume(tmp_path: Path) -> None:
     table.write_text(table.read_text() + "\n")
     with pytest.raises(BadInput, match=r"trained on another file of that name.*; use another folder"):
         train(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize("loss", ["reconstruction_l2", "chordal"])
+def test_a_gradient_that_is_not_finite_spoils_nothing(tmp_path: Path, loss: str) -> None:
+    recipe = dataclasses.replace(TINY, loss=loss, loss_args={}, shift=False)
+    trainer = _Trainer(recipe, tmp_path, None, False, False, make_objective)
+    weight = trainer.learnt[0]
+    # The loss of step 6 is finite, its gradient is not.
+    weight.register_hook(lambda gradient: gradient * (float("nan") if trainer.step == 5 else 1.0))
+    found = rf"step 6: the norm of the gradient is nan; lower lr, or set grad_clip; the best so far is in {tmp_path}"
+    with pytest.raises(BadInput, match=found):
+        trainer.run()
+    assert all(value.isfinite().all() for value in trainer.learnt)
+    assert json.loads((tmp_path / "model/config.json").read_text())["metrics"]["validation"]["step"] == 4
 
 
 def test_broken_checkpoint_is_named(tmp_path: Path) -> None:
