@@ -222,6 +222,7 @@ class _Shells:
         fsc = fsc.clamp(0, 0.99)
         if len(ends):
             fsc[max(int(ends[0]), 1) :] = 0
+        fsc[0] = fsc[0].clamp_min(1e-6)  # where they agree nowhere, it is the only shell that is compared
         share = (self._shell - 1).bincount() * fsc / (1 - fsc**2)
         factor = (share * self.shells / share.sum()).sqrt()[self._shell - 1]
         new = copy(self)

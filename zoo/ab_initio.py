@@ -365,7 +365,10 @@ def _refined_in_halves(
 
 
 def _filtered(volume: Volume, fsc: Tensor, diameter: float) -> Volume:
-    """A half map times its signal over signal and noise, which is the FSC, in a sphere about the molecule."""
+    """A half map times its signal over signal and noise, which is the FSC, in a sphere about the molecule.
+
+    At the rim of the sphere it is 0 on average: what junk puts everywhere would project to a disc.
+    """
     signal = fsc.clamp(0, 1)
     first = int((fsc < 0.143).nonzero()[0]) if (fsc < 0.143).any() else len(fsc)
     signal[max(first, 2) :] = 0
@@ -374,4 +377,6 @@ def _filtered(volume: Volume, fsc: Tensor, diameter: float) -> Volume:
     spectrum = torch.fft.rfftn(volume.data) * factor.to(volume.data)
     data = torch.fft.irfftn(spectrum, s=volume.data.shape)
     radius = min(_MARGIN * diameter / 2 / volume.pixel_size, volume.size / 2 - _EDGE)
-    return Volume(data * spherical_mask(volume.size, radius - _EDGE, _EDGE).to(data), volume.pixel_size)
+    inner, outer = (spherical_mask(volume.size, radius - edge, _EDGE).to(data) for edge in (_EDGE, 0.0))
+    data = inner * (data - (data * (outer - inner)).sum() / (outer - inner).sum())
+    return Volume(data, volume.pixel_size, reach=diameter / 2)

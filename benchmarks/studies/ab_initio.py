@@ -25,6 +25,7 @@ from .figures import measured_at, measured_before, write_figures
 from .matching import DEFOCUS, MAPS
 
 if TYPE_CHECKING:
+    from ...imaging.simulate import Simulator
     from ...imaging.volumes import Volume
 
 # Map, the symmetry that is told, SNR.
@@ -42,24 +43,30 @@ _SIZE, _IMAGES, _BOUND, _SHIFT = 64, 10_000, 256, 10.0
 _FOUND = 1.2  # median error over the bound
 
 
+def images_of(name: str, snr: float) -> tuple[Volume, Simulator]:
+    """A map, and what makes images of it."""
+    from ...imaging.simulate import Imaging, Simulator
+    from ...imaging.volumes import load_volume
+
+    file, _, pixel = MAPS[name]
+    volume = load_volume(file, image_size=_SIZE, pixel_size=pixel)
+    imaging = Imaging(snr=snr, shift_sigma=_SHIFT, defocus=DEFOCUS)
+    return volume, Simulator(volume, imaging, image_size=_SIZE, pixel_size=pixel)
+
+
 def run(name: str, symmetry: str, snr: float, seed: int, images: int = _IMAGES) -> dict[str, Any]:
     """One run; angles in degrees, resolutions in Angstrom."""
     import torch
 
     from ...imaging.cramer_rao import cramer_rao_bound
     from ...imaging.reconstruct import reconstruct
-    from ...imaging.simulate import Imaging, Simulator
     from ...imaging.simulate_files import write_simulated_stack
-    from ...imaging.volumes import load_volume
     from ...particles.errors import BadInput
     from ...particles.stack import ParticleStack
     from ...zoo.ab_initio import abinitio
     from ...zoo.evaluate import aligned_metrics
 
-    file, own, pixel = MAPS[name]
-    volume = load_volume(file, image_size=_SIZE, pixel_size=pixel)
-    imaging = Imaging(snr=snr, shift_sigma=_SHIFT, defocus=DEFOCUS)
-    simulator = Simulator(volume, imaging, image_size=_SIZE, pixel_size=pixel)
+    volume, simulator = images_of(name, snr)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "particles.mrcs"
         write_simulated_stack(path, simulator, images, seed=seed)
@@ -78,7 +85,7 @@ def run(name: str, symmetry: str, snr: float, seed: int, images: int = _IMAGES) 
         except BadInput as error:
             return limit | {"refused": str(error).partition(": ")[2], "cpu_s": time.process_time() - began}
         seconds = time.process_time() - began
-        judged = aligned_metrics(torch.from_numpy(found.poses.rotation), rotation.double(), symmetry=own)
+        judged = aligned_metrics(torch.from_numpy(found.poses.rotation), rotation.double(), symmetry=MAPS[name][1])
         at_best = reconstruct(stack, true, symmetry=symmetry)
     return {
         **limit,

@@ -16,15 +16,22 @@ import time
 import types
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...zoo.provenance import provenance
 from ..runs import markdown_table, middle
 from .figures import write_figures
 
-_SIZE, _PIXEL, _BATCH, _ROUNDS = 64, 5.0, 32, 5
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...particles.ctf import CTF
+
+BATCH = 32
+_SIZE, _PIXEL, _ROUNDS = 64, 5.0, 5
 OURS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "cryoai_cnn, fouriernet": ("cryoai_cnn-sixd_gs", {}, "reconstruction_symmetric", "fouriernet"),
     "cryoai_cnn, hartley_grid": ("cryoai_cnn-sixd_gs", {}, "reconstruction_symmetric", "hartley_grid"),
@@ -32,8 +39,8 @@ OURS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 }
 
 
-def published(folder: str) -> Callable[[], None]:
-    """A step of the published code, with the settings that its training has by default."""
+def published(folder: str) -> tuple[nn.Module, Callable[[dict[str, Tensor]], None]]:
+    """The model of the published code, and a step of a :func:`batch_of`, with the settings that its training has."""
     import torch
 
     from ...heads.sixd import SixDGramSchmidt
@@ -80,7 +87,7 @@ def published(folder: str) -> Callable[[], None]:
         ctf_valueNyquist=0.001,
         spherical_abberation=2.7,
         amplitude_contrast=0.1,
-        num_particles=_BATCH,
+        num_particles=BATCH,
         ctf_precompute=0,
         data_loss_domain="primal",
         data_loss_norm="symloss",
@@ -93,25 +100,28 @@ def published(folder: str) -> Callable[[], None]:
     )
     model, losses = model_class(config), loss_factory(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    images = torch.randn(_BATCH, 1, _SIZE, _SIZE)
-    defocus = torch.full((_BATCH, 1, 1), 15_000.0)
-    batch = {
-        "proj_input": images,
-        "fproj": torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(images, (-2, -1)), dim=(-2, -1)), (-2, -1)),
-        "idx": torch.arange(_BATCH),
-        "rotmat": torch.eye(3).repeat(_BATCH, 1, 1),
-        "defocusU": defocus,
-        "defocusV": defocus,
-        "angleAstigmatism": torch.zeros(_BATCH, 1, 1),
-    }
 
-    def step() -> None:
+    def step(batch: dict[str, Tensor]) -> None:
         optimizer.zero_grad()
         output = model(dict(batch))
         sum(loss(output) for loss in losses.values()).backward()
         optimizer.step()
 
-    return step
+    return model, step
+
+
+def batch_of(images: Tensor, ctf: CTF) -> dict[str, Tensor]:
+    """Images (B, 1, L, L) as the published code wants them."""
+    import torch
+
+    columns = {"defocusU": ctf.defocus_u, "defocusV": ctf.defocus_v, "angleAstigmatism": ctf.defocus_angle.deg2rad()}
+    return {
+        "proj_input": images,
+        "fproj": torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(images, (-2, -1)), dim=(-2, -1)), (-2, -1)),
+        "idx": torch.arange(len(images)),
+        "rotmat": torch.eye(3).repeat(len(images), 1, 1),
+        **{name: values.float()[:, None, None] for name, values in columns.items()},
+    }
 
 
 def ours(encoder: str, args: dict[str, Any], loss: str, decoder: str) -> Callable[[], None]:
@@ -130,7 +140,7 @@ def ours(encoder: str, args: dict[str, Any], loss: str, decoder: str) -> Callabl
     compared: Any = create_loss(loss)
     objective = AbInitio(make_part("decoder", decoder, _SIZE), compared, _PIXEL)
     optimizer = torch.optim.Adam([*network.parameters(), *objective.parameters()], lr=1e-4)
-    batch = Batch(torch.randn(_BATCH, 1, _SIZE, _SIZE), Pose(), make_ctf(_BATCH, defocus_u=15_000.0))
+    batch = Batch(torch.randn(BATCH, 1, _SIZE, _SIZE), Pose(), make_ctf(BATCH, defocus_u=15_000.0))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -144,10 +154,15 @@ def measure(folder: str) -> dict[str, Any]:
     """Rounds of one step each, after one that does not count."""
     import torch
 
+    from ...particles.ctf import make_ctf
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     here = provenance()
-    steps = {"cryoAI, published": published(folder), **{name: ours(*design) for name, design in OURS.items()}}
+    _, theirs = published(folder)
+    random = batch_of(torch.randn(BATCH, 1, _SIZE, _SIZE), make_ctf(BATCH, defocus_u=15_000.0))
+    steps: dict[str, Callable[[], None]] = {"cryoAI, published": partial(theirs, random)}
+    steps |= {name: ours(*design) for name, design in OURS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(1 + _ROUNDS):
         for name, step in steps.items():
@@ -167,7 +182,7 @@ def table(figures: dict[str, Any]) -> str:
         rows.append([name, middle(times), f"{theirs / statistics.median(times):.1f}"])
     where = f"Commit {figures['commit']}; {figures['hardware']}."
     return (
-        f"{markdown_table(['code', 'CPU seconds of a step', 'times as fast'], rows)}\n{_BATCH} images of {_SIZE} "
+        f"{markdown_table(['code', 'CPU seconds of a step', 'times as fast'], rows)}\n{BATCH} images of {_SIZE} "
         f"pixels with CTF and shifts; encoders see every image twice, but the last. {where}\n"
     )
 

@@ -76,6 +76,13 @@ def test_a_ball_fits_in_any_orientation() -> None:
     assert found.correlation > 0.99
 
 
+def test_maps_that_agree_nowhere_are_laid_somehow() -> None:
+    phantom = Volume.phantom(size=24, pixel_size=PIXEL)
+    found = align_map(Volume(-phantom.data, PIXEL), phantom)
+    assert found.aligned.data.isfinite().all()
+    assert found.correlation < 0.3
+
+
 def test_the_same_maps_give_the_same_bits() -> None:
     moving, reference = balls(CENTRES, 24, noise=0.5, seed=1), balls(CENTRES[:, ::-1], 24, noise=0.5, seed=2)
     first, again = align_map(moving, reference), align_map(moving, reference)

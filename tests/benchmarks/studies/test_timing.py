@@ -36,5 +36,12 @@ def test_a_command_is_run_where_it_should_and_its_cost_is_known(tmp_path) -> Non
     assert 0.29 < cost.peak_gb < 0.5
     assert cost.wall_s >= 0.5
     assert cost.cpu_s < cost.wall_s
+    assert cost.whole
     with pytest.raises(subprocess.CalledProcessError):
         timing.run_command("cryozoo no-such-command", tmp_path)
+
+
+def test_a_command_that_takes_too_long_is_stopped(tmp_path) -> None:
+    cost = timing.run_command(f'{sys.executable} -c "while True: pass"', tmp_path, limit=0.3)
+    assert not cost.whole
+    assert 0.3 < cost.cpu_s < 5
