@@ -19,6 +19,7 @@ from ..geometry.grids import so3_grid
 from ..geometry.rotations import rotvec_to_matrix
 from .fourier import centred_fft, centred_ifft, crop_or_zero_pad, shell_number
 from .fourier_table import FourierTable
+from .fsc import fourier_shell_correlation, resolution_at
 from .gauss_newton import FIRST_DAMPING, damped_step, next_damping
 from .volumes import Volume
 
@@ -104,6 +105,18 @@ def self_alignment(volume: Volume, turns: Tensor, within: float) -> tuple[Tensor
     spectrum = _spectrum(volume.data, min(volume.size, _BOX))
     found = _found(spectrum, spectrum, turns, mirror=False, within=within)
     return found.rotation[0].double(), found.shift[0].double() * volume.size * volume.pixel_size
+
+
+def mirror_resolution(volume: Volume) -> float:
+    """Angstrom to which a map is its own mirror image, in whatever plane: where they correlate to 0.5.
+
+    No molecule of amino or nucleic acids is so to fine detail. Maps learnt from images alone may be: the outlines of a
+    projection and of its mirror image are alike, and poses can settle in between (Levy et al. 2022, arXiv:2203.08138).
+    """
+    mirrored = Volume(volume.data.flip(0), volume.pixel_size)
+    laid = align_map(mirrored, volume, mirror=False).aligned
+    curve = fourier_shell_correlation(laid.data, volume.data.to(laid.data))
+    return resolution_at(curve, 0.5, volume.pixel_size, size=volume.size)
 
 
 def transform_map(volume: Volume, rotation: Tensor, shift: Tensor, *, mirrored: bool = False) -> Volume:

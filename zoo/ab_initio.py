@@ -19,6 +19,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..geometry.point_groups import point_group
 from ..imaging.fourier import crop_or_zero_pad, rfft_shells
+from ..imaging.fsc import resolution_at
+from ..imaging.map_alignment import mirror_resolution
 from ..imaging.masks import spherical_mask
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
@@ -47,6 +49,7 @@ _FEW = 2000  # images of which it is said that they are few
 _ROUNDS = 4  # of refinement, at most
 _BETTER = 0.98  # resolution of a round over that of the round before, above which it was the last
 _EDGE = 3.0  # voxels, of the sphere
+_OWN_MIRROR = 1.25  # detail that a map shares with its mirror image, over its resolution
 _SEEN = 5.0  # standard errors by which images that were left out must fit better than noise
 
 
@@ -66,6 +69,7 @@ class AbInitioResult:
         evidence: of every start, by how much images that were left out fit better than noise: the mean log-likelihood,
             and its standard error.
         resolutions: in Angstrom, of the half maps after every round.
+        mirror_resolution: Angstrom to which the map is its own mirror image.
         diameter: of the molecule in Angstrom.
         symmetry: point group.
         doubts: what is suspicious, in words.
@@ -77,6 +81,7 @@ class AbInitioResult:
     start: Volume
     evidence: tuple[tuple[float, float], ...]
     resolutions: tuple[float, ...]
+    mirror_resolution: float
     diameter: float
     symmetry: str
     doubts: tuple[str, ...]
@@ -185,8 +190,9 @@ def abinitio(
             name = f"start{best + 1}-round{len(resolutions)}"
             refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
             poses, junk = _posed(halved, pieces.get(name, refined))
-        doubts = _doubts(junk, made.resolution, diameter)
-        return AbInitioResult(poses, junk, made, start, tuple(evidence), tuple(resolutions), diameter, symmetry, doubts)
+        mirror = mirror_resolution(made.map)
+        found = poses, junk, made, start, tuple(evidence), tuple(resolutions), mirror, diameter, symmetry
+        return AbInitioResult(*found, doubts=_doubts(junk, made, mirror, diameter))
 
 
 def image_diameter(images: Tensor) -> float:
@@ -282,12 +288,17 @@ def _first_map(run: StochasticEM, name: str, pieces: Pieces, progress: bool, sho
     return float(evidence.mean()), float(evidence.std() / len(evidence) ** 0.5)
 
 
-def _doubts(junk: NDArray[np.bool_], resolution: float, diameter: float) -> tuple[str, ...]:
+def _doubts(junk: NDArray[np.bool_], made: Reconstruction, mirror: float, diameter: float) -> tuple[str, ...]:
     doubts, count = (
         [f"{doubt}; the map is made without them" for doubt in junk_doubt(torch.from_numpy(junk))],
         len(junk),
     )
-    detail = diameter / STAGES[-1].detail
+    resolution, detail = made.resolution, diameter / STAGES[-1].detail
+    if mirror < _OWN_MIRROR * resolution_at(made.fsc, 0.5, made.map.pixel_size, size=made.map.size):
+        said = f"the map is its own mirror image to {mirror:.1f} A, as far as it is resolved"
+        doubts.append(
+            f"{said}: a state between the two hands, which other seeds may leave, or no detail that has a hand"
+        )
     if resolution > detail:
         said = f"the half maps agree to {resolution:.1f} A, no finer than the first map shows ({detail:.0f} A)"
         doubts.append(f"{said}: refinement found nothing more, and the poses may be wrong")

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from cryozoo.imaging.map_alignment import align_map, transform_map
+from cryozoo.imaging.map_alignment import align_map, mirror_resolution, transform_map
 from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.volumes import Volume
 
@@ -81,6 +81,15 @@ def test_maps_that_agree_nowhere_are_laid_somehow() -> None:
     found = align_map(Volume(-phantom.data, PIXEL), phantom)
     assert found.aligned.data.isfinite().all()
     assert found.correlation < 0.3
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_a_map_with_a_mirror_plane_is_its_own_mirror_image(size: int) -> None:
+    chiral = Volume.phantom(size=size, pixel_size=PIXEL)
+    mirrored = align_map(Volume(chiral.data.flip(1), PIXEL), chiral).aligned  # as it lies, the plane is nowhere special
+    planar = Volume(mirrored.data + mirrored.data.flip(0), PIXEL)
+    assert mirror_resolution(planar) == pytest.approx(2 * PIXEL, rel=0.1)
+    assert mirror_resolution(chiral) > 3 * PIXEL
 
 
 def test_the_same_maps_give_the_same_bits() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cryozoo.imaging.map_alignment import align_map
+from cryozoo.imaging.reconstruct import Reconstruction
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.stochastic_em import Stage
@@ -94,15 +95,18 @@ def test_a_molecule_as_wide_as_its_box_is_asked_for(stack, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "junk", "resolution", "said"),
+    ("count", "junk", "resolution", "mirror", "said"),
     [
-        (500, 0, 10.0, ["are few"]),
-        (9000, 900, 40.0, ["900 of 9,000 images look like no particles", "no finer"]),
-        (9000, 9, 10.0, []),
+        (500, 0, 10.0, 40.0, ["are few"]),
+        (9000, 900, 40.0, 60.0, ["900 of 9,000 images look like no particles", "no finer"]),
+        (9000, 9, 15.0, 17.0, ["its own mirror image to 17.0 A, as far as it is resolved"]),
+        (9000, 9, 15.0, 40.0, []),
     ],
 )
-def test_what_is_doubted(count, junk, resolution, said):
-    doubts = ab_initio._doubts(np.arange(count) < junk, resolution, 200.0)
+def test_what_is_doubted(count, junk, resolution, mirror, said):
+    fsc = (torch.arange(SIZE // 2 + 1) <= SIZE * PIXEL / resolution).double()
+    made = Reconstruction(VOLUME, (VOLUME, VOLUME), (count, count), fsc, fsc, fsc)
+    doubts = ab_initio._doubts(np.arange(count) < junk, made, mirror, 200.0)
     assert len(doubts) == len(said)
     assert all(part in doubt for part, doubt in zip(said, doubts, strict=True))
 
