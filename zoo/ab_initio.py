@@ -191,8 +191,18 @@ def abinitio(
             refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
             poses, junk = _posed(halved, pieces.get(name, refined))
         mirror = mirror_resolution(made.map)
-        found = poses, junk, made, start, tuple(evidence), tuple(resolutions), mirror, diameter, symmetry
-        return AbInitioResult(*found, doubts=_doubts(junk, made, mirror, diameter))
+        return AbInitioResult(
+            poses=poses,
+            junk=junk,
+            reconstruction=made,
+            start=start,
+            evidence=tuple(evidence),
+            resolutions=tuple(resolutions),
+            mirror_resolution=mirror,
+            diameter=diameter,
+            symmetry=symmetry,
+            doubts=_doubts(junk, made, mirror, diameter),
+        )
 
 
 def image_diameter(images: Tensor) -> float:
@@ -296,9 +306,7 @@ def _doubts(junk: NDArray[np.bool_], made: Reconstruction, mirror: float, diamet
     resolution, detail = made.resolution, diameter / STAGES[-1].detail
     if mirror < _OWN_MIRROR * resolution_at(made.fsc, 0.5, made.map.pixel_size, size=made.map.size):
         said = f"the map is its own mirror image to {mirror:.1f} A, as far as it is resolved"
-        doubts.append(
-            f"{said}: a state between the two hands, which other seeds may leave, or no detail that has a hand"
-        )
+        doubts.append(f"{said}: the poses are between the two hands (try another seed), or nothing finer is seen")
     if resolution > detail:
         said = f"the half maps agree to {resolution:.1f} A, no finer than the first map shows ({detail:.0f} A)"
         doubts.append(f"{said}: refinement found nothing more, and the poses may be wrong")
