@@ -1,20 +1,22 @@
 """Poses and a map from images alone: found where there is something, refused where there is nothing."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from cryozoo.imaging.map_alignment import align_map
-from cryozoo.imaging.reconstruct import Reconstruction
+from cryozoo.imaging.reconstruct import Reconstruction, reconstruct
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.simulate_files import write_simulated_stack
 from cryozoo.imaging.stochastic_em import Stage
 from cryozoo.imaging.volumes import Volume
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.mrc import MrcStack
 from cryozoo.particles.mrc_writer import write_stack
+from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.zoo import ab_initio
 from cryozoo.zoo.ab_initio import abinitio, image_diameter
@@ -71,6 +73,19 @@ def test_noise_alone_is_refused(small, stack, tmp_path):
     noise = np.random.default_rng(0).normal(size=(800, SIZE, SIZE))
     with pytest.raises(BadInput, match="nothing that the images have in common but noise"):
         abinitio(replaced(stack, tmp_path, noise), diameter=120.0, starts=1)
+
+
+@pytest.mark.slow
+def test_real_images_that_tell_too_little_are_refused(data):
+    """Six ribosomes in a tilt series: with their published poses, too, half maps do not agree in any shell."""
+    folder = data("particles") / "cryodrgn_ribosome_tilt220"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BadInputWarning)  # of the header
+        real = ParticleStack.open(folder / "sta_testing_bin8.star", pixel_size=14.56)
+        published = reconstruct(real, PoseTable.load(folder / "sta_pose.pkl", image_size=64, pixel_size=14.56))
+        assert published.resolution == pytest.approx(64 * 14.56)
+        with pytest.raises(BadInput, match="nothing that the images have in common but noise"):
+            abinitio(real, diameter=320.0)
 
 
 def test_dark_particles_are_refused(small, stack, tmp_path):
