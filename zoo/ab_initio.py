@@ -38,6 +38,7 @@ from .pieces import Pieces, Tensors
 from .unfinished import fingerprint
 
 _SAMPLE = 10_000  # images from which the first map is made
+_FAR = 9.0  # median absolute deviations, six standard ones of a normal variable
 _HELD_OUT, _SHARE = 500, 5  # images that it is judged by, at most, and one in so many
 _FEWEST = 100
 _READ = 500  # images at a time
@@ -149,7 +150,11 @@ def abinitio(
         raise BadInput(stack.path, "images that are all the same", expected="many views of a molecule")
     if ctf is None:
         tell("the table tells of no CTF: images are taken as they are")
-    tell(f"{len(rows):,} images of {size} pixels of {seen / size:.3g} A, {starts} random starts")
+    if not (ordinary := _ordinary(images)).all():
+        odd = int((~ordinary).sum())
+        tell(f"{odd:,} images have far more power than the others (ice, an edge?): the first map is made without them")
+        images, ctf = images[ordinary], None if ctf is None else ctf[ordinary]
+    tell(f"{len(images):,} images of {size} pixels of {seen / size:.3g} A, {starts} random starts")
     key = fingerprint(stack, (symmetry, diameter, seed, _versions()))
     pieces = Pieces(keep, key)
     if len(pieces):
@@ -239,6 +244,13 @@ def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int, window: 
         ctfs.append(ctf)
     known = [ctf for ctf in ctfs if ctf is not None]
     return torch.cat(parts), type(known[0]).join(known) if known else None
+
+
+def _ordinary(images: Tensor) -> Tensor:
+    """(N,) whether images have about the power that most have; a map would be drawn to what has much more."""
+    power = images.square().mean((1, 2))
+    above = power - power.median()
+    return above <= _FAR * above.abs().median()
 
 
 def _versions() -> tuple[object, ...]:

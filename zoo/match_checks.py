@@ -156,8 +156,12 @@ def fit_doubts(fit: MapFit, name: str, pixel_size: float, *, given: bool, has_ct
 
 
 def looks_like_no_particle(matches: Matches) -> Tensor:
-    """(B,) whether images are faint, or leave much more than noise when the map's projection is taken off."""
-    return (matches.merit < _FAINT * matches.merit.median()) | (matches.misfit > _ODD)
+    """(B,) whether images are faint, or leave much more than noise when the map's projection is taken off.
+
+    Where most leave more, it is the map that is wrong, or coarse, and not they.
+    """
+    usual = matches.misfit.median().clamp_min(1)
+    return (matches.merit < _FAINT * matches.merit.median()) | (matches.misfit > _ODD * usual)
 
 
 def junk_doubt(odd: Tensor) -> Iterator[str]:
@@ -166,7 +170,7 @@ def junk_doubt(odd: Tensor) -> Iterator[str]:
     if junk > count / 20:
         yield (
             f"{junk:,} of {count:,} images look like no particles: they fit by less than a ninth of what is usual, "
-            f"or differ from the projection by more than noise (misfit above {_ODD:g})"
+            f"or differ from the projection by more than others (misfit above {_ODD:g} times the usual)"
         )
 
 

@@ -210,7 +210,7 @@ class _Report:
         )
         what = (
             f"<b>{junk:,} of {len(self.merit):,}</b> look like no particles: they have less than a ninth of the median "
-            "score, or misfits above 1.5. To leave particles out, select by the columns "
+            "score, or misfits above 1.5 times the usual. To leave particles out, select by the columns "
             "<code>rlnLogLikeliContribution</code> (half of the score) and <code>rlnMaxValueProbDistribution</code> "
             "(the probability) of the STAR file."
         )

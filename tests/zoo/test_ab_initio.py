@@ -20,6 +20,7 @@ from cryozoo.particles.poses import PoseTable
 from cryozoo.particles.stack import ParticleStack
 from cryozoo.zoo import ab_initio
 from cryozoo.zoo.ab_initio import abinitio, image_diameter
+from cryozoo.zoo.evaluate import aligned_metrics
 from cryozoo.zoo.pieces import Pieces
 
 SIZE, PIXEL = 32, 6.0
@@ -95,6 +96,36 @@ def test_dark_particles_are_refused(small, stack, tmp_path):
         pytest.raises(BadInput, match=r"density is lower .*invert=True \(--invert\)"),
     ):
         abinitio(replaced(stack, tmp_path, -images), diameter=120.0, starts=1)
+
+
+def test_images_of_unusual_power_are_not_ordinary():
+    images = Simulator(VOLUME, Imaging(snr=0.1))(500, torch.Generator().manual_seed(0)).images[:, 0]
+    assert ab_initio._ordinary(images).all()
+    images[::10, 8:20, 8:20] += 3 * images.std()
+    assert torch.equal(ab_initio._ordinary(images), torch.arange(500) % 10 > 0)
+
+
+@pytest.mark.slow
+def test_junk_is_told_and_left_out(small, stack, tmp_path):
+    """A fifth of the images are noise, a tenth have ice on them."""
+    images = MrcStack(stack).read(np.arange(800)).astype(np.float32)
+    random = np.random.default_rng(0)
+    noise, ice = np.arange(800) % 10 < 2, np.arange(800) % 10 == 9
+    sigma = images[:, :4].std()
+    images[noise | ice] = sigma * random.normal(size=(240, SIZE, SIZE))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    centre = random.uniform(0, SIZE, (80, 2, 1, 1))
+    images[ice] += 8 * sigma * np.exp(-((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2) / 2 / 5**2)
+    path, lines = replaced(stack, tmp_path, images), []
+    found = abinitio(path, starts=3, say=lines.append)
+    assert "images have far more power than the others" in "\n".join(lines)
+    assert found.junk[ice].all()
+    assert found.junk[noise].mean() > 0.8
+    assert found.junk[~noise & ~ice].mean() < 0.05
+    assert any("look like no particles" in doubt and "made without them" in doubt for doubt in found.doubts)
+    good = ~(noise | ice)
+    true = torch.from_numpy(ParticleStack.open(path).poses.rotation[good])
+    assert aligned_metrics(torch.from_numpy(found.poses.rotation[good]), true)["median_deg"] < 4  # of 132 by chance
 
 
 def test_images_that_are_all_the_same_are_refused(stack, tmp_path):
