@@ -37,6 +37,7 @@ class AbInitio(Objective):
     """
 
     criterion = "residual"
+    needs_poses = False
     logged: tuple[str, ...] = ("mse", "medse", "median_deg", "acc_15")
 
     def __init__(

@@ -195,9 +195,9 @@ class Simulated:
 @documented
 @dataclass(frozen=True)
 class Recorded:
-    """Particles on disk, with poses."""
+    """Particles on disk, with poses, which losses of reconstruction can do without."""
 
-    particles: str = setting(text("a STAR or .cs file with poses"), "the table; sought in CRYOZOO_DATA, too")
+    particles: str = setting(text("a STAR or .cs file"), "the table; sought in CRYOZOO_DATA, too")
     datadir: str | None = setting(optional(text("a folder"), "the folder of the table"), "where the images are", None)
     symmetry: str = setting(_SYMMETRY, "point group of the object, in RELION's axes", "C1")
     split: tuple[float, float] = setting(_SPLIT, "how the particles are split; the rest is the test", DEFAULT_SPLIT)
@@ -218,8 +218,6 @@ class Recorded:
         path = find_data(self.particles)
         datadir = None if self.datadir is None else find_data(self.datadir)
         stack = ParticleStack.open(path, datadir=datadir, allow_outside=self.allow_outside, skip_bad=self.skip_bad)
-        if stack.poses is None:
-            raise BadInput(path, "no poses", expected="angles to train on")
         preprocessing = Preprocessing(image_size, pixel_size or stack.pixel_size, self.ctf)
         ctf = None if self.ctf == "none" else stack.table.signs_of_ctf()
         chunk = max(1, 2**24 // stack.image_size**2)  # 64 MB of pixels at a time
@@ -231,9 +229,11 @@ class Recorded:
                 stack.pixel_size,
                 None if ctf is None else ctf[np.arange(rows.start, rows.stop)].to(torch.float32).to(device),
             )
-        true = (torch.from_numpy(values).float().to(device) for values in (stack.poses.rotation, stack.poses.shift))
+        poses = stack.poses
+        known = () if poses is None else (poses.rotation, poses.shift)
+        true = Pose(*(torch.from_numpy(values).float().to(device) for values in known))
         return FixedSet(
-            Batch(images, Pose(*true), _transfer(stack.table, device)),
+            Batch(images, true, _transfer(stack.table, device)),
             preprocessing,
             split=self.split,
             augment=self.augment,

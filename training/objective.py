@@ -25,11 +25,13 @@ class Objective(nn.Module):
         criterion: the metric of :meth:`measure`, lower is better, by which the best weights are kept.
         logged: others that are written down at every validation.
         own_lr: learning rate of its own parameters, times that of the recipe.
+        needs_poses: whether images without true poses are of no use.
     """
 
     criterion: str
     logged: tuple[str, ...] = ()
     own_lr: float = 1.0
+    needs_poses: bool = True
 
     def forward(self, encoder: PoseEncoder, batch: Batch, progress: float) -> LossOutput:
         """What to minimise of a batch; ``progress`` is how much of the training is done, 0 to 1."""

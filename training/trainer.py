@@ -156,6 +156,8 @@ class _Trainer:
             self.encoder.frame_map = recipe.frame_map()
             self.begun_from = None if start is None else begin_from(recipe, start, self.encoder)
             self.objective = objective(recipe, self.encoder).to(self.device)
+            if self.objective.needs_poses and self.data.validation.pose.rotation is None:
+                raise BadInput(recipe.source, "particles without poses", where="field data", expected="angles to learn")
         except BadArguments as error:
             raise BadInput(recipe.source, str(error), where=f"field {error.field}") from error
         self.learnt = [*self.encoder.parameters(), *self.objective.parameters()]

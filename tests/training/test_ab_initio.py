@@ -142,6 +142,20 @@ def test_learns_poses_and_a_map_without_labels() -> None:
     assert train(recipe).metrics["mse"] < 0.5
 
 
+def test_particles_need_no_poses(tmp_path: Path) -> None:
+    """Nor are any errors logged then; a loss that compares with true poses says what is missing."""
+    write_simulated_stack(tmp_path / "p.mrcs", Simulator(Volume.phantom(size=24, pixel_size=8.0), Imaging(snr=4.0)), 60)
+    star = StarFile.read(tmp_path / "p.star")
+    angles = {"rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst"}
+    star.with_block(star["particles"].with_columns({}, without=angles)).write(tmp_path / "blind.star")
+    recipe = dataclasses.replace(TINY, data=Recorded(str(tmp_path / "blind.star"), augment="d4"))
+    found = train(recipe).metrics
+    assert "residual" in found
+    assert "median_deg" not in found
+    with pytest.raises(BadInput, match="field data: particles without poses; expected angles to learn"):
+        train(dataclasses.replace(recipe, loss="chordal"))
+
+
 def test_particles_on_disk_bring_their_ctf(tmp_path: Path) -> None:
     simulator = Simulator(Volume.phantom(size=24, pixel_size=8.0), Imaging(snr=4.0, defocus=(8e3, 15e3)))
     write_simulated_stack(tmp_path / "p.mrcs", simulator, 40)
