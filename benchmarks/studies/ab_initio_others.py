@@ -45,8 +45,9 @@ _SGD = (
     "--preread_images --pool 3 --pad 1 --particle_diameter 300 --oversampling 1 "
     "--healpix_order 1 --offset_range 6 --offset_step 2 --j 1"
 )
-_CLASS_AVERAGES, _NEIGHBOURS, _JUDGED = 300, 50, 512
+_CLASS_AVERAGES, _NEIGHBOURS, _JUDGED = 200, 50, 512
 _COMMON_LINES = f"""
+import mrcfile
 import numpy
 from aspire.abinitio import CLSync3N
 from aspire.denoising import LegacyClassAvgSource
@@ -60,7 +61,8 @@ chosen = averages[:{_CLASS_AVERAGES}].cache()
 oriented = OrientedSource(chosen, CLSync3N(chosen))
 middle = averages.class_indices[averages.selection_indices[:{_CLASS_AVERAGES}], 0]
 numpy.savez("aspire.npz", rotation=oriented.rotations.transpose(0, 2, 1), row=middle)
-MeanEstimator(oriented).estimate().save("aspire.mrc", overwrite=True)
+volume = MeanEstimator(oriented).estimate().asnumpy()[0]
+mrcfile.write("aspire.mrc", volume.astype("float32"), voxel_size=images.pixel_size, overwrite=True)
 """
 
 
