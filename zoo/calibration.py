@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from ..geometry.harmonics.sums import so3_sums
+from ..geometry.point_groups import point_group
 from ..heads.so3_harmonic import harmonic_degree
 
 
 @torch.no_grad()
-def calibration_metrics(rotation_raw: Tensor, truth: Tensor, *, order: int = 3) -> dict[str, float]:
+def calibration_metrics(
+    rotation_raw: Tensor, truth: Tensor, *, order: int = 3, symmetry: str = "C1"
+) -> dict[str, float]:
     """Calibration of the densities of an SO3Harmonic head, (N, K) and true rotations (N, 3, 3).
 
     The credible level of a truth is the probability of all rotations that are likelier than it, that is of the
@@ -21,8 +24,10 @@ def calibration_metrics(rotation_raw: Tensor, truth: Tensor, *, order: int = 3) 
 
     Args:
         rotation_raw: ``Pose.raw`` of the head.
-        truth: any mate, for a head with a symmetry.
+        truth: any mate.
         order: of the grid for sums; they are finer around the highest modes.
+        symmetry: point group of the object. Densities may hold any of the mates likely, as the likelihood that they
+            learnt by is the mean over all; the level is that of the likeliest.
 
     Returns:
         ``nll``, the mean negative log likelihood relative to the uniform density; ``ece``, the mean over all levels of
@@ -40,12 +45,16 @@ def calibration_metrics(rotation_raw: Tensor, truth: Tensor, *, order: int = 3) 
     # Lattices twice as fine as for sums of smooth functions, as that over a region is not smooth.
     sums = so3_sums(lmax, order, rotation_raw.device, spacing=0.75)
     nll, levels = [], []
-    truth = truth.to(rotation_raw)
-    heights = sums.maxima.wigner.series(rotation_raw, truth[:, None])
+    group = point_group(symmetry).to(rotation_raw)
+    mates = truth.to(rotation_raw)[:, None] @ group
+    of_mates = sums.maxima.wigner.series(rotation_raw, mates)
+    heights, likeliest = of_mates.max(1, keepdim=True)
+    truth = mates[torch.arange(len(mates), device=mates.device), likeliest[:, 0]]
+    likelihood = torch.logsumexp(of_mates, 1, keepdim=True) - math.log(len(group))
     rounding = 64 * torch.finfo(heights.dtype).eps * rotation_raw.abs().sum(1, keepdim=True)
-    parts = sums.samples(rotation_raw, through=truth), sums.series.parts(heights), sums.series.parts(rounding)
-    for samples, height, tolerance in zip(*parts, strict=True):
-        nll.append(samples.log_sum - math.log(len(sums.series)) - height[:, 0])
+    columns = (sums.series.parts(column) for column in (heights, likelihood, rounding))
+    for samples, height, likely, tolerance in zip(sums.samples(rotation_raw, through=truth), *columns, strict=True):
+        nll.append(samples.log_sum - math.log(len(sums.series)) - likely[:, 0])
         # The border of the region goes through a point of a lattice, half of whose cell is inside.
         above = samples.value - height
         inside = (above > tolerance).to(above.dtype) + (above.abs() <= tolerance) / 2

@@ -42,7 +42,7 @@ def evaluate(encoder: PoseEncoder, data: Batch, *, symmetry: str = "C1", batch_s
     metrics = pose_metrics(predicted, data.pose, symmetry=symmetry)
     raw, truth = predicted.raw, data.pose.rotation
     if isinstance(encoder.head, SO3Harmonic) and raw is not None and truth is not None:
-        metrics |= calibration_metrics(raw, truth, order=encoder.head.series.order)
+        metrics |= calibration_metrics(raw, truth, order=encoder.head.series.order, symmetry=symmetry)
     return metrics
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cryozoo.geometry.harmonics.series import SO3Series
 from cryozoo.geometry.harmonics.wigner import WignerD, wigner_d
+from cryozoo.geometry.point_groups import point_group
 from cryozoo.zoo.calibration import calibration_metrics
 
 N = 100
@@ -55,6 +56,20 @@ def test_densities_that_the_truths_come_from_are_calibrated(degrees: float, orde
     assert metrics["ece"] < 0.01
     assert metrics["coverage_50"] == pytest.approx(0.5, abs=0.025)
     assert metrics["coverage_90"] == pytest.approx(0.9, abs=0.025)
+
+
+@pytest.mark.parametrize("symmetry", ["C3", "D2"])
+def test_one_mate_is_as_good_as_another(symmetry: str) -> None:
+    """A density that holds one mate for likely says that the others are; which one the truth is told as is nothing."""
+    raw, truth = one_peak(5.0)
+    group = point_group(symmetry)
+    turned = truth @ group[torch.arange(N) % len(group)]
+    plain = calibration_metrics(raw.float(), truth)
+    found = calibration_metrics(raw.float(), turned, symmetry=symmetry)
+    assert found["ece"] == pytest.approx(plain["ece"], abs=1e-3)
+    assert found["coverage_90"] == pytest.approx(plain["coverage_90"], abs=0.02)
+    assert found["nll"] == pytest.approx(plain["nll"] + math.log(len(group)), abs=1e-3)
+    assert calibration_metrics(raw.float(), turned)["ece"] > 0.2
 
 
 def test_a_density_that_is_wider_in_one_direction_is_calibrated() -> None:
