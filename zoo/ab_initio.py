@@ -311,10 +311,7 @@ def _first_map(run: StochasticEM, name: str, pieces: Pieces, progress: bool, sho
 
 
 def _doubts(junk: NDArray[np.bool_], made: Reconstruction, mirror: float, diameter: float) -> tuple[str, ...]:
-    doubts, count = (
-        [f"{doubt}; the map is made without them" for doubt in junk_doubt(torch.from_numpy(junk))],
-        len(junk),
-    )
+    doubts = [f"{doubt}; the map is made without them" for doubt in junk_doubt(torch.from_numpy(junk))]
     resolution, detail = made.resolution, diameter / STAGES[-1].detail
     if mirror < _OWN_MIRROR * resolution_at(made.fsc, 0.5, made.map.pixel_size, size=made.map.size):
         said = f"the map is its own mirror image to {mirror:.1f} A, as far as it is resolved"
@@ -322,8 +319,8 @@ def _doubts(junk: NDArray[np.bool_], made: Reconstruction, mirror: float, diamet
     if resolution > detail:
         said = f"the half maps agree to {resolution:.1f} A, no finer than the first map shows ({detail:.0f} A)"
         doubts.append(f"{said}: refinement found nothing more, and the poses may be wrong")
-    if count < _FEW:
-        doubts.append(f"{count:,} images are few: try other seeds, and believe what they agree about")
+    if len(junk) < _FEW:
+        doubts.append(f"{len(junk):,} images are few: try other seeds, and believe what they agree about")
     return tuple(doubts)
 
 
