@@ -91,12 +91,18 @@ def table(figures: dict[str, Any]) -> str:
 
     from ...zoo.evaluate import auroc
 
-    lines = []
+    def area_of(judged: list[tuple[float, bool]]) -> str:
+        score, own = zip(*judged, strict=True)
+        area = auroc(np.array(score), np.array(own))
+        return "-" if area is None else f"{area:.3f}"
+
+    lines: list[list[str]] = []
+    pooled: list[tuple[float, bool]] = []
     for row in figures["rows"]:
         tag = row["encoder"].partition(".")[2]
         own, others = row["of"][tag], {name: of for name, of in row["of"].items() if name != tag}
-        score = [*own["agreement"], *(value for of in others.values() for value in of["agreement"])]
-        area = auroc(np.array(score), np.arange(len(score)) < len(own["agreement"]))
+        judged = [(value, name == tag) for name, of in row["of"].items() for value in of["agreement"]]
+        area, pooled = area_of(judged), pooled + judged
         nearest = max(others, key=lambda name: max(others[name]["agreement"]))
         wrong = [value for of in others.values() for value in of["median_deg"]]
         lines.append(
@@ -104,7 +110,7 @@ def table(figures: dict[str, Any]) -> str:
                 tag,
                 f"{min(own['agreement']):.2f} to {max(own['agreement']):.2f}",
                 f"{max(others[nearest]['agreement']):.2f} ({nearest})",
-                "-" if area is None else f"{area:.3f}",
+                area,
                 f"{np.mean(own['median_deg']):.1f}",
                 f"{np.mean(wrong):.0f} ({min(wrong):.0f} to {max(wrong):.0f})",
             ]
@@ -113,7 +119,8 @@ def table(figures: dict[str, Any]) -> str:
     header += ["median deg, its own", "strangers: mean (lowest to highest)"]
     return markdown_table(header, lines) + (
         f"\n{figures['stacks']} x {_IMAGES} images of every molecule, at SNR {_SNR:g} with CTF; AUROC of the "
-        f"agreement for stacks of the encoder's own molecule, chance is 0.5; {measured_at(figures['rows'])}.\n"
+        f"agreement for stacks of the encoder's own molecule, {area_of(pooled)} for all {len(pooled)} together, chance "
+        f"is 0.5; {measured_at(figures['rows'])}.\n"
     )
 
 
