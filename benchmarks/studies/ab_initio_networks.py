@@ -102,7 +102,7 @@ def learnt(task: tuple[str, float | None, float], recipe: Recipe, seconds: float
     result = trained(recipe, seconds)
     volume = result.encoder.frame_map
     assert volume is not None
-    return _figures(result.history, result.metrics) | {"resolution_A": resolution(task, volume)}
+    return learning(result.history, result.metrics) | {"resolution_A": resolution(task, volume)}
 
 
 def trained(recipe: Recipe, seconds: float, **how: Any) -> TrainingResult:
@@ -114,7 +114,8 @@ def trained(recipe: Recipe, seconds: float, **how: Any) -> TrainingResult:
     return train(replace(recipe, steps=steps), device="cpu", **how)
 
 
-def _figures(history: list[dict[str, float]], metrics: dict[str, Any], before: float = 0.0) -> dict[str, Any]:
+def learning(history: list[dict[str, float]], metrics: dict[str, Any], before: float = 0.0) -> dict[str, Any]:
+    """How well and how soon a network has learnt; ``before`` are CPU seconds that it builds on."""
     converged = next((row for row in history if row["mse"] < _CONVERGED), None)
     return {
         **{key: metrics[key] for key in (*_JUDGED, "steps")},
@@ -219,7 +220,7 @@ def taught(
         return Student(loss)
 
     result = trained(recipe, seconds, objective=objective)
-    return _figures(result.history, result.metrics, teacher["cpu_s"]) | {"resolution_A": teacher["resolution_A"]}
+    return learning(result.history, result.metrics, teacher["cpu_s"]) | {"resolution_A": teacher["resolution_A"]}
 
 
 def measure(seconds: float = 240.0, seeds: int = 8) -> dict[str, Any]:

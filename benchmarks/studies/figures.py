@@ -12,6 +12,7 @@ from ..runs import RESULTS, markdown_table
 
 STUDIES = (
     "ab_initio",
+    "ab_initio_decoders",
     "ab_initio_networks",
     "ab_initio_others",
     "cryoai_step",
