@@ -30,7 +30,7 @@ def test_encoders_do_as_much_work():
 def test_what_has_converged_is_counted():
     history = [{"step": 100, "mse": 3.0, "cpu_s": 7.0}, {"step": 200, "mse": 0.09, "cpu_s": 14.0}]
     metrics = {"mse": 0.08, "medse": 0.02, "median_deg": 6.0, "acc_15": 0.9, "steps": 200, "cpu_s": 14.0}
-    found = study._figures(history, metrics, before=100.0)
+    found = study.learning(history, metrics, before=100.0)
     assert found["converged_step"] == 200
     assert found["converged_cpu_s"] == 114.0
     named = {"map": "70S ribosome", "snr": 1.0, "shift_A": 0.0, "design": "D4, L2", "commit": "c", "hardware": "h"}
