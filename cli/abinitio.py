@@ -24,7 +24,8 @@ from .common import (
     verb,
 )
 
-_MAP, _HALVES, _START, _POSES = "map.mrc", ("map_half1.mrc", "map_half2.mrc"), "start.mrc", "poses.star"
+_MAP, _HALVES, _START = "map.mrc", ("map_half1.mrc", "map_half2.mrc"), "start.mrc"
+_POSES, _CLEAN = "poses.star", "without_junk.star"
 _FSC, _REPORT, _PICTURE, _UNFINISHED = "fsc.csv", "report.html", "progress.png", "unfinished"
 
 
@@ -57,11 +58,12 @@ def abinitio(
 
     A coarse map comes from random starts, of which the best is kept; from there the poses of two half-sets are
     refined, each against its own map. Frame and hand are arbitrary. DIR gets map.mrc, the half maps, the coarse map
-    start.mrc, poses.star, fsc.csv and report.html; while it works, progress.png shows the map of the moment. When it is
+    start.mrc, poses.star, fsc.csv and report.html, and where images look like no particles, the others alone in
+    without_junk.star; while it works, progress.png shows the map of the moment. When it is
     stopped, the same command goes on.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in (_MAP, *_HALVES, _START, _POSES, _FSC):
+    for name in (_MAP, *_HALVES, _START, _POSES, _CLEAN, _FSC):
         check_output(out / name, overwrite=overwrite, inputs=[particles])
     from ..zoo.report import check_report
 
@@ -71,6 +73,8 @@ def abinitio(
     else:
         click.echo("no report and no pictures: they need matplotlib, pip install 'cryozoo[bench]'")
     device = run.device()
+
+    import numpy as np
 
     from ..particles.mrc_writer import write_volume
     from ..particles.stack import ParticleStack
@@ -98,6 +102,8 @@ def abinitio(
     for name, volume in volumes.items():
         write_volume(out / name, volume.data.cpu().numpy(), volume.pixel_size, overwrite=overwrite)
     found.poses.save(out / _POSES, overwrite=overwrite)
+    if found.junk.any():
+        found.poses.subset(np.flatnonzero(~found.junk)).save(out / _CLEAN, overwrite=overwrite)
     say_datadir(stack, out / _POSES)
     box = made.map.size * made.map.pixel_size
     write_curves({"unmasked": made.fsc}, box, out / _FSC, overwrite=overwrite)

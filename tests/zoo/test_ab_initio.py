@@ -48,7 +48,9 @@ def replaced(stack, folder, images):
     return folder / "p.star"
 
 
-def test_a_phantom_is_found(small, stack, tmp_path, run):
+def test_a_phantom_is_found(small, stack, tmp_path, run, monkeypatch):
+    """Some images of either half are taken for junk."""
+    monkeypatch.setattr(ab_initio, "looks_like_no_particle", lambda found: torch.arange(len(found.score)) < 30)
     done = run("abinitio", stack.with_suffix(".star"), "-o", tmp_path / "out", "--starts", 1, "--no-progress")
     assert done.code == 0, done.err
     assert "the molecule measures about" in done.out
@@ -59,6 +61,9 @@ def test_a_phantom_is_found(small, stack, tmp_path, run):
         run("evaluate", tmp_path / "out/poses.star", stack.with_suffix(".star"), "--align", "--json").out
     )
     assert judged["median_deg"] < 4  # of 132 by chance
+    assert "60 of 800 images look like no particles" in done.out
+    clean = PoseTable.load(tmp_path / "out/without_junk.star")
+    assert len(clean) == 740
     page = (tmp_path / "out/report.html").read_text()
     assert all(title in page for title in ("The map", "Random starts", "Directions of view", "What to do next"))
     assert "<script" not in page
