@@ -1,6 +1,6 @@
 """Poses and a map from images alone: which networks find them, how surely, and at what cost; and what needs none.
 
-    python -m cryozoo.benchmarks.studies.ab_initio_networks [SECONDS [SEEDS]]
+    python -m cryozoo.benchmarks.studies.ab_initio_networks [SECONDS [SEEDS [DESIGN ...]]]
 
 Table 1 of the equivariant ab initio paper, at a size that a processor does: 32 pixels, 10,000 images, an explicit grid
 as the decoder, encoders of about as many multiply-accumulates, the same CPU seconds for each. A clip of 0.01 gives all
@@ -9,14 +9,15 @@ network, alone and with a D4 encoder that learns from its poses. Each seed has o
 the images are the same. A run has converged when the mean squared distance between predicted and true rotations of
 held-out images, after alignment of frame and hand, is below 0.1.
 
-Runs that were measured are not measured again. Prints a table and writes it to ``results/ab_initio_networks.json`` and
-``.md``. On one thread.
+Of all designs, or of those that are named, such as "D4, L2"; the student brings its teacher. Runs that were measured
+are not measured again. Prints a table and writes it to ``results/ab_initio_networks.json`` and ``.md``. On one thread.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -223,8 +224,8 @@ def taught(
     return learning(result.history, result.metrics, teacher["cpu_s"]) | {"resolution_A": teacher["resolution_A"]}
 
 
-def measure(seconds: float = 240.0, seeds: int = 8) -> dict[str, Any]:
-    """All of it."""
+def measure(seconds: float, seeds: int, chosen: Collection[str]) -> dict[str, Any]:
+    """All that was not measured."""
     import torch
 
     torch.set_num_threads(1)
@@ -241,9 +242,9 @@ def measure(seconds: float = 240.0, seeds: int = 8) -> dict[str, Any]:
     for task in TASKS:
         for seed in range(seeds):
             for design, made in DESIGNS.items():
-                if (*task, design, seed) not in done:
+                if (*task, design, seed) not in done and design in chosen:
                     add(design, learnt(task, recipe_of(task, *made[:2], seed, **made[2]), seconds))
-            if (*task, _STUDENT, seed) not in done:
+            if (*task, _STUDENT, seed) not in done and _STUDENT in chosen:
                 found, poses = maximised(task, seed)
                 student = taught(task, found, poses, seed, max(_TAUGHT * seconds, seconds - found["cpu_s"]))
                 add(_EM, found)
@@ -305,4 +306,5 @@ def table(figures: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    measure(*(float(given[0]),) if given else (), *map(int, given[1:2]))
+    seconds, seeds, *chosen = given + ["240", "8"][len(given) :]
+    measure(float(seconds), int(seeds), chosen or (*DESIGNS, _STUDENT))
