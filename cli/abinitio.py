@@ -102,13 +102,16 @@ def abinitio(
     for name, volume in volumes.items():
         write_volume(out / name, volume.data.cpu().numpy(), volume.pixel_size, overwrite=overwrite)
     found.poses.save(out / _POSES, overwrite=overwrite)
+    best = out / _POSES
+    (out / _CLEAN).unlink(missing_ok=True)  # of an earlier run
     if found.junk.any():
-        found.poses.subset(np.flatnonzero(~found.junk)).save(out / _CLEAN, overwrite=overwrite)
+        best = out / _CLEAN
+        found.poses.subset(np.flatnonzero(~found.junk)).save(best)
     say_datadir(stack, out / _POSES)
     box = made.map.size * made.map.pixel_size
     write_curves({"unmasked": made.fsc}, box, out / _FSC, overwrite=overwrite)
     if draws:
-        write_ab_initio_report(out / _REPORT, found, saved=out / _POSES, overwrite=overwrite)
+        write_ab_initio_report(out / _REPORT, found, saved=best, overwrite=overwrite)
     click.echo(f"{len(found.poses):,} particles, half maps that agree to {made.resolution:.1f} A: {out}")
     shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
     for doubt in found.doubts:

@@ -24,6 +24,7 @@ from .gauss_newton import FIRST_DAMPING, damped_step, next_damping
 from .volumes import Volume
 
 _BOX = 64  # voxels; larger boxes are coarsened to this for the search
+_MIRROR_BOX = 128  # voxels; the same where a map is compared with its mirror image
 _GRID_ORDER = 2  # rotations 15 degrees apart
 _GRID_SHELLS = 8  # that are compared with them
 _BLOCK = 256  # of them at a time
@@ -113,6 +114,7 @@ def mirror_resolution(volume: Volume) -> float:
     No molecule of amino or nucleic acids is so to fine detail. Maps learnt from images alone may be: the outlines of a
     projection and of its mirror image are alike, and poses can settle in between (Levy et al. 2022, arXiv:2203.08138).
     """
+    volume = volume.coarsen(min(volume.size, _MIRROR_BOX))
     mirrored = Volume(volume.data.flip(0), volume.pixel_size)
     laid = align_map(mirrored, volume, mirror=False).aligned
     curve = fourier_shell_correlation(laid.data, volume.data.to(laid.data))

@@ -24,7 +24,7 @@ class Volume:
     Attributes:
         data: (L, L, L) float32, or float64, indexed [z, y, x], origin at voxel ``L // 2``, particle positive.
         pixel_size: Angstrom per voxel.
-        reach: Angstrom from the origin to the outermost atom; None for a map, whose atoms nobody knows.
+        reach: Angstrom from the origin to the outermost atom, where it is known; a map alone does not tell.
     """
 
     data: Tensor

@@ -195,7 +195,7 @@ class Simulated:
 @documented
 @dataclass(frozen=True)
 class Recorded:
-    """Particles on disk, with poses, which losses of reconstruction can do without."""
+    """Particles on disk; losses of reconstruction need no poses."""
 
     particles: str = setting(text("a STAR or .cs file"), "the table; sought in CRYOZOO_DATA, too")
     datadir: str | None = setting(optional(text("a folder"), "the folder of the table"), "where the images are", None)

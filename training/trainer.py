@@ -235,7 +235,7 @@ class _Trainer:
         norm = nn.utils.clip_grad_norm_(self.learnt, recipe.grad_clip or math.inf)
         for what, value in (("loss", float(loss.detach())), ("norm of the gradient", float(norm))):
             if not math.isfinite(value):  # before weights are spoilt by it
-                hint = "lower lr, or set grad_clip"
+                hint = "lower lr" if recipe.grad_clip else "lower lr, or set grad_clip"
                 if self.out is not None and self._best_row() is not None:
                     hint += f"; the best so far is in {self.out / 'model'}"
                 raise BadInput(recipe.source, f"the {what} is {value}", where=f"step {self.step + 1}", hint=hint)

@@ -43,7 +43,7 @@ _HELD_OUT, _SHARE = 500, 5  # images that it is judged by, at most, and one in s
 _FEWEST = 100
 _READ = 500  # images at a time
 _WINDOW = 2.0  # diameters that are left of an image for the first map: there is nothing but noise beyond
-_REACH = 0.05  # of that window: the largest shift that is looked for at first
+_REACH, _MOST = 0.05, 0.15  # of the box, and diameters at most: the largest shift that is looked for at first
 _WIDEST = 0.85  # of the box: a diameter beyond is none that was measured
 _MARGIN = 1.2  # diameters of the sphere that half maps are cut to
 _FEW = 2000  # images of which it is said that they are few
@@ -150,12 +150,13 @@ def abinitio(
         raise BadInput(stack.path, "images that are all the same", expected="many views of a molecule")
     if ctf is None:
         tell("the table tells of no CTF: images are taken as they are")
-    if not (ordinary := _ordinary(images)).all():
-        odd = int((~ordinary).sum())
+    power = _power(images)
+    ordinary = power <= (highest := _highest(power))
+    if odd := int((~ordinary).sum()):
         tell(f"{odd:,} images have far more power than the others (ice, an edge?): the first map is made without them")
         images, ctf = images[ordinary], None if ctf is None else ctf[ordinary]
     tell(f"{len(images):,} images of {size} pixels of {seen / size:.3g} A, {starts} random starts")
-    key = fingerprint(stack, (symmetry, diameter, seed, _versions()))
+    key = fingerprint(stack, (symmetry, diameter, seed, window, size, _versions()))
     pieces = Pieces(keep, key)
     if len(pieces):
         tell(f"goes on after {len(pieces)} finished parts that are kept in {keep}")
@@ -163,7 +164,9 @@ def abinitio(
     with pieces.told_on_failure():
         runs, evidence = [], []
         for k in range(starts):
-            run = _begun(images, ctf, seen / size, diameter, group, seed + k, device)
+            run = _begun(
+                images, ctf, seen / size, diameter, min(_REACH * box, _MOST * diameter), group, seed + k, device
+            )
             mean, error = _first_map(run, f"start {k + 1}", pieces, progress, show)
             tell(f"start {k + 1}: images that were left out fit by {mean:.1f} +- {error:.1f}")
             runs.append(run)
@@ -177,7 +180,7 @@ def abinitio(
         if _is_dark(start):
             found = "a map whose density is lower than what is around it"
             raise BadInput(stack.path, found, expected="bright particles", hint="invert=True (--invert)")
-        coarse = partial(_coarse_poses, stack, runs[best], window, progress)
+        coarse = partial(_coarse_poses, stack, runs[best], window, highest, progress)
         halved = _in_halves(stack, seed)
         poses, junk = _posed(halved, pieces.get(f"start{best + 1}-poses", coarse))
         resolutions: list[float] = []
@@ -195,6 +198,8 @@ def abinitio(
             name = f"start{best + 1}-round{len(resolutions)}"
             refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
             poses, junk = _posed(halved, pieces.get(name, refined))
+        if junk.any():
+            tell(f"{junk.sum():,} images look like no particles, and are left out of the map")
         mirror = mirror_resolution(made.map)
         return AbInitioResult(
             poses=poses,
@@ -211,22 +216,21 @@ def abinitio(
 
 
 def image_diameter(images: Tensor) -> float:
-    """Pixels across what most of the images (N, L, L) show beyond noise: it holds 98 % of the power that is no noise's.
+    """Pixels across what images (N, L, L) show beyond noise: it holds 98 % of their variance that is no noise's.
 
-    The power in a ring is the median over images, which contaminated ones do not move.
+    Images of far more power than most are left out.
     """
+    power = _power(images)
+    images = images[power <= _highest(power)]
     size = images.shape[-1]
     axis = torch.arange(size) - size // 2
-    ring = (axis[:, None] ** 2 + axis**2).double().sqrt().round().long().flatten()
-    pixels = ring.bincount().double()
-    power = torch.zeros(len(images), len(pixels), dtype=torch.float64).index_add_(
-        1, ring, images.double().square().flatten(1)
-    )
-    # The median of the sum of k squares of noise is less than its mean (Wilson and Hilferty 1931).
-    power = power.median(0).values / (1 - 2 / (9 * pixels)) ** 3
-    outside = torch.arange(len(pixels)) > 0.47 * size
-    excess = (power - power[outside].sum() / pixels[outside].sum() * pixels)[: size // 2]
-    share = excess.cumsum(0) / excess.sum()
+    radius = (axis[:, None] ** 2 + axis**2).double().sqrt()
+    variance = images.double().var(0)
+    outside = radius > 0.47 * size
+    excess = variance - variance[outside].mean()
+    ring = radius.round().long().flatten()
+    of_rings = ring.bincount(excess.flatten())[: size // 2]
+    share = of_rings.cumsum(0) / of_rings.sum()
     return 2.0 * float((share < 0.98).sum())
 
 
@@ -246,11 +250,15 @@ def _prepared(stack: ParticleStack, rows: NDArray[np.int64], size: int, window: 
     return torch.cat(parts), type(known[0]).join(known) if known else None
 
 
-def _ordinary(images: Tensor) -> Tensor:
-    """(N,) whether images have about the power that most have; a map would be drawn to what has much more."""
-    power = images.square().mean((1, 2))
-    above = power - power.median()
-    return above <= _FAR * above.abs().median()
+def _power(images: Tensor) -> Tensor:
+    """(N,) of images (N, L, L)."""
+    return images.square().mean((1, 2))
+
+
+def _highest(power: Tensor) -> float:
+    """Of what is about the power that most images have; a map would be drawn to what has much more."""
+    middle = power.median()
+    return float(middle + _FAR * (power - middle).abs().median())
 
 
 def _versions() -> tuple[object, ...]:
@@ -262,6 +270,7 @@ def _begun(
     ctf: CTF | None,
     pixel_size: float,
     diameter: float,
+    reach: float,
     group: Tensor,
     seed: int,
     device: torch.device | str | None,
@@ -272,7 +281,7 @@ def _begun(
         pixel_size,
         ctf if ctf is None or device is None else ctf.to(device),
         diameter=diameter,
-        reach=_REACH * images.shape[-1] * pixel_size,
+        reach=reach,
         group=None if len(group) == 1 else group.float(),
         trained=len(images) - _held_out(len(images)),
         seed=seed,
@@ -319,8 +328,8 @@ def _doubts(junk: NDArray[np.bool_], made: Reconstruction, mirror: float, diamet
     if resolution > detail:
         said = f"the half maps agree to {resolution:.1f} A, no finer than the first map shows ({detail:.0f} A)"
         doubts.append(f"{said}: refinement found nothing more, and the poses may be wrong")
-    if len(junk) < _FEW:
-        doubts.append(f"{len(junk):,} images are few: try other seeds, and believe what they agree about")
+    if (count := int((~junk).sum())) < _FEW:
+        doubts.append(f"{count:,} images are few: try other seeds, and believe what they agree about")
     return tuple(doubts)
 
 
@@ -330,25 +339,26 @@ def _is_dark(volume: Volume) -> bool:
     return bool(values.pow(3).mean() < 0)
 
 
-def _coarse_poses(stack: ParticleStack, run: StochasticEM, window: int, progress: bool) -> Tensors:
-    """Poses of all images against the first map."""
+def _coarse_poses(stack: ParticleStack, run: StochasticEM, window: int, highest: float, progress: bool) -> Tensors:
+    """Poses of all images against the first map; junk is what has more power than ``highest``."""
+    device = run.images.device
     parts = []
     with tqdm(total=len(stack), desc="coarse poses", unit="image", disable=not progress) as bar:
         for first in range(0, len(stack), _READ):
             rows = np.arange(first, min(first + _READ, len(stack)))
             images, ctf = _prepared(stack, rows, run.images.shape[-1], window)
-            parts.append(run.poses_of(images, ctf)[:2])
+            rotation, shift, _ = run.poses_of(images.to(device), None if ctf is None else ctf.to(device))
+            parts.append((rotation, shift, _power(images) > highest))
             bar.update(len(rows))
-    rotation, shift = (torch.cat(part) for part in zip(*parts, strict=True))
-    return {"rotation": rotation, "shift": shift}
+    rotation, shift, junk = (torch.cat(part) for part in zip(*parts, strict=True))
+    return {"rotation": rotation, "shift": shift, "junk": junk}
 
 
 def _posed(stack: ParticleStack, found: Tensors) -> tuple[PoseTable, NDArray[np.bool_]]:
     """The particles with poses that were found, and (N,) which of them look like none."""
     rotation, shift = found["rotation"].double().numpy(), found["shift"].double().numpy()
     confidence = found["confidence"].numpy() if "confidence" in found else None
-    junk = found["junk"].numpy() if "junk" in found else np.zeros(len(stack), dtype=bool)
-    return stack.with_poses(rotation, shift, confidence), junk
+    return stack.with_poses(rotation, shift, confidence), found["junk"].numpy()
 
 
 def _in_halves(stack: ParticleStack, seed: int) -> ParticleStack:

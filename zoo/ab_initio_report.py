@@ -87,7 +87,8 @@ def _facts(found: AbInitioResult) -> str:
         ("Symmetry", found.symmetry),
         ("Images", f"{made.map.size} \u00d7 {made.map.size} pixels of {made.map.pixel_size:.4g} \u00c5"),
         ("Half maps", " \u2192 ".join(f"{resolution:.1f} \u00c5" for resolution in found.resolutions)),
-        ("Its own mirror image", f"to {found.mirror_resolution:.1f} \u00c5; finer detail has a hand"),
+        ("Its own mirror image", f"to {found.mirror_resolution:.1f} \u00c5"),
+        ("Look like no particles", f"{found.junk.sum():,}, left out of the map"),
     )
     how = (
         "All of it is of the images alone. Frame and hand are arbitrary: the molecule may be the mirror image of this "

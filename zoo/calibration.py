@@ -11,6 +11,8 @@ from ..geometry.harmonics.sums import so3_sums
 from ..geometry.point_groups import point_group
 from ..heads.so3_harmonic import harmonic_degree
 
+_ROWS = 256  # whose mates are looked at at a time
+
 
 @torch.no_grad()
 def calibration_metrics(
@@ -26,8 +28,9 @@ def calibration_metrics(
         rotation_raw: ``Pose.raw`` of the head.
         truth: any mate.
         order: of the grid for sums; they are finer around the highest modes.
-        symmetry: point group of the object. Densities may hold any of the mates likely, as the likelihood that they
-            learnt by is the mean over all; the level is that of the likeliest.
+        symmetry: point group of the object. A density may favour any mate, as the likelihood that it learnt by is the
+            mean over all. The level is that of the likeliest: exact where a density favours one, or all alike, and too
+            low in between.
 
     Returns:
         ``nll``, the mean negative log likelihood relative to the uniform density; ``ece``, the mean over all levels of
@@ -47,7 +50,8 @@ def calibration_metrics(
     nll, levels = [], []
     group = point_group(symmetry).to(rotation_raw)
     mates = truth.to(rotation_raw)[:, None] @ group
-    of_mates = sums.maxima.wigner.series(rotation_raw, mates)
+    rows = zip(rotation_raw.split(_ROWS), mates.split(_ROWS), strict=True)
+    of_mates = torch.cat([sums.maxima.wigner.series(*some) for some in rows])
     heights, likeliest = of_mates.max(1, keepdim=True)
     truth = mates[torch.arange(len(mates), device=mates.device), likeliest[:, 0]]
     likelihood = torch.logsumexp(of_mates, 1, keepdim=True) - math.log(len(group))

@@ -165,7 +165,7 @@ def looks_like_no_particle(matches: Matches) -> Tensor:
 
 
 def junk_doubt(odd: Tensor) -> Iterator[str]:
-    """That many of the images, (B,), look like no particles."""
+    """What is said where many images, (B,), look like no particles."""
     junk, count = int(odd.sum()), len(odd)
     if junk > count / 20:
         yield (
@@ -182,5 +182,10 @@ def image_doubts(matches: Matches, reach: float | None) -> Iterator[str]:
     if lost > count / 2:
         yield f"{lost:,} of {count:,} images tell nothing about their pose: junk, another molecule, or too much noise"
     yield from junk_doubt(odd)
+    if (usual := float(matches.misfit.median())) > _ODD:
+        yield (
+            f"most images differ from the projection by more than noise (misfit {usual:.1f}, where 1 is noise alone): "
+            "the map is wrong or coarse, or most are junk"
+        )
     if far > count / 10:
         yield f"{far:,} of {count:,} particles are more than {reach:.3g} A off: a larger reach (--reach) finds them all"

@@ -57,12 +57,13 @@ def measure(steps: int = 3000, seeds: int = 1) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Markdown; medians over seeds (lowest to highest)."""
-    keys = (("converged_step", 0), ("converged_cpu_s", 0), ("cpu_s", 0), ("mse", 3), ("medse", 3), ("median_deg", 1))
+    keys: tuple[tuple[str, int], ...] = (("converged_step", 0), ("converged_cpu_s", 0), ("cpu_s", 0))
+    keys += (("mse", 3), ("medse", 3), ("median_deg", 1), ("resolution_A", 1))
     rows = []
     for decoder in DECODERS:
         runs = [row for row in figures["rows"] if row["decoder"] == decoder]
-        cells = [[row[key] for row in runs if row[key] is not None] for key, _ in (*keys, ("resolution_A", 1))]
-        shown = [middle(cell, digits) for cell, (_, digits) in zip(cells, (*keys, ("", 1)), strict=True)]
+        cells = [[row[key] for row in runs if row[key] is not None] for key, _ in keys]
+        shown = [middle(cell, digits) for cell, (_, digits) in zip(cells, keys, strict=True)]
         rows.append([decoder, f"{len(cells[0])} of {len(runs)}", *shown])
     header = ["decoder", "converged", "after steps", "after CPU s", "CPU s in all", "MSE", "MedSE", "median deg"]
     note = (

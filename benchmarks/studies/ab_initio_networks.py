@@ -307,4 +307,6 @@ def table(figures: dict[str, Any]) -> str:
 if __name__ == "__main__":
     given = sys.argv[1:]
     seconds, seeds, *chosen = given + ["240", "8"][len(given) :]
+    if unknown := {*chosen} - {*DESIGNS, _STUDENT}:
+        sys.exit(f"unknown {sorted(unknown)}; there are {[*DESIGNS, _STUDENT]}")
     measure(float(seconds), int(seeds), chosen or (*DESIGNS, _STUDENT))

@@ -111,8 +111,7 @@ def aspire(folder: Path, limit: float, where: str) -> dict[str, Any]:
     """ASPIRE's class averages, their orientations by common lines, and the map of them."""
     (folder / "lines.py").write_text(_COMMON_LINES)
     cost = run_command(f"{where} lines.py", folder, limit=limit)
-    done = (folder / "aspire.npz").exists()
-    return {**_of(cost), **({"map": "aspire.mrc", "poses": "aspire.npz"} if done else {})}
+    return {**_of(cost), "map": "aspire.mrc", "poses": "aspire.npz"}
 
 
 def cryoai(folder: Path, limit: float, where: str) -> dict[str, Any]:
@@ -128,6 +127,7 @@ def cryoai(folder: Path, limit: float, where: str) -> dict[str, Any]:
     everything = torch.from_numpy(stack.images(np.arange(len(stack)))).float()[:, None]
     everything = (everything - everything.mean()) / everything.std()
     generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     model, step = published(where)
     began, steps = time.process_time(), 0
     while time.process_time() - began < limit:
@@ -135,6 +135,7 @@ def cryoai(folder: Path, limit: float, where: str) -> dict[str, Any]:
         step(batch_of(everything[rows], ctf[rows]))
         steps += 1
     seconds = time.process_time() - began
+    model.eval()
     rotations = []
     with torch.no_grad():
         for rows in torch.arange(_JUDGED).split(BATCH):
@@ -148,7 +149,7 @@ def _of(cost: Cost) -> dict[str, Any]:
 
 
 def judged(folder: Path, found: dict[str, Any], volume: Volume, truth: PoseTable) -> dict[str, Any]:
-    """How far poses and map are from the true ones, in the frame and hand that fit best."""
+    """How far poses and map, where there are any, are from the true ones, in the frame and hand that fit best."""
     import torch
 
     from ...imaging.volumes import Volume, load_volume
@@ -158,8 +159,8 @@ def judged(folder: Path, found: dict[str, Any], volume: Volume, truth: PoseTable
 
     size, pixel = volume.size, volume.pixel_size
     figures: dict[str, Any] = {key: value for key, value in found.items() if key not in ("map", "poses")}
-    if "poses" in found:
-        path = folder / found["poses"]
+    path = folder / found.get("poses", "none")
+    if path.exists():
         if path.suffix == ".npz":
             with np.load(path) as file:
                 rotation, true = file["rotation"], truth.rotation[file["row"]]
@@ -169,8 +170,8 @@ def judged(folder: Path, found: dict[str, Any], volume: Volume, truth: PoseTable
             true = matched_poses(truth, poses.particles, len(poses), path).poses.rotation
         metrics = aligned_metrics(torch.from_numpy(rotation).double(), torch.from_numpy(true))
         figures |= {"n": len(rotation), **{key: metrics[key] for key in ("median_deg", "acc_5", "acc_15")}}
-    if "map" in found:
-        made = load_volume(str(folder / found["map"]), image_size=size, pixel_size=pixel)
+    if (path := folder / found.get("map", "none")).exists():
+        made = load_volume(str(path), image_size=size, pixel_size=pixel)
         # cryoDRGN and ASPIRE count the CTF's sign the other way round.
         figures["resolution_A"] = min(against(Volume(sign * made.data, made.pixel_size), volume) for sign in (1, -1))
     return figures

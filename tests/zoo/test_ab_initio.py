@@ -49,7 +49,12 @@ def replaced(stack, folder, images):
 
 
 def test_a_phantom_is_found(small, stack, tmp_path, run, monkeypatch):
-    """Some images of either half are taken for junk."""
+    """Some images of either half are taken for junk, and left out of the map."""
+    made = []
+    reconstruct = ab_initio.reconstruct
+    monkeypatch.setattr(
+        ab_initio, "reconstruct", lambda *args, **more: made.append(reconstruct(*args, **more)) or made[-1]
+    )
     monkeypatch.setattr(ab_initio, "looks_like_no_particle", lambda found: torch.arange(len(found.score)) < 30)
     done = run("abinitio", stack.with_suffix(".star"), "-o", tmp_path / "out", "--starts", 1, "--no-progress")
     assert done.code == 0, done.err
@@ -61,9 +66,11 @@ def test_a_phantom_is_found(small, stack, tmp_path, run, monkeypatch):
         run("evaluate", tmp_path / "out/poses.star", stack.with_suffix(".star"), "--align", "--json").out
     )
     assert judged["median_deg"] < 4  # of 132 by chance
-    assert "60 of 800 images look like no particles" in done.out
+    assert "60 images look like no particles, and are left out of the map" in done.out
     clean = PoseTable.load(tmp_path / "out/without_junk.star")
     assert len(clean) == 740
+    assert sum(made[-1].counts) == 740
+    assert "without_junk.star" in (tmp_path / "out/report.html").read_text()
     page = (tmp_path / "out/report.html").read_text()
     assert all(title in page for title in ("The map", "Random starts", "Directions of view", "What to do next"))
     assert "<script" not in page
@@ -105,9 +112,23 @@ def test_dark_particles_are_refused(small, stack, tmp_path):
 
 def test_images_of_unusual_power_are_not_ordinary():
     images = Simulator(VOLUME, Imaging(snr=0.1))(500, torch.Generator().manual_seed(0)).images[:, 0]
-    assert ab_initio._ordinary(images).all()
+    power = ab_initio._power(images)
+    assert (power <= ab_initio._highest(power)).all()
     images[::10, 8:20, 8:20] += 3 * images.std()
-    assert torch.equal(ab_initio._ordinary(images), torch.arange(500) % 10 > 0)
+    power = ab_initio._power(images)
+    assert torch.equal(power > ab_initio._highest(power), torch.arange(500) % 10 == 0)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_images_are_cut_to_a_window_about_their_origin(tmp_path, size):
+    """At pixels as fine as before, what is left is the middle; its mean power stays that of the noise."""
+    simulator = Simulator(Volume.phantom(size=size, pixel_size=PIXEL), Imaging(snr=0.5, allow_wrap=True))
+    write_simulated_stack(tmp_path / "p.mrcs", simulator, 20)
+    wide = ParticleStack.open(tmp_path / "p.star")
+    whole, _ = ab_initio._prepared(wide, np.arange(20), size, size)
+    cut, _ = ab_initio._prepared(wide, np.arange(20), 24, 24)
+    first = size // 2 - 12
+    assert torch.allclose(cut, whole[:, first : first + 24, first : first + 24], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_densities_that_the_truths_come_from_are_calibrated(degrees: float, orde
 
 @pytest.mark.parametrize("symmetry", ["C3", "D2"])
 def test_one_mate_is_as_good_as_another(symmetry: str) -> None:
-    """A density that holds one mate for likely says that the others are; which one the truth is told as is nothing."""
+    """A density that favours one mate says as much of the others; which one the truth is given as does not matter."""
     raw, truth = one_peak(5.0)
     group = point_group(symmetry)
     turned = truth @ group[torch.arange(N) % len(group)]

@@ -9,13 +9,14 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryozoo.imaging.noise import RadialNoise, noise_levels
+from cryozoo.imaging.pose_posterior import Matches
 from cryozoo.imaging.projector import Projector
 from cryozoo.imaging.simulate import Imaging, Simulator
 from cryozoo.imaging.volumes import Volume, load_volume
 from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.particles.mrc_writer import write_volume
 from cryozoo.zoo.match import match
-from cryozoo.zoo.match_checks import check_arguments, looks_like_no_particle, opened_map, symmetry_doubt
+from cryozoo.zoo.match_checks import check_arguments, image_doubts, looks_like_no_particle, opened_map, symmetry_doubt
 
 SIZE, PIXEL = 32, 6.0
 
@@ -51,6 +52,29 @@ def test_a_constant_background_is_taken_off(volume, of_map):
 def test_maps_that_are_none(volume, change, message):
     with pytest.raises(BadInput, match=message):
         opened_map(Volume(change(volume.data), PIXEL), SIZE, PIXEL)
+
+
+@pytest.mark.parametrize(
+    ("usual", "odd", "said"),
+    [(1.0, 3.0, ["40 of 100 images look like no particles"]), (1.0, 1.2, []), (3.0, 3.5, ["most images differ"])],
+)
+def test_where_most_images_misfit_it_is_the_map(usual, odd, said):
+    misfit = torch.where(torch.arange(100) < 40, odd, usual)
+    ones = torch.ones(100)
+    found = Matches(
+        rotation=torch.eye(3).expand(100, 3, 3),
+        shift=torch.zeros(100, 2),
+        covariance=1e-4 * torch.eye(5).expand(100, 5, 5),
+        probability=ones,
+        error=0.02 * ones,
+        score=200 * ones,
+        amplitude=ones,
+        misfit=misfit,
+    )
+    assert int(looks_like_no_particle(found).sum()) == (40 if odd > 1.5 * usual else 0)
+    doubts = list(image_doubts(found, None))
+    assert len(doubts) == len(said)
+    assert all(part in doubt for part, doubt in zip(said, doubts, strict=True))
 
 
 def test_a_map_is_a_file_or_a_volume(volume):
