@@ -233,17 +233,18 @@ class _Trainer:
         loss.backward()
         self.encoder.train()
         norm = nn.utils.clip_grad_norm_(self.learnt, recipe.grad_clip or math.inf)
-        for what, value in (("loss", float(loss.detach())), ("norm of the gradient", float(norm))):
-            if not math.isfinite(value):  # before weights are spoilt by it
+        value = float(loss.detach())
+        for what, number in (("loss", value), ("norm of the gradient", float(norm))):
+            if not math.isfinite(number):  # before weights are spoilt by it
                 hint = "lower lr" if recipe.grad_clip else "lower lr, or set grad_clip"
                 if self.out is not None and self._best_row() is not None:
                     hint += f"; the best so far is in {self.out / 'model'}"
-                raise BadInput(recipe.source, f"the {what} is {value}", where=f"step {self.step + 1}", hint=hint)
+                raise BadInput(recipe.source, f"the {what} is {number}", where=f"step {self.step + 1}", hint=hint)
         self.optimizer.step()
         self.step += 1
         if self.averaged is not None:
             average(self.averaged, self._state(copy=False), min(recipe.ema, (1 + self.step) / (10 + self.step)))
-        return float(loss.detach())
+        return value
 
     def _validate(self, loss: float, writer: Any) -> None:
         state = current = self._state()

@@ -14,7 +14,6 @@ Runs that were measured are not measured again. Prints a table and writes it to 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import Any
 
 from ...zoo.provenance import provenance
@@ -31,8 +30,8 @@ def run(decoder: str, seed: int, steps: int) -> dict[str, Any]:
     """One run."""
     from ...training.trainer import train
 
-    recipe = recipe_of(_TASK, "D4", "reconstruction_l2", seed, steps=steps, decoder=decoder)
-    result = train(replace(recipe, decoder_lr=DECODERS[decoder]), device="cpu")
+    learnt_by = {"steps": steps, "decoder": decoder, "decoder_lr": DECODERS[decoder]}
+    result = train(recipe_of(_TASK, "D4", "reconstruction_l2", seed, **learnt_by), device="cpu")
     volume = result.encoder.frame_map
     assert volume is not None
     return learning(result.history, result.metrics) | {"resolution_A": resolution(_TASK, volume)}
