@@ -12,6 +12,7 @@ from ..runs import RESULTS, markdown_table
 
 STUDIES = (
     "ab_initio",
+    "ab_initio_decoders",
     "ab_initio_networks",
     "cryoai_step",
     "ctf_snr",
