@@ -7,6 +7,7 @@ A new verb is one file here and one name in ``VERBS``. It imports what is heavy 
 from .. import __version__ as __version__  # fails loudly when this folder is imported as a top-level package
 from .abinitio import abinitio
 from .align_symmetry import align_symmetry
+from .benchmark import benchmark
 from .catalogue import info, list_
 from .common import Settings
 from .convert import convert
@@ -43,6 +44,7 @@ VERBS = (
     reconstruct,
     fsc,
     align_symmetry,
+    benchmark,
     publish,
     export,
     doctor,

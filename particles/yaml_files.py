@@ -28,8 +28,8 @@ def parse_yaml(text: str, source: str | Path) -> Any:
         raise BadInput(source, f"not readable as YAML or JSON: {error}") from None
 
 
-def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
-    """Names and values of a YAML or JSON file, which should be ``what``: a recipe.
+def read_yaml(path: str | Path, what: str, hint: str | None = _TEMPLATE) -> dict[str, Any]:
+    """Names and values of a YAML or JSON file, which should be ``what``: a recipe; ``hint`` says how to come by one.
 
     Raises:
         BadInput: the file is missing, is something else, is not YAML, or has no names.
@@ -42,11 +42,11 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         found = "no text"
     except BadInput as error:
-        raise BadInput(path, error.found, where=error.where, expected=what, hint=error.hint or _TEMPLATE) from None
+        raise BadInput(path, error.found, where=error.where, expected=what, hint=error.hint or hint) from None
     if found:
-        raise BadInput(path, f"is {found}", expected=what, hint=_TEMPLATE)
+        raise BadInput(path, f"is {found}", expected=what, hint=hint)
     if not isinstance(values, dict):
-        raise BadInput(path, "not a mapping", expected=what, hint=_TEMPLATE)
+        raise BadInput(path, "not a mapping", expected=what, hint=hint)
     return values
 
 

@@ -15,11 +15,26 @@ from ..imaging.preprocessing import Preprocessing, standardise
 from ..imaging.simulate import Simulator
 from ..particles.errors import BadInput
 
-VALIDATION_SEED, TEST_SEED, FIXED_SEED = 2**40 + 1, 2**40 + 2, 2**40 + 3
-"""Seeds of the held-out and fixed simulated sets; a training step's, (seed << 32) + step with seed < 256, is below."""
+VALIDATION_SEED, TEST_SEED, FIXED_SEED = 1, 2, 3
+"""Seeds of the held-out and fixed simulated sets."""
+_STEPS, _EPOCHS = 2**23, 2**22
 
 DEFAULT_SPLIT = (0.5, 0.17)
 """Shares of training and validation in a fixed set."""
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A training step's seed, for a recipe's seed below 256.
+
+    Of a seed torch's generator on the CPU takes the lowest 32 bits alone: so all steps have the upper half of these,
+    where no held-out set is, each recipe's seed a 256th of it.
+    """
+    return 2**31 + seed * _STEPS + step % _STEPS
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Of the order of a fixed set's images in an epoch; all have the second quarter of 32 bits."""
+    return 2**30 + seed * _EPOCHS + epoch % _EPOCHS
 
 
 class TrainingData(Protocol):
@@ -155,6 +170,6 @@ class FixedSet:
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._epoch[0] != epoch:
-            generator = torch.Generator().manual_seed(FIXED_SEED + (self.seed << 32) + epoch)
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
             self._epoch = (epoch, torch.randperm(len(self.train), generator=generator))
         return self._epoch[1]

@@ -24,6 +24,7 @@ from ..zoo.encoder import PoseEncoder, create_encoder
 from ..zoo.parts import BadArguments, blaming, parts_of
 from ..zoo.pretrained import save_pretrained
 from ..zoo.provenance import provenance
+from .batches import step_seed
 from .beginning import begin_from, check_names, load_start
 from .checkpoint import has_other_steps, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .log import open_tensorboard, write_log
@@ -219,7 +220,7 @@ class _Trainer:
 
     def _train_step(self) -> float:
         recipe = self.recipe
-        torch.manual_seed((recipe.seed << 32) + self.step)
+        torch.manual_seed(step_seed(recipe.seed, self.step))
         lr = learning_rate(recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]

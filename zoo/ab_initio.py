@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,9 +63,10 @@ class AbInitioResult:
     """What :func:`abinitio` found; hand and frame are arbitrary.
 
     Attributes:
-        poses: of all particles, with what is known of each; those of either half-set are refined against its own map.
+        poses: of all particles, with what is known of each; refined last against the map of both half-sets.
         junk: (N,) whether images look like no particles; the map is made without them.
-        reconstruction: the map, half maps and their correlation.
+        reconstruction: the map, half maps and their correlation, from the poses of a round before: those of either
+            half-set were refined against its own map alone.
         start: the map that images were refined from.
         evidence: of every start, by how much images that were left out fit better than noise: the mean log-likelihood,
             and its standard error.
@@ -106,7 +107,8 @@ def abinitio(
 
     A coarse map is found by stochastic expectation maximisation from several random starts; the one is kept with which
     images that were left out agree best. From there the poses of two half-sets are refined, each against its own map,
-    until the half maps agree no better. Which hand the map has, images cannot tell.
+    until the half maps agree no better; last all are refined against the map of both, which has less noise. Which hand
+    the map has, images cannot tell.
 
     Args:
         particles: a .star or .cs file, or an open stack; particles bright.
@@ -196,8 +198,12 @@ def abinitio(
             ):
                 break
             name = f"start{best + 1}-round{len(resolutions)}"
-            refined = partial(_refined_in_halves, halved, poses, made, diameter, symmetry, device, progress)
+            refined = partial(_refined, halved, poses, _own_halves(halved, made, diameter), symmetry, device, progress)
             poses, junk = _posed(halved, pieces.get(name, refined))
+        tell("last, all images against the map of both half-sets")
+        everything = [(np.arange(len(halved)), _joined(made, diameter))]
+        last = partial(_refined, halved, poses, everything, symmetry, device, progress)
+        poses, _ = _posed(halved, pieces.get(f"start{best + 1}-last", last))
         if junk.any():
             tell(f"{junk.sum():,} images look like no particles, and are left out of the map")
         mirror = mirror_resolution(made.map)
@@ -370,30 +376,25 @@ def _in_halves(stack: ParticleStack, seed: int) -> ParticleStack:
     return halved
 
 
-def _refined_in_halves(
+def _refined(
     stack: ParticleStack,
     poses: PoseTable,
-    made: Reconstruction,
-    diameter: float,
+    against: Sequence[tuple[NDArray[np.int64], Volume]],
     symmetry: str,
     device: torch.device | str | None,
     progress: bool,
 ) -> Tensors:
-    """Poses of either half-set, refined against its own half map."""
-    half_set = stack.table.half_set
-    assert half_set is not None
+    """Poses of particles, some rows against one map, others against another."""
     rotation, shift, confidence = poses.rotation.copy(), poses.shift.copy(), np.zeros(len(stack))
     junk = np.zeros(len(stack), dtype=bool)
-    for half, volume in enumerate(made.half_maps, 1):
-        rows = np.flatnonzero(half_set == half)
+    for rows, volume in against:
         start = PoseTable(
             poses.rotation[rows], poses.shift[rows], image_size=stack.image_size, pixel_size=stack.pixel_size
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BadInputWarning)  # of a map that is on its way
-            filtered = _filtered(volume, made.fsc, diameter)
-            half_stack = stack.subset(rows)
-            found = refine(half_stack, filtered, poses=start, symmetry=symmetry, device=device, progress=progress)
+            some = stack.subset(rows)
+            found = refine(some, volume, poses=start, symmetry=symmetry, device=device, progress=progress)
         rotation[rows], shift[rows] = found.rotation, found.shift
         assert found.confidence is not None
         confidence[rows] = found.confidence
@@ -402,8 +403,25 @@ def _refined_in_halves(
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
+def _own_halves(stack: ParticleStack, made: Reconstruction, diameter: float) -> list[tuple[NDArray[np.int64], Volume]]:
+    """Either half-set, and its own map."""
+    half_set = stack.table.half_set
+    assert half_set is not None
+    return [
+        (np.flatnonzero(half_set == half), _filtered(volume, made.fsc, diameter))
+        for half, volume in enumerate(made.half_maps, 1)
+    ]
+
+
+def _joined(made: Reconstruction, diameter: float) -> Volume:
+    """The map of both half-sets, whose signal over signal and noise is 2 FSC / (1 + FSC)."""
+    first, second = made.half_maps
+    fsc = made.fsc.clamp(0, 1)
+    return _filtered(Volume((first.data + second.data) / 2, first.pixel_size), 2 * fsc / (1 + fsc), diameter)
+
+
 def _filtered(volume: Volume, fsc: Tensor, diameter: float) -> Volume:
-    """A half map times its signal over signal and noise, which is the FSC, in a sphere about the molecule.
+    """A map times its signal over signal and noise, for a half map the FSC, in a sphere about the molecule.
 
     At the rim of the sphere it is 0 on average: what junk puts everywhere would project to a disc.
     """

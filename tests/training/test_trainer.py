@@ -130,7 +130,7 @@ def test_kill_nine_at_five_random_moments(tmp_path: Path) -> None:
 
 
 def test_learns_far_better_than_chance() -> None:
-    """400 steps on the phantom reach 67 degrees median; chance is 132."""
+    """400 steps on the phantom reach 70 degrees median; chance is 132."""
     recipe = dataclasses.replace(
         TINY,
         encoder="test_vgg_gem-qcqp_bingham",
@@ -142,6 +142,7 @@ def test_learns_far_better_than_chance() -> None:
         lr=5e-3,
         validate_every=400,
         ema=0.0,
+        seed=1,
     )
     metrics = train(recipe).metrics
     assert metrics["median_deg"] < 80

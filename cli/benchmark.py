@@ -1,0 +1,88 @@
+"""``cryozoo benchmark``: designs are trained for the same time, and judged by the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..particles.errors import BadInput
+from .common import Number, progress_option, verb, wants_progress
+
+
+def _names(value: str | None) -> list[str]:
+    return [name for name in (value or "").split(",") if name]
+
+
+@verb("benchmark", short_help="Compare designs at a task.")
+@click.argument("words", nargs=-1, metavar="[TASK | reproduce RESULT]")
+@click.option("--backbones", metavar="A,B", help="As `cryozoo list` has them, and timm_NAME.")
+@click.option("--heads", metavar="A,B", help="Rotation heads.")
+@click.option("--losses", metavar="A,B", help="What is trained for.")
+@click.option("--designs", "file", type=click.Path(path_type=Path), metavar="FILE", help="A YAML list of designs.")
+@click.option("--seeds", type=click.IntRange(1, 256), default=1, metavar="N", help="Runs of each design.")
+@click.option("--budget", type=Number(0, unit="seconds"), metavar="S", help="CPU seconds.  [default: the task's]")
+@click.option(
+    "--store",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("cryozoo-results"),
+    metavar="DIR",
+    help="Where results are kept; what is there is not done again.",
+)
+@click.option("--engine", type=click.Choice(["local", "slurm"]), default="local", help="This machine, or a cluster.")
+@click.option("--jobs", type=click.IntRange(1, 4096), default=1, metavar="N", help="Runs side by side.")
+@progress_option
+def benchmark(
+    words: tuple[str, ...],
+    backbones: str | None,
+    heads: str | None,
+    losses: str | None,
+    file: Path | None,
+    seeds: int,
+    budget: float | None,
+    folder: Path,
+    engine: str,
+    jobs: int,
+    progress: bool | None,
+) -> None:
+    """Train every backbone with every head and every loss, all for the same time, and judge them by the same images.
+
+    TASK is one of those that are listed when none is given, or a file of your own. Combinations that cannot be are
+    left out, and the result says why; one that fails harms no other. Ctrl-C stops; the same command goes on.
+
+    `benchmark reproduce RESULT` trains again what the folder of a result says, and compares.
+    """
+    from ..benchmarks.design import Design, product
+    from ..benchmarks.engines import Local, Slurm
+    from ..benchmarks.store import Store
+    from ..benchmarks.sweep import sweep
+    from ..benchmarks.task import Task, list_tasks
+
+    if not words:
+        for name in list_tasks():
+            click.echo(f"{name}: {Task.load(name).title}")
+        return
+    if words[0] == "reproduce" and len(words) == 2:
+        from ..benchmarks.reproduce import reproduce
+
+        click.echo(reproduce(Path(words[1])))
+        return
+    if len(words) != 1:
+        raise click.UsageError("one task, or reproduce and the folder of a result")
+    task = Task.load(words[0])
+    task = task if budget is None else task.within(budget)
+    designs = product(_names(backbones), _names(heads), _names(losses))
+    if file is not None:
+        from ..particles.yaml_files import read_yaml
+
+        listed = read_yaml(file, "designs: a list", hint=None).get("designs", [])
+        designs += [Design.from_dict(plain, str(file)) for plain in listed]
+    if not designs:
+        raise BadInput(task.name, "no designs", hint="give --backbones, --heads and --losses, or --designs FILE")
+    store = Store(folder)
+    where = Local(jobs) if engine == "local" else Slurm(folder / "slurm", {"slurm_array_parallelism": jobs})
+    found = sweep(store, task, designs, range(seeds), where, progress=wants_progress(progress), report=click.echo)
+    failed = sum(result.status == "failed" for result in found)
+    done = len(found) - failed
+    click.echo(f"{done} done, {failed} failed: {folder}")

@@ -1,0 +1,182 @@
+"""Runs of the benchmark: what fails harms no other, what was stopped goes on, and nobody does another's work."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryozoo.benchmarks import engines
+from cryozoo.benchmarks.design import Design, product
+from cryozoo.benchmarks.engines import Local, attempt
+from cryozoo.benchmarks.harness import run, write_job
+from cryozoo.benchmarks.reproduce import reproduce
+from cryozoo.benchmarks.store import PREDICTIONS, RESULT, Result, Store, held
+from cryozoo.benchmarks.sweep import sweep
+from cryozoo.benchmarks.task import Task
+from cryozoo.particles.errors import BadInput, BadInputWarning
+
+TASK = Task.from_dict(
+    {
+        "title": "A phantom",
+        "image_size": 32,
+        "data": {"volume": "phantom:0", "snr": 1.0, "shift_sigma": 4.0, "held_out": 20},
+        "pixel_size": 10.0,
+        "budget": 0.5,
+    },
+    "phantom",
+)
+DESIGN = Design("test_vgg_gem-sixd_svd", "chordal", training={"batch_size": 4})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Result:
+    """A run of a few steps."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("done")
+    run(TASK, DESIGN, 3, folder, steps=4)
+    return Result.read(folder)
+
+
+def test_a_result_says_all(done):
+    assert (done.status, done.seed, done.recipe["steps"], done.task["name"]) == ("done", 3, 4, "phantom")
+    assert done.metrics["n"] == 20
+    assert {"parameters", "gmacs", "ms_per_image", "peak_memory_mb", "cpu_s"} <= done.cost.keys()
+    assert done.provenance["hardware"]
+    assert done.history[-1]["step"] == 4
+    assert sorted(path.name for path in done.folder.iterdir()) == ["model", PREDICTIONS, RESULT]
+
+
+def test_metrics_are_those_of_the_predictions(done):
+    """By hand: the angle of R_true^T R from its trace."""
+    predicted, truth = done.predictions().rotation, TASK.test().pose.rotation.double()
+    trace = np.einsum("nij,nij->n", predicted.numpy(), truth.numpy())
+    median = np.median(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
+    assert done.metrics["median_deg"] == pytest.approx(median, abs=1e-4)
+
+
+def test_the_model_that_is_kept_predicts_the_same(done):
+    from cryozoo import load_pretrained
+    from cryozoo.zoo.evaluate import predict_batches
+
+    encoder = load_pretrained(f"local-dir:{done.folder / 'model'}")
+    again = predict_batches(encoder, TASK.test().images).rotation
+    assert torch.allclose(again.double(), done.predictions().rotation, atol=1e-5)
+
+
+def test_a_result_is_reproduced(done):
+    assert "bit for bit" in reproduce(done.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (PREDICTIONS, lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+        (RESULT, lambda data: data.replace(b"cryozoo-result-1", b"cryozoo-result-2")),
+        (RESULT, lambda data: data.replace(b'"seed": 3', b'"seed": -3', 1)),
+        (RESULT, lambda data: data.replace(b'"status": "done"', b'"status": "good"')),
+        (RESULT, lambda data: data[:-20]),
+    ],
+)
+def test_what_was_tampered_with_is_refused(done, tmp_path, name, change):
+    for file in (RESULT, PREDICTIONS):
+        data = (done.folder / file).read_bytes()
+        (tmp_path / file).write_bytes(change(data) if file == name else data)
+    with pytest.raises(BadInput):
+        Result.read(tmp_path).predictions()
+
+
+def test_predictions_that_are_a_pickle_are_refused(done, tmp_path):
+    import hashlib
+
+    np.savez(tmp_path / PREDICTIONS, quaternion=np.array([{"a": 1}], dtype=object))
+    digest = hashlib.sha256((tmp_path / PREDICTIONS).read_bytes()).hexdigest()
+    with pytest.raises(BadInput, match="no predictions"):
+        replace(done, folder=tmp_path, predictions_sha256=digest).predictions()
+
+
+def test_a_store_leaves_out_what_it_cannot_read(done, tmp_path):
+    store = Store(tmp_path)
+    place = store.place(TASK, DESIGN, 3)
+    done.write(place)
+    bad = store.place(TASK, DESIGN, 4)
+    bad.mkdir()
+    (bad / RESULT).write_text("{")
+    with pytest.warns(BadInputWarning, match="left out"):
+        assert store.results() == [done]
+    assert store.get(TASK, DESIGN, 3) == done
+    assert store.get(TASK.within(9.0), DESIGN, 3) is None
+
+
+def test_a_sweep_does_what_is_lacking(tmp_path):
+    store, told = Store(tmp_path / "store"), []
+    designs = [DESIGN, *product(["test_vgg_gem"], ["sixd_svd"], ["bingham_nll"])]
+    found = sweep(store, TASK, designs, [0, 1], Local(2), report=told.append)
+    assert [result.seed for result in found] == [0, 1]
+    assert all(result.status == "done" for result in found)
+    assert {result.status for result in store.results()} == {"done", "impossible"}
+    before = {path: path.stat().st_mtime_ns for path in store.folder.rglob(RESULT)}
+    assert sweep(store, TASK, designs, [0, 1], Local(2), report=told.append) == found
+    assert {path: path.stat().st_mtime_ns for path in store.folder.rglob(RESULT)} == before
+    assert "2 done" in told[-1]
+
+
+def failing(folder: Path, body: str, monkeypatch, **changes) -> Result:
+    """What comes of a job that runs this code in place of the harness."""
+    write_job(folder, replace(TASK, **changes), DESIGN, 0)
+    script = folder / "job.py"
+    script.write_text(body)
+    monkeypatch.setattr(engines, "COMMAND", [sys.executable, str(script)])
+    attempt(folder)
+    return Result.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise RuntimeError('as it must')", "as it must"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
+        ("import sys; sys.exit(7)", "exit code 7"),
+        ("import time; time.sleep(60)", "not done after"),
+    ],
+)
+def test_a_failure_is_a_result(tmp_path, monkeypatch, body, reason):
+    monkeypatch.setattr(engines, "START", 1.0)
+    result = failing(tmp_path, body, monkeypatch)
+    assert result.status == "failed"
+    assert reason in result.reason
+
+
+def test_a_run_that_is_held_is_left_alone(tmp_path):
+    write_job(tmp_path, TASK, DESIGN, 0)
+    with held(tmp_path) as ours:
+        assert ours
+        attempt(tmp_path)
+    assert not (tmp_path / RESULT).exists()
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    """A sweep that is stopped leaves no failure, and the same command goes on."""
+    task = TASK.within(30.0)
+    plain = tmp_path / "task.json"
+    plain.write_text(json.dumps(task.to_dict()))
+    (tmp_path / "designs.yaml").write_text(json.dumps({"designs": [DESIGN.to_dict()]}))
+    words = ["benchmark", str(plain), "--designs", str(tmp_path / "designs.yaml"), "--store", str(tmp_path / "store")]
+    child = subprocess.Popen([sys.executable, "-m", "cryozoo", *words], stdout=subprocess.PIPE, text=True)
+    place = Store(tmp_path / "store").place(replace(task, name="task"), DESIGN, 0)
+    deadline = time.monotonic() + 120
+    while not (place / "training" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert not (place / RESULT).exists()
+    assert (place / "training" / "checkpoint.safetensors").exists()
+    with held(place) as ours:
+        assert ours
