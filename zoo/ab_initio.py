@@ -19,9 +19,9 @@ from tqdm import tqdm
 from .. import __version__
 from ..geometry.point_groups import point_group
 from ..imaging.fourier import crop_or_zero_pad, rfft_shells
-from ..imaging.fsc import resolution_at
+from ..imaging.fsc import fourier_shell_correlation, resolution_at
 from ..imaging.map_alignment import mirror_resolution
-from ..imaging.masks import spherical_mask
+from ..imaging.masks import mask_from_map, spherical_mask
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
 from ..imaging.reconstruct import Reconstruction, reconstruct, split_in_halves, without_background
@@ -50,6 +50,7 @@ _FEW = 2000  # images of which it is said that they are few
 _ROUNDS = 4  # of refinement, at most
 _BETTER = 0.98  # resolution of a round over that of the round before, above which it was the last
 _EDGE = 3.0  # voxels, of the sphere
+_BEYOND, _SOFT = 2, 4  # voxels that the mask reaches beyond the density, and those of its edge
 _OWN_MIRROR = 1.25  # detail that a map shares with its mirror image, over its resolution
 _SEEN = 5.0  # standard errors by which images that were left out must fit better than noise
 
@@ -407,17 +408,43 @@ def _own_halves(stack: ParticleStack, made: Reconstruction, diameter: float) -> 
     """Either half-set, and its own map."""
     half_set = stack.table.half_set
     assert half_set is not None
+    mask, fsc = _outline(made, diameter)
     return [
-        (np.flatnonzero(half_set == half), _filtered(volume, made.fsc, diameter))
+        (np.flatnonzero(half_set == half), _masked(_filtered(volume, fsc, diameter), mask))
         for half, volume in enumerate(made.half_maps, 1)
     ]
 
 
 def _joined(made: Reconstruction, diameter: float) -> Volume:
-    """The map of both half-sets, whose signal over signal and noise is 2 FSC / (1 + FSC)."""
+    """The map of both half-sets."""
+    mask, fsc = _outline(made, diameter)
+    return _masked(_filtered(_mean(made), _of_both(fsc), diameter), mask)
+
+
+def _outline(made: Reconstruction, diameter: float) -> tuple[Tensor, Tensor]:
+    """A soft mask around the density that half maps share, and their correlation inside of it.
+
+    Most of the sphere is empty, and its noise would be compared with images as if it were the molecule's.
+    """
+    shared = _filtered(_mean(made), _of_both(made.fsc), diameter)
+    mask = mask_from_map(Volume(shared.data.cpu(), shared.pixel_size), extend=_BEYOND, edge=_SOFT)
+    first, second = (volume.data * mask.to(volume.data) for volume in made.half_maps)
+    return mask, fourier_shell_correlation(first, second)
+
+
+def _mean(made: Reconstruction) -> Volume:
     first, second = made.half_maps
-    fsc = made.fsc.clamp(0, 1)
-    return _filtered(Volume((first.data + second.data) / 2, first.pixel_size), 2 * fsc / (1 + fsc), diameter)
+    return Volume((first.data + second.data) / 2, first.pixel_size)
+
+
+def _of_both(fsc: Tensor) -> Tensor:
+    """Signal over signal and noise of the mean of two half maps."""
+    fsc = fsc.clamp(0, 1)
+    return 2 * fsc / (1 + fsc)
+
+
+def _masked(volume: Volume, mask: Tensor) -> Volume:
+    return Volume(volume.data * mask.to(volume.data), volume.pixel_size, reach=volume.reach)
 
 
 def _filtered(volume: Volume, fsc: Tensor, diameter: float) -> Volume:
