@@ -76,12 +76,11 @@ def load_results(name: str) -> list[Result]:
     ]
 
 
-def bound_median_deg(recipe: Recipe) -> float:
-    """Median angular error, in degrees, of an estimator at the Cramer-Rao bound of a simulated task."""
+def bound_median_deg(data: Simulated, size: int, pixel_size: float | None) -> float:
+    """Median angular error, in degrees, of an estimator at the Cramer-Rao bound of simulated images of this box."""
     import torch
 
-    size = recipe.image_size
-    simulator = simulated(recipe).simulator(size, recipe.pixel_size)
+    simulator = data.simulator(size, pixel_size)
     generator = torch.Generator().manual_seed(0)
     rotation = random_rotations(256, generator=generator)
     ctf = simulator.random_ctf(256, generator)

@@ -69,10 +69,10 @@ def _rows(records: list[Result]) -> list[dict[str, str]]:
     for (encoder, parameters, loss, snr, _, augment, ctf, steps), pooled in sorted(
         settings.items(), key=lambda item: (-item[0][3][0], item[0][4] or 0, _best_median(item[1]))
     ):
-        first = pooled[0].recipe
-        task = str((first.data, first.image_size, first.pixel_size))
+        first, data = pooled[0].recipe, pooled[0].data
+        task = str((data, first.image_size, first.pixel_size))
         if task not in bounds:
-            bounds[task] = bound_median_deg(first)
+            bounds[task] = bound_median_deg(data, first.image_size, first.pixel_size)
         metrics = [record.metrics for record in pooled]
 
         rows.append(

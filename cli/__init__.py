@@ -17,6 +17,7 @@ from .evaluate import evaluate
 from .export import export
 from .finetune import finetune
 from .fsc import fsc
+from .leaderboard import leaderboard
 from .match import match
 from .predict import predict
 from .publish import publish
@@ -45,6 +46,7 @@ VERBS = (
     fsc,
     align_symmetry,
     benchmark,
+    leaderboard,
     publish,
     export,
     doctor,

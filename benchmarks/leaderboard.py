@@ -1,0 +1,149 @@
+"""The leaderboard: results of a store as one page, which needs no other file and no network."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry.point_groups import point_group, symmetric_distance
+from ..geometry.pose import Pose
+from ..particles.errors import BadInput
+from ..particles.files import atomic_write, make_folder, plain_json
+from ..zoo.columns import COLUMNS
+from ..zoo.registry import split_name
+from .design import Design
+from .judge import judge
+from .ranking import ranking
+from .references import references
+from .store import Result, Store
+from .task import Task
+
+_TEMPLATE = Path(__file__).with_suffix(".html")
+_DATA = "/*DATA*/"
+_BINS = np.geomspace(0.5, 180, 33)  # degrees, of the histograms of errors
+_KEPT = (1.0, 0.9, 0.75, 0.5, 0.25)  # shares of the most confident
+_SHOWN = ("acc_5", "acc_15", "mean_deg", "shift_rmse_A", "spearman", "auroc_5deg", "mean_deg_kept_75")
+_SPENT = ("parameters", "gmacs", "ms_per_image", "peak_memory_mb", "steps", "cpu_s", "wall_s")
+
+
+def write_leaderboard(store: Store, out: Path) -> Path:
+    """Write ``index.html`` for all tasks of a store; returns it.
+
+    Raises:
+        BadInput: there is no result, or one whose predictions are others than it says.
+    """
+    tasks = tables(store)
+    if not tasks:
+        raise BadInput(store.folder, "no results", hint="make some: cryozoo benchmark TASK ... --store")
+    text = json.dumps(plain_json(tasks), ensure_ascii=True).replace("<", "\\u003c")
+    path = make_folder(out) / "index.html"
+    with atomic_write(path, overwrite=True) as file:
+        file.write(_TEMPLATE.read_text().replace(_DATA, text).encode())
+    return path
+
+
+def tables(store: Store) -> list[dict[str, Any]]:
+    """What the page shows, a mapping for each task; every metric is made again of predictions and the task's truth."""
+    by_task: dict[str, list[Result]] = {}
+    for result in store.results():
+        by_task.setdefault(str(result.task["name"]), []).append(result)
+    return [_table(store, results) for _, results in sorted(by_task.items())]
+
+
+def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
+    plain = dict(results[0].task)
+    task = Task.from_dict(plain, str(plain.pop("name")))
+    truth = task.test().pose
+    designs: dict[str, list[Result]] = {}
+    for result in results:
+        designs.setdefault(result.label, []).append(result)
+    errors: dict[str, list[NDArray[np.float64]]] = {}
+    rows = []
+    for label, runs in designs.items():
+        done = [run for run in runs if run.status == "done"]
+        predictions = [run.predictions() for run in done]
+        if task.metric == "median_deg" and done:
+            errors[label] = [_errors(task, poses, truth) for poses in predictions]
+        rows.append(_row(store, task, label, runs, predictions, truth, errors.get(label, [])))
+    places = {rank.name: rank for rank in ranking(errors)}
+    for row in rows:
+        if (rank := places.get(row["label"])) is not None:
+            row |= {"place": rank.place, "low": rank.low, "high": rank.high}
+    rows.sort(key=lambda row: (row["value"] is None, row["value"] or 0.0, row["label"]))
+    done = [result for result in results if result.status == "done"]
+    return {
+        "name": task.name,
+        "title": task.title,
+        "budget": task.budget,
+        "metric": task.metric,
+        "heading": COLUMNS[task.metric].label,
+        "images": len(truth.rotation) if truth.rotation is not None else 0,
+        "columns": {key: [COLUMNS[key].heading, COLUMNS[key].digits, COLUMNS[key].scale] for key in _SHOWN},
+        "references": references(store, task),
+        "hardware": sorted({str(result.provenance["hardware"]) for result in done}),
+        "commits": sorted({str(result.provenance["commit"]) for result in done}),
+        "bins": [round(float(edge), 3) for edge in _BINS],
+        "kept": list(_KEPT),
+        "task": task.to_dict(),
+        "rows": rows,
+    }
+
+
+def _row(
+    store: Store,
+    task: Task,
+    label: str,
+    runs: Sequence[Result],
+    predictions: Sequence[Pose],
+    truth: Pose,
+    errors: Sequence[NDArray[np.float64]],
+) -> dict[str, Any]:
+    """A design: all its seeds together."""
+    design = Design.from_dict(runs[0].design)
+    backbone, head, _ = split_name(design.encoder)
+    done = [run for run in runs if run.status == "done"]
+    metrics = [judge(task, design, poses, truth) for poses in predictions]
+    values = [float(metric[task.metric]) for metric in metrics]
+    arguments = {key: value for key, value in design.to_dict().items() if key not in ("encoder", "loss")}
+    folder = store.place(task, design, runs[0].seed).parent
+    return {
+        "label": label,
+        "backbone": backbone,
+        "head": head,
+        "loss": design.loss,
+        "arguments": json.dumps(arguments) if arguments else "",
+        "status": "done" if done else runs[0].status,
+        "reason": next((run.reason for run in runs if run.reason), None),
+        "seeds": [run.seed for run in done],
+        "values": values,
+        "value": statistics.mean(values) if values else None,
+        "metrics": {key: [m[key] for m in metrics if key in m] for key in _SHOWN},
+        "cost": {key: statistics.mean(run.cost[key] for run in done) for key in _SPENT} if done else {},
+        "curve": [[row["cpu_s"], row.get(task.metric)] for row in done[0].history] if done else [],
+        "histogram": np.histogram(np.concatenate(errors), _BINS)[0].tolist() if errors else [],
+        "confident": _most_confident(predictions, errors),
+        "made": [{key: run.provenance.get(key) for key in ("commit", "hardware", "torch", "cryozoo")} for run in done],
+        "predictions": [[f"seed{run.seed}", run.predictions_sha256] for run in done],
+        "folder": folder.relative_to(store.folder).as_posix(),
+    }
+
+
+def _errors(task: Task, predicted: Pose, truth: Pose) -> NDArray[np.float64]:
+    assert predicted.rotation is not None
+    assert truth.rotation is not None
+    group = point_group(task.data.symmetry)
+    return np.degrees(symmetric_distance(predicted.rotation.double(), truth.rotation.double(), group).numpy())
+
+
+def _most_confident(predictions: Sequence[Pose], errors: Sequence[NDArray[np.float64]]) -> list[float]:
+    """Median error of the most confident images of the first seed; empty where there is no confidence."""
+    if not errors or predictions[0].confidence is None:
+        return []
+    order = np.argsort(-predictions[0].confidence.numpy(), kind="stable")
+    return [float(np.median(errors[0][order[: max(1, round(share * len(order)))]])) for share in _KEPT]

@@ -1,0 +1,31 @@
+"""``cryozoo leaderboard``: results of a benchmark as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import verb
+
+
+@verb("leaderboard", short_help="Results of a benchmark as a page.")
+@click.option(
+    "--store",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("cryozoo-results"),
+    metavar="DIR",
+    help="Where `benchmark` keeps results.",
+)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Gets index.html.")
+def leaderboard(folder: Path, out: Path) -> None:
+    """Write a page with all tasks and designs of a store: tables to sort and filter, pictures, a view of each design.
+
+    It is one file, needs no network, and can be put on any web server as it is. All metrics are made again of the
+    predictions; what noise allows, and maximum likelihood against the true map, are measured once for each task.
+    """
+    from ..benchmarks.leaderboard import write_leaderboard
+    from ..benchmarks.store import Store
+
+    click.echo(write_leaderboard(Store(folder), out))

@@ -1,0 +1,176 @@
+"""The page: what it shows is made of predictions, names of strangers do no harm, and a browser shows it."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryozoo.benchmarks.design import Design
+from cryozoo.benchmarks.harness import named
+from cryozoo.benchmarks.leaderboard import tables, write_leaderboard
+from cryozoo.benchmarks.store import PREDICTIONS, Result, Store, write_predictions
+from cryozoo.benchmarks.task import Task
+from cryozoo.geometry.pose import Pose
+from cryozoo.particles.errors import BadInput
+
+TASK = Task.from_dict(
+    {
+        "title": "A phantom </script><b>bold</b>",
+        "image_size": 32,
+        "data": {"volume": "phantom:0", "snr": 1.0, "shift_sigma": 4.0, "held_out": 60},
+        "pixel_size": 10.0,
+    },
+    "phantom",
+)
+_QUIET_DATA = replace(TASK.data, imaging=replace(TASK.data.imaging, snr=4.0))
+QUIET = replace(TASK, name="phantom_quiet", title="A phantom, SNR 4", data=_QUIET_DATA)
+ERRORS = {
+    ("vgg_gem_s", "sixd_svd", "chordal"): 30,
+    ("d4_vgg_gem_s", "sixd_svd", "chordal"): 10,
+    ("d4_vgg_gem_s", "qcqp_bingham", "bingham_nll"): 5,
+}
+
+
+def turned(truth: torch.Tensor, degrees: float, seed: int) -> torch.Tensor:
+    """Rotations so many degrees off, about axes at random."""
+    generator = torch.Generator().manual_seed(seed)
+    axis = torch.randn(len(truth), 3, generator=generator, dtype=torch.float64)
+    angle = np.radians(degrees) * (1 + 0.2 * torch.randn(len(truth), 1, generator=generator, dtype=torch.float64))
+    vectors = angle * axis / axis.norm(dim=1, keepdim=True)
+    return torch.from_numpy(Rotation.from_rotvec(vectors.numpy()).as_matrix()) @ truth.double()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    """Results of designs that were not trained: predictions are so many degrees off."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    for task, factor in ((TASK, 1.0), (QUIET, 0.5)):
+        truth = task.test().pose
+        for (backbone, head, loss), degrees in ERRORS.items():
+            for seed in (0, 1):
+                design = Design(f"{backbone}-{head}", loss)
+                place = store.place(task, design, seed)
+                confidence = torch.arange(60.0) if head == "qcqp_bingham" else None
+                pose = Pose(turned(truth.rotation, factor * degrees + seed, seed), truth.shift, confidence)
+                cost = {"parameters": 10**5, "gmacs": 0.1, "ms_per_image": 1.0 + degrees, "peak_memory_mb": 500.0}
+                result = Result(
+                    task=named(task),
+                    design=design.to_dict(),
+                    seed=seed,
+                    status="done",
+                    cost={**cost, "steps": 100, "cpu_s": 9.0, "wall_s": 10.0},
+                    provenance={"commit": "abc", "hardware": "a processor", "torch": "2", "cryozoo": "0"},
+                    history=tuple({"cpu_s": t, "median_deg": degrees + 100 / t} for t in (1.0, 3.0, 9.0)),
+                    predictions_sha256=write_predictions(place, pose),
+                )
+                result.write(place)
+        bad = Design("vgg_gem_s-sixd_svd", "bingham_nll")
+        Result(named(task), bad.to_dict(), 0, "impossible", "<img src=x onerror=alert(1)>").write(
+            store.place(task, bad, 0)
+        )
+    return store
+
+
+@pytest.fixture(scope="module")
+def page(store, tmp_path_factory) -> Path:
+    return write_leaderboard(store, tmp_path_factory.mktemp("site"))
+
+
+def test_numbers_are_made_of_predictions(store):
+    noisy, _ = tables(store)
+    assert [row["label"] for row in noisy["rows"]][:2] == [
+        "d4_vgg_gem_s-qcqp_bingham+bingham_nll",
+        "d4_vgg_gem_s-sixd_svd+chordal",
+    ]
+    assert [row["value"] for row in noisy["rows"]][:3] == pytest.approx([5.5, 10.5, 30.5], rel=0.1)
+    assert [row.get("place") for row in noisy["rows"]] == [1, 2, 3, None]
+    assert noisy["references"]["bound"] < 5 < 100 < noisy["references"]["chance"]
+    assert sum(noisy["rows"][0]["histogram"]) == 120
+
+
+def test_predictions_that_were_changed_are_caught(store, tmp_path):
+    shutil.copytree(store.folder, tmp_path / "store")
+    file = next((tmp_path / "store").rglob(PREDICTIONS))
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(BadInput, match="sha256"):
+        tables(Store(tmp_path / "store"))
+
+
+def test_an_empty_store_says_what_to_do(tmp_path):
+    with pytest.raises(BadInput, match="cryozoo benchmark"):
+        write_leaderboard(Store(tmp_path), tmp_path / "site")
+
+
+def test_the_page_needs_no_network_and_holds_no_markup_of_strangers(page):
+    text = page.read_text()
+    assert not re.findall(r"""(?:src|href)=["']""", text.partition('id="data"')[0])
+    assert "<b>bold" not in text
+    assert "<img" not in text
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1]
+    assert json.loads(data)[0]["title"] == TASK.title
+
+
+def dom(page: Path, tmp_path: Path, hash_: str = "", script: str = "") -> str:
+    """The page as a browser has made it, after a script of ours."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser")
+    copy = tmp_path / "index.html"
+    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=2000", "--dump-dom", f"file://{copy}#{hash_}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return re.sub(r"<script.*?</script>", "", shown, flags=re.S)
+
+
+def order(shown: str) -> list[str]:
+    return re.findall(r'<tr[^>]*data-label="([^"]*)"', shown)
+
+
+def test_a_browser_shows_the_ranking(page, tmp_path):
+    shown = dom(page, tmp_path)
+    assert "the best that noise allows" in order(shown)[:2]
+    assert order(shown)[-1] == "guessing"
+    assert "&lt;img" in shown
+    assert "<b>bold" not in shown
+
+
+def test_a_browser_sorts(page, tmp_path):
+    script = "document.querySelector('[data-sort=value]').click()"
+    assert order(dom(page, tmp_path, script=script))[0] == "guessing"
+
+
+def test_a_browser_filters(page, tmp_path):
+    script = "const f = document.getElementById('filter'); f.value = 'bingham'; f.dispatchEvent(new Event('input'))"
+    designs = [label for label in order(dom(page, tmp_path, script=script)) if "+" in label]
+    assert designs == ["d4_vgg_gem_s-qcqp_bingham+bingham_nll"]
+
+
+def test_a_browser_opens_a_row_and_goes_back(page, tmp_path):
+    script = "document.querySelector('tbody .name button').click()"
+    shown = dom(page, tmp_path, script=script)
+    assert "To make it again" in shown
+    assert "What the confidence is worth" in shown
+    assert order(shown) == []
+    assert order(dom(page, tmp_path, "row=d4_vgg_gem_s-sixd_svd%2Bchordal", "document.getElementById('back').click()"))
+
+
+def test_a_browser_weighs(page, tmp_path):
+    """With accuracy at 0 and speed alone, the fastest is first: here the one of the least error."""
+    found = dom(page, tmp_path, "w_accuracy=0&w_size=0&w_speed=10&sort=score&down=1")
+    assert next(label for label in order(found) if "+" in label) == "d4_vgg_gem_s-qcqp_bingham+bingham_nll"
+    script = "const w = document.getElementById('w_speed'); w.value = 9; w.dispatchEvent(new Event('change'))"
+    assert "weight of speed: 9" in dom(page, tmp_path, script=script)
+
+
+def test_a_browser_shows_the_other_task_and_both_over_noise(page, tmp_path):
+    shown = dom(page, tmp_path, "task=phantom_quiet")
+    assert "Over noise" in shown
+    assert "SNR 4" in shown
