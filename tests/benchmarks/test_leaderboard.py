@@ -19,6 +19,7 @@ from cryozoo.benchmarks.store import PREDICTIONS, Result, Store, write_predictio
 from cryozoo.benchmarks.task import Task
 from cryozoo.geometry.pose import Pose
 from cryozoo.particles.errors import BadInput
+from cryozoo.training.data import Simulated
 
 TASK = Task.from_dict(
     {
@@ -29,6 +30,7 @@ TASK = Task.from_dict(
     },
     "phantom",
 )
+assert isinstance(TASK.data, Simulated)
 _QUIET_DATA = replace(TASK.data, imaging=replace(TASK.data.imaging, snr=4.0))
 QUIET = replace(TASK, name="phantom_quiet", title="A phantom, SNR 4", data=_QUIET_DATA)
 ERRORS = {
@@ -53,6 +55,7 @@ def store(tmp_path_factory) -> Store:
     store = Store(tmp_path_factory.mktemp("store"))
     for task, factor in ((TASK, 1.0), (QUIET, 0.5)):
         truth = task.test().pose
+        assert truth.rotation is not None
         for (backbone, head, loss), degrees in ERRORS.items():
             for seed in (0, 1):
                 design = Design(f"{backbone}-{head}", loss)
