@@ -64,4 +64,8 @@ class BinghamNLL(Loss):
         values, _ = lowest_eigenpair(matrix)
         quaternion = matrix_to_quaternion(target.to(matrix.dtype))
         energy = torch.einsum("bi,bij,bj->b", quaternion, matrix, quaternion) - values[:, 0]
-        return LossOutput({"nll": energy + bingham_log_normaliser(values[:, :1] - values[:, 1:])})
+        return LossOutput({"nll": self.nll(energy, values[:, :1] - values[:, 1:])})
+
+    def nll(self, energy: Tensor, dispersions: Tensor) -> Tensor:
+        """Of rotations whose energy is (B,) above that of the mode, where it grows by -(B, 3) along the axes."""
+        return energy + bingham_log_normaliser(dispersions)

@@ -199,6 +199,9 @@ _PARTS: dict[Kind, dict[str, Part]] = {
         "geodesic": Part("cryozoo.losses.geodesic:Geodesic", "angle between rotations"),
         "chordal": Part("cryozoo.losses.chordal:Chordal", "distance between rotation matrices"),
         "bingham_nll": Part("cryozoo.losses.bingham:BinghamNLL", "negative log-likelihood of the Bingham distribution"),
+        "rotation_laplace": Part(
+            "cryozoo.losses.rotation_laplace:RotationLaplace", "bingham_nll with heavy tails (Yin et al. 2023)"
+        ),
         "so3_nll": Part("cryozoo.losses.so3_nll:SO3NLL", "negative log-likelihood of the density of so3_harmonic"),
         "siamese_distance": Part(
             "cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"

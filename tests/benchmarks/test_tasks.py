@@ -131,7 +131,8 @@ def test_every_combination_of_rotation_heads_and_losses_is_decided():
         if why_impossible(TASK, Design(f"test_vgg_gem-{head}", loss)) is None
     }
     rotations = set(list_parts("head")) - {"embedding"}
-    densities = {("so3_harmonic", "so3_nll"), ("qcqp_bingham", "bingham_nll"), ("nined_svd", "bingham_nll")}
+    likelihoods = itertools.product(("qcqp_bingham", "nined_svd"), ("bingham_nll", "rotation_laplace"))
+    densities = {("so3_harmonic", "so3_nll"), *likelihoods}
     assert densities <= possible
     for loss in ("chordal", "geodesic"):
         assert {(head, loss) for head in rotations - {"so3_harmonic"}} <= possible

@@ -17,6 +17,7 @@ from cryozoo.losses.bingham import BinghamNLL
 from cryozoo.losses.chordal import Chordal
 from cryozoo.losses.forum import Forum
 from cryozoo.losses.geodesic import Geodesic
+from cryozoo.losses.rotation_laplace import RotationLaplace
 from cryozoo.losses.siamese import SiameseDistance
 from cryozoo.testing import check_loss
 from cryozoo.zoo.registry import get_part, list_parts
@@ -30,6 +31,7 @@ ALL_LOSSES: dict[str, MakeLoss] = {
     "Chordal squared": lambda **args: Chordal(norm="squared", **args),
     "Chordal l1": lambda **args: Chordal(norm="l1", **args),
     "BinghamNLL": BinghamNLL,
+    "RotationLaplace": RotationLaplace,
     "SiameseDistance": SiameseDistance,
     "SiameseDistance stratified": lambda **args: SiameseDistance(pairs="stratified", **args),
     "Forum": Forum,
