@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,11 +14,17 @@ from ..geometry.pose import Pose
 from ..imaging.batch import Batch
 from ..losses.base import Mismatch
 from ..particles.errors import BadInput
-from ..particles.fields import check_fields, documented, from_plain, mapping, setting, text
+from ..particles.fields import Rule, check_fields, documented, from_plain, mapping, setting
 from ..training.recipe import Recipe
 from .task import Task
 
 _VALIDATIONS = 10
+
+
+def _named(pattern: str, expected: str) -> Rule:
+    """Names become folders."""
+    name = re.compile(pattern.format(r"[a-z][a-z0-9_]{0,99}"))
+    return Rule(lambda x: isinstance(x, str) and name.fullmatch(x) is not None, expected)
 
 
 @documented
@@ -25,8 +32,8 @@ _VALIDATIONS = 10
 class Design:
     """An encoder, and what it is trained for and how; the rest of a recipe is the task's."""
 
-    encoder: str = setting(text("<backbone>-<head>"), "what is trained", example="d4_vgg_gem_s-sixd_svd")
-    loss: str = setting(text("the name of a loss"), "what it is trained for", example="chordal")
+    encoder: str = setting(_named(r"{0}-{0}", "<backbone>-<head>"), "what is trained", example="d4_vgg_gem_s-sixd_svd")
+    loss: str = setting(_named("{0}", "the name of a loss"), "what it is trained for", example="chordal")
     backbone_args: Mapping[str, Any] = setting(mapping(), "arguments of the backbone", {})
     head_args: Mapping[str, Any] = setting(mapping(), "arguments of the head", {})
     loss_args: Mapping[str, Any] = setting(mapping(), "arguments of the loss", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,16 @@ from numpy.typing import NDArray
 
 from ..geometry.point_groups import point_group, symmetric_distance
 from ..geometry.pose import Pose
-from ..particles.errors import BadInput
+from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import atomic_write, make_folder, plain_json
 from ..zoo.columns import COLUMNS
 from ..zoo.registry import split_name
-from .design import Design
 from .judge import judge
 from .ranking import ranking
 from .references import references
 from .store import Result, Store
-from .task import Task
+from .submission import granted_levels, level_of
+from .task import Task, list_tasks
 
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _DATA = "/*DATA*/"
@@ -49,17 +50,26 @@ def write_leaderboard(store: Store, out: Path) -> Path:
 
 
 def tables(store: Store) -> list[dict[str, Any]]:
-    """What the page shows, a mapping for each task; every metric is made again of predictions and the task's truth."""
+    """What the page shows, a mapping for each task; every metric is made again of predictions and the task's truth.
+
+    Warns:
+        BadInputWarning: results cannot be read, or answer another task of the same name.
+    """
     by_task: dict[str, list[Result]] = {}
+    digests: dict[str, str] = {name: Task.load(name).digest for name in list_tasks()}
     for result in store.results():
-        by_task.setdefault(str(result.task["name"]), []).append(result)
+        task = result.asked
+        if digests.setdefault(task.name, task.digest) == task.digest:
+            by_task.setdefault(task.name, []).append(result)
+        else:
+            message = f"left out: {result.folder} answers another task of the name {task.name}"
+            warnings.warn(BadInputWarning(message), stacklevel=2)
     return [_table(store, results) for _, results in sorted(by_task.items())]
 
 
 def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
-    plain = dict(results[0].task)
-    task = Task.from_dict(plain, str(plain.pop("name")))
-    truth = task.test().pose
+    task = results[0].asked
+    truth, granted = task.test().pose, granted_levels(store)
     designs: dict[str, list[Result]] = {}
     for result in results:
         designs.setdefault(result.label, []).append(result)
@@ -70,7 +80,7 @@ def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
         predictions = [run.predictions() for run in done]
         if task.metric == "median_deg" and done:
             errors[label] = [_errors(task, poses, truth) for poses in predictions]
-        rows.append(_row(store, task, label, runs, predictions, truth, errors.get(label, [])))
+        rows.append(_row(store, task, label, runs, predictions, truth, errors.get(label, []), granted))
     places = {rank.name: rank for rank in ranking(errors)}
     for row in rows:
         if (rank := places.get(row["label"])) is not None:
@@ -103,9 +113,10 @@ def _row(
     predictions: Sequence[Pose],
     truth: Pose,
     errors: Sequence[NDArray[np.float64]],
+    granted: dict[str, Any],
 ) -> dict[str, Any]:
     """A design: all its seeds together."""
-    design = Design.from_dict(runs[0].design)
+    design = runs[0].tried
     backbone, head, _ = split_name(design.encoder)
     done = [run for run in runs if run.status == "done"]
     metrics = [judge(task, design, poses, truth) for poses in predictions]
@@ -129,6 +140,8 @@ def _row(
         "histogram": np.histogram(np.concatenate(errors), _BINS)[0].tolist() if errors else [],
         "confident": _most_confident(predictions, errors),
         "made": [{key: run.provenance.get(key) for key in ("commit", "hardware", "torch", "cryozoo")} for run in done],
+        "authors": sorted({run.author for run in done if run.author}),
+        "levels": sorted({level_of(run, granted) for run in done}),
         "predictions": [[f"seed{run.seed}", run.predictions_sha256] for run in done],
         "folder": folder.relative_to(store.folder).as_posix(),
     }

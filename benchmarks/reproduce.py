@@ -6,10 +6,8 @@ import tempfile
 from pathlib import Path
 
 from ..particles.errors import BadInput
-from .design import Design
 from .harness import run
 from .store import Result
-from .task import Task
 
 
 def reproduce(place: Path) -> str:
@@ -27,10 +25,9 @@ def reproduce(place: Path) -> str:
     result = Result.read(place)
     if result.status != "done":
         raise BadInput(place, f"nothing that was trained: {result.status}, {result.reason}")
-    plain = dict(result.task)
-    task, design = Task.from_dict(plain, str(plain.pop("name"))), Design.from_dict(result.design)
+    task = result.asked
     with tempfile.TemporaryDirectory() as folder:
-        again = run(task, design, result.seed, Path(folder), result.recipe["steps"])
+        again = run(task, result.tried, result.seed, Path(folder), result.recipe["steps"])
     if again.predictions_sha256 == result.predictions_sha256:
         return f"{result.label}, seed {result.seed}: the same predictions, bit for bit"
     then, now = result.metrics[task.metric], again.metrics[task.metric]

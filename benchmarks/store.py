@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from .task import Task
 
 RESULT, PREDICTIONS, MODEL = "result.json", "predictions.npz", "model"
 _FORMAT = "cryozoo-result-1"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}")
+_LINE = Rule(lambda x: isinstance(x, str) and 0 < len(x) <= 200 and x.isprintable(), "a line of text")
 _LARGEST = 64 * 2**20  # bytes of a file that is read
 
 
@@ -51,6 +54,9 @@ class Result:
         "what every validation found",
         (),
     )
+    author: str | None = setting(optional(_LINE, "whoever keeps the store"), "whom to ask", None)
+    licence: str | None = setting(optional(_LINE, "not stated"), "of the weights, as an SPDX identifier", None)
+    weights: str | None = setting(optional(_LINE, "beside the result, or nowhere"), "hf-hub:owner/repo@<commit>", None)
     predictions_sha256: str | None = setting(optional(text("64 hexadecimal digits"), "none"), "of their file", None)
     folder: Path | None = field(default=None, compare=False)
 
@@ -70,7 +76,9 @@ class Result:
             raise BadInput(path, f"format {found!r}", expected=_FORMAT)
         result = from_plain(cls, plain, str(path), folder=folder)
         task = dict(result.task)
-        Task.from_dict(task, str(task.pop("name", "")), str(path))
+        if not _NAME.fullmatch(name := str(task.pop("name", ""))):
+            raise BadInput(path, f"a task of the name {name!r}", expected="letters, digits, dots and underscores")
+        Task.from_dict(task, name, str(path))
         Design.from_dict(result.design, str(path))
         return result
 
@@ -81,9 +89,20 @@ class Result:
         write_json(make_folder(folder) / RESULT, {"format": _FORMAT, **plain}, overwrite=True)
 
     @property
+    def asked(self) -> Task:
+        """The task."""
+        plain = dict(self.task)
+        return Task.from_dict(plain, str(plain.pop("name")))
+
+    @property
+    def tried(self) -> Design:
+        """The design."""
+        return Design.from_dict(self.design)
+
+    @property
     def label(self) -> str:
         """Of the design."""
-        return Design.from_dict(self.design).label
+        return self.tried.label
 
     def predictions(self) -> Pose:
         """What was predicted of the test set.
@@ -162,7 +181,7 @@ class Store:
         if not (place / RESULT).exists():
             return None
         result = Result.read(place)
-        return result if _task_of(result).digest == task.digest else None
+        return result if result.asked.digest == task.digest else None
 
     def results(self) -> list[Result]:
         """All that can be read.
@@ -177,11 +196,6 @@ class Store:
             except BadInput as error:
                 warnings.warn(BadInputWarning(f"left out: {error}"), stacklevel=2)
         return found
-
-
-def _task_of(result: Result) -> Task:
-    plain = dict(result.task)
-    return Task.from_dict(plain, str(plain.pop("name")))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from .reconstruct import reconstruct
 from .recover import recover
 from .refine import refine
 from .simulate import simulate
+from .submit import submit
 from .train import train
 from .verify import verify
 
@@ -47,6 +48,7 @@ VERBS = (
     align_symmetry,
     benchmark,
     leaderboard,
+    submit,
     publish,
     export,
     doctor,
