@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..geometry.point_groups import point_group
-from ..imaging.fourier import crop_or_zero_pad, rfft_shells
-from ..imaging.fsc import fourier_shell_correlation, resolution_at
+from ..imaging.fourier import crop_or_zero_pad
+from ..imaging.fsc import resolution_at
+from ..imaging.half_maps import half_references, joined_reference
 from ..imaging.map_alignment import mirror_resolution
-from ..imaging.masks import mask_from_map, spherical_mask
 from ..imaging.noise import noise_levels
 from ..imaging.preprocessing import fourier_resize
 from ..imaging.reconstruct import Reconstruction, reconstruct, split_in_halves, without_background
@@ -45,12 +45,9 @@ _READ = 500  # images at a time
 _WINDOW = 2.0  # diameters that are left of an image for the first map: there is nothing but noise beyond
 _REACH, _MOST = 0.05, 0.15  # of the box, and diameters at most: the largest shift that is looked for at first
 _WIDEST = 0.85  # of the box: a diameter beyond is none that was measured
-_MARGIN = 1.2  # diameters of the sphere that half maps are cut to
 _FEW = 2000  # images of which it is said that they are few
 _ROUNDS = 4  # of refinement, at most
 _BETTER = 0.98  # resolution of a round over that of the round before, above which it was the last
-_EDGE = 3.0  # voxels, of the sphere
-_BEYOND, _SOFT = 2, 4  # voxels that the mask reaches beyond the density, and those of its edge
 _OWN_MIRROR = 1.25  # detail that a map shares with its mirror image, over its resolution
 _SEEN = 5.0  # standard errors by which images that were left out must fit better than noise
 
@@ -202,7 +199,7 @@ def abinitio(
             refined = partial(_refined, halved, poses, _own_halves(halved, made, diameter), symmetry, device, progress)
             poses, junk = _posed(halved, pieces.get(name, refined))
         tell("last, all images against the map of both half-sets")
-        everything = [(np.arange(len(halved)), _joined(made, diameter))]
+        everything = [(np.arange(len(halved)), joined_reference(made, diameter))]
         last = partial(_refined, halved, poses, everything, symmetry, device, progress)
         poses, _ = _posed(halved, pieces.get(f"start{best + 1}-last", last))
         if junk.any():
@@ -408,58 +405,5 @@ def _own_halves(stack: ParticleStack, made: Reconstruction, diameter: float) -> 
     """Either half-set, and its own map."""
     half_set = stack.table.half_set
     assert half_set is not None
-    mask, fsc = _outline(made, diameter)
-    return [
-        (np.flatnonzero(half_set == half), _masked(_filtered(volume, fsc, diameter), mask))
-        for half, volume in enumerate(made.half_maps, 1)
-    ]
-
-
-def _joined(made: Reconstruction, diameter: float) -> Volume:
-    """The map of both half-sets."""
-    mask, fsc = _outline(made, diameter)
-    return _masked(_filtered(_mean(made), _of_both(fsc), diameter), mask)
-
-
-def _outline(made: Reconstruction, diameter: float) -> tuple[Tensor, Tensor]:
-    """A soft mask around the density that half maps share, and their correlation inside of it.
-
-    Most of the sphere is empty, and its noise would be compared with images as if it were the molecule's.
-    """
-    shared = _filtered(_mean(made), _of_both(made.fsc), diameter)
-    mask = mask_from_map(Volume(shared.data.cpu(), shared.pixel_size), extend=_BEYOND, edge=_SOFT)
-    first, second = (volume.data * mask.to(volume.data) for volume in made.half_maps)
-    return mask, fourier_shell_correlation(first, second)
-
-
-def _mean(made: Reconstruction) -> Volume:
-    first, second = made.half_maps
-    return Volume((first.data + second.data) / 2, first.pixel_size)
-
-
-def _of_both(fsc: Tensor) -> Tensor:
-    """Signal over signal and noise of the mean of two half maps."""
-    fsc = fsc.clamp(0, 1)
-    return 2 * fsc / (1 + fsc)
-
-
-def _masked(volume: Volume, mask: Tensor) -> Volume:
-    return Volume(volume.data * mask.to(volume.data), volume.pixel_size, reach=volume.reach)
-
-
-def _filtered(volume: Volume, fsc: Tensor, diameter: float) -> Volume:
-    """A map times its signal over signal and noise, for a half map the FSC, in a sphere about the molecule.
-
-    At the rim of the sphere it is 0 on average: what junk puts everywhere would project to a disc.
-    """
-    signal = fsc.clamp(0, 1)
-    first = int((fsc < 0.143).nonzero()[0]) if (fsc < 0.143).any() else len(fsc)
-    signal[max(first, 2) :] = 0
-    shells = rfft_shells(volume.size, 3, volume.data.device)
-    factor = torch.cat([signal, signal.new_zeros(1)])[shells.clamp_max(len(signal))]
-    spectrum = torch.fft.rfftn(volume.data) * factor.to(volume.data)
-    data = torch.fft.irfftn(spectrum, s=volume.data.shape)
-    radius = min(_MARGIN * diameter / 2 / volume.pixel_size, volume.size / 2 - _EDGE)
-    inner, outer = (spherical_mask(volume.size, radius - edge, _EDGE).to(data) for edge in (_EDGE, 0.0))
-    data = inner * (data - (data * (outer - inner)).sum() / (outer - inner).sum())
-    return Volume(data, volume.pixel_size, reach=diameter / 2)
+    maps = half_references(made, diameter)
+    return [(np.flatnonzero(half_set == half), volume) for half, volume in enumerate(maps, 1)]
