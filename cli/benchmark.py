@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..particles.errors import BadInput
-from .common import Number, progress_option, verb, wants_progress
+from .common import Number, progress_option, store_option, verb, wants_progress
 
 
 def _names(value: str | None) -> list[str]:
@@ -22,14 +22,7 @@ def _names(value: str | None) -> list[str]:
 @click.option("--designs", "file", type=click.Path(path_type=Path), metavar="FILE", help="A YAML list of designs.")
 @click.option("--seeds", type=click.IntRange(1, 256), default=1, metavar="N", help="Runs of each design.")
 @click.option("--budget", type=Number(0, unit="seconds"), metavar="S", help="CPU seconds.  [default: the task's]")
-@click.option(
-    "--store",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=Path("cryozoo-results"),
-    metavar="DIR",
-    help="Where results are kept; what is there is not done again.",
-)
+@store_option
 @click.option("--engine", type=click.Choice(["local", "slurm"]), default="local", help="This machine, or a cluster.")
 @click.option("--jobs", type=click.IntRange(1, 4096), default=1, metavar="N", help="Runs side by side.")
 @progress_option

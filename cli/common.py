@@ -139,6 +139,14 @@ shard_option = click.option(
     metavar="K/N",
     help="The K-th of N parts of the particles alone; relion_star_handler --combine joins the outputs.",
 )
+store_option = click.option(
+    "--store",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("cryozoo-results"),
+    metavar="DIR",
+    help="Where `benchmark` keeps results; what is there is not done again.",
+)
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1, 65536), default=256, metavar="N", help="Images per step."
 )

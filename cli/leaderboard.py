@@ -6,18 +6,11 @@ from pathlib import Path
 
 import click
 
-from .common import verb
+from .common import store_option, verb
 
 
 @verb("leaderboard", short_help="Results of a benchmark as a page.")
-@click.option(
-    "--store",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=Path("cryozoo-results"),
-    metavar="DIR",
-    help="Where `benchmark` keeps results.",
-)
+@store_option
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Gets index.html.")
 def leaderboard(folder: Path, out: Path) -> None:
     """Write a page with all tasks and designs of a store: tables to sort and filter, pictures, a view of each design.

@@ -14,7 +14,7 @@ import torch
 
 from cryozoo.benchmarks import engines
 from cryozoo.benchmarks.design import Design, product
-from cryozoo.benchmarks.engines import Local, attempt
+from cryozoo.benchmarks.engines import Local, Slurm, attempt
 from cryozoo.benchmarks.harness import run, write_job
 from cryozoo.benchmarks.reproduce import reproduce
 from cryozoo.benchmarks.store import PREDICTIONS, RESULT, Result, Store, held
@@ -125,6 +125,19 @@ def test_a_sweep_does_what_is_lacking(tmp_path):
     assert sweep(store, TASK, designs, [0, 1], Local(2), report=told.append) == found
     assert {path: path.stat().st_mtime_ns for path in store.folder.rglob(RESULT)} == before
     assert "2 done" in told[-1]
+
+
+def test_jobs_of_a_cluster_give_the_same_results(done, tmp_path):
+    """Through submitit, on this machine in place of a cluster's nodes."""
+    folders = tmp_path / "first", tmp_path / "second"
+    for folder in folders:
+        folder.mkdir()
+        write_job(folder, TASK, DESIGN, 3, steps=4)
+    finished = []
+    Slurm(tmp_path / "submitit", cluster="local").run(folders, finished.append)
+    assert sorted(finished) == sorted(folders)
+    for folder in folders:
+        assert Result.read(folder).predictions_sha256 == done.predictions_sha256
 
 
 def failing(folder: Path, body: str, monkeypatch, **changes) -> Result:
