@@ -288,6 +288,6 @@ def fold(module: nn.Module) -> nn.Module:
     module = nn.Sequential(copy.deepcopy(module))
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, SteerableConv2d | InnerBatchNorm2d | EquivariantLinear):
-                setattr(parent, name, child.folded().train(child.training))
+            if callable(folded := getattr(child, "folded", None)):
+                setattr(parent, name, folded().train(child.training))
     return module[0]

@@ -232,7 +232,10 @@ _PARTS: dict[Kind, dict[str, Part]] = {
 }
 
 _FAMILIES: dict[Kind, dict[str, Part]] = {
-    "backbone": {"timm_": Part("cryozoo.models.timm_backbone:TimmBackbone", "an architecture of the timm library")},
+    "backbone": {
+        "timm_": Part("cryozoo.models.timm_backbone:TimmBackbone", "an architecture of the timm library"),
+        "escnn_": Part("cryozoo.models.escnn_backbone:EscnnCNN", "a group and _cnn, of the escnn library"),
+    },
 }
 """Parts of other libraries by prefix: ``timm_resnet18``. They are not listed, which would import the library."""
 

@@ -25,17 +25,15 @@ _POSES = Task.from_dict(
     "phantom",
 )
 TASKS = [_POSES, *(replace(_POSES, metric=metric) for metric in ("distance_mae_deg", "mse"))]
-BACKBONES = [*list_parts("backbone"), "timm_test_byobnet"]
+BACKBONES = [*list_parts("backbone"), "timm_test_byobnet", "escnn_d4_cnn"]
+MARKS: dict[str, list[pytest.MarkDecorator]] = {"test": [], "timm": [], "escnn": [pytest.mark.referee]}
 LEAST = {"median_deg": 10, "distance_mae_deg": 5, "mse": 15}
 """Combinations of a head and a loss that answer by each metric, at least."""
 
 
 @pytest.mark.parametrize(
     "backbone",
-    [
-        pytest.param(name, marks=[] if name.startswith(("test_", "timm_")) else pytest.mark.slow, id=name)
-        for name in BACKBONES
-    ],
+    [pytest.param(name, marks=MARKS.get(name.partition("_")[0], [pytest.mark.slow]), id=name) for name in BACKBONES],
 )
 def test_what_may_be_put_together_works(backbone, tmp_path):
     made = dict.fromkeys(LEAST, 0)
@@ -62,6 +60,8 @@ def test_what_may_be_put_together_works(backbone, tmp_path):
 
 def test_all_that_is_registered_is_tried():
     names = {f"{backbone}-{head}" for backbone in list_parts("backbone") for head in list_parts("head")}
-    designs = product([b for b in BACKBONES if not b.startswith("timm_")], list_parts("head"), list_parts("loss"))
+    designs = product(
+        [b for b in BACKBONES if not b.startswith(("timm_", "escnn_"))], list_parts("head"), list_parts("loss")
+    )
     assert {design.encoder for design in designs} == names
     assert {design.loss for design in designs} == set(list_parts("loss"))
