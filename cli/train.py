@@ -94,6 +94,7 @@ def train(
 
 def train_by(values: dict[str, Any], source: str, changes: tuple[str, ...], out: Path, restart: bool, run: Run) -> None:
     """Train by the plain data of a recipe, changed by ``--set``, and say what came of it."""
+    from ..training.processes import rank
     from ..training.recipe import Recipe
     from ..training.trainer import train
 
@@ -101,6 +102,8 @@ def train_by(values: dict[str, Any], source: str, changes: tuple[str, ...], out:
         _set(values, change)
     what = Recipe.from_dict(values, source=source)
     result = train(what, out, device=run.device(), progress=run.progress, restart=restart, report=click.echo)
+    if rank():
+        return
     click.echo(metrics_table(result.metrics))
     click.echo(f"\nthe encoder is in {out / 'model'}; to use it: --encoder local-dir:{out / 'model'}")
 

@@ -50,8 +50,11 @@ class TrainingData(Protocol):
     validation: Batch
     test: Batch
 
-    def batch(self, step: int, size: int) -> Batch:
-        """The images of a step: those of the same step are the same, given torch's global generator."""
+    def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
+        """One of the equal parts of a step's images, of which there are ``size`` in all.
+
+        Those of the same step and part are the same, given torch's global generator.
+        """
 
 
 class OnTheFly:
@@ -83,10 +86,10 @@ class OnTheFly:
         self.noise_ramp = noise_ramp
         self.junk = junk
 
-    def batch(self, step: int, size: int) -> Batch:
-        """The particles of a step, drawn from torch's global generator."""
+    def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
+        """The particles of a part of a step, drawn from torch's global generator."""
         noise = step / self.noise_ramp if step < self.noise_ramp else 1.0
-        return draw(self.simulator, self.preprocessing, size, noise=noise, junk=self.junk)
+        return draw(self.simulator, self.preprocessing, size // parts, noise=noise, junk=self.junk)
 
 
 def draw(simulator: Simulator, preprocessing: Preprocessing, n: int, seed: int | None = None, **imaged: float) -> Batch:
@@ -153,10 +156,10 @@ class FixedSet:
         self.seed = seed
         self._epoch = (-1, torch.empty(0, dtype=torch.long))
 
-    def batch(self, step: int, size: int) -> Batch:
-        """The batch of a step; the last incomplete one of an epoch is filled from the next permutation's start."""
+    def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
+        """A part of a step; the last incomplete batch of an epoch is filled from the next permutation's start."""
         n = len(self.train)
-        position = torch.arange(step * size, (step + 1) * size)
+        position = torch.arange(step * size, (step + 1) * size).view(parts, -1)[part]
         index = torch.cat(
             [self._permutation(int(e))[position[position // n == e] % n] for e in (position // n).unique()]
         )

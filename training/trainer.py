@@ -5,6 +5,7 @@ so a resumed run repeats what the undisturbed one would have done, bit for bit o
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from .log import open_tensorboard, write_log
 from .make_objective import make_objective
 from .objective import Objective, Supervised
 from .optimisation import average, learning_rate, make_optimizer
+from .processes import Processes
 from .progress import Progress, named
 from .recipe import Recipe
 from .signals import postponed_signals
@@ -38,6 +40,7 @@ from .signals import postponed_signals
 _CHECKPOINT = "checkpoint.safetensors"
 _RESULT = "result.json"
 _OBJECTIVE = "objective."
+_RUNNING = "running_mean", "running_var"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,11 @@ class _Trainer:
         report: Callable[[str], object] | None = None,
     ) -> None:
         self.recipe = recipe
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = Processes.device(device)
+        self.processes = Processes(self.device)
+        if recipe.batch_size % self.processes.count:
+            expected = f"a multiple of the {self.processes.count} processes"
+            raise BadInput(recipe.source, f"{recipe.batch_size}", where="field batch_size", expected=expected)
         self.out = None if out is None else Path(out)
         if self.out is not None:
             check_folder(self.out)
@@ -182,6 +189,8 @@ class _Trainer:
         self.bar, self.report = progress, report
         if self.out is not None:
             self._open_folder(self.out, restart)
+        if self.processes.rank:  # the first alone writes and talks
+            self.out, self.bar, self.report = None, False, None
 
     def run(self) -> TrainingResult:
         recipe = self.recipe
@@ -201,11 +210,12 @@ class _Trainer:
                     self._save()
                     began = time.process_time()  # validation is not training
                     progress.validated(self.history[-1], self._best_row() or self.history[-1])
-                if received:
+                if self.processes.any(bool(received)):
                     self._count_cpu(began)
                     self._save()
                     best = self._best_row()
-                    raise Interrupted(received[0], self.step, self.out, None if best is None else int(best["step"]))
+                    signum = received[0] if received else signal.SIGTERM  # which another process received
+                    raise Interrupted(signum, self.step, self.out, None if best is None else int(best["step"]))
         if writer is not None:
             writer.close()
         return self._finish()
@@ -219,20 +229,22 @@ class _Trainer:
         return text + (f", with the learning rates of {self.recipe.steps:,} from there" if self.prolonged else "")
 
     def _train_step(self) -> float:
-        recipe = self.recipe
-        torch.manual_seed(step_seed(recipe.seed, self.step))
+        recipe, rank, count = self.recipe, self.processes.rank, self.processes.count
+        torch.manual_seed(step_seed(recipe.seed, count * self.step + rank))
         lr = learning_rate(recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.encoder.train()
         self.backbone.train(recipe.backbone_lr > 0)
-        batch = self.data.batch(self.step, recipe.batch_size)
+        batch = self.data.batch(self.step, recipe.batch_size, rank, count)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half()):
             output = self.objective(self.encoder, batch, (self.step + 1) / recipe.steps)
         loss = output.total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.encoder.train()
+        if count > 1:
+            self._average(loss)
         norm = nn.utils.clip_grad_norm_(self.learnt, recipe.grad_clip or math.inf)
         value = float(loss.detach())
         for what, number in (("loss", value), ("norm of the gradient", float(norm))):
@@ -247,12 +259,18 @@ class _Trainer:
             average(self.averaged, self._state(copy=False), min(recipe.ema, (1 + self.step) / (10 + self.step)))
         return value
 
+    def _average(self, loss: Tensor) -> None:
+        """Of all processes: gradients, statistics of batches, and the loss; then all do the same with them."""
+        gradients = [parameter.grad for parameter in self.learnt if parameter.grad is not None]
+        statistics = [tensor for name, tensor in self._state(copy=False).items() if name.endswith(_RUNNING)]
+        self.processes.average_([*gradients, *statistics, loss])
+
     def _validate(self, loss: float, writer: Any) -> None:
         state = current = self._state()
         if self.averaged is not None:
             state = self.averaged
             self._load(state)
-        metrics = self.objective.measure(self.encoder, self.data.validation)
+        metrics = self.processes.of_first(lambda: self.objective.measure(self.encoder, self.data.validation))
         row = {
             "step": self.step,
             "loss": loss,
@@ -309,7 +327,7 @@ class _Trainer:
         self.encoder.eval()
         self.objective.finish(self.encoder)
         metrics = {
-            **self.objective.measure(self.encoder, self.data.test, thorough=True),
+            **self.processes.of_first(lambda: self.objective.measure(self.encoder, self.data.test, thorough=True)),
             "steps": self.step,
             "cpu_s": round(self.cpu_seconds, 1),
             "gmacs": multiply_accumulates(self.encoder) / 1e9,
@@ -349,10 +367,11 @@ class _Trainer:
         checkpoint = out / _CHECKPOINT
         if restart:
             for stale in (checkpoint, *out.glob("events.out.tfevents.*")):
-                stale.unlink(missing_ok=True)
+                stale.unlink(missing_ok=True)  # by all, before any writes a new one
         elif checkpoint.exists():
             self._resume(checkpoint)
-        write_json(out / "recipe.json", self.recipe.to_dict(), overwrite=True)
+        if self.processes.rank == 0:
+            write_json(out / "recipe.json", self.recipe.to_dict(), overwrite=True)
 
     def _resume(self, path: Path) -> None:
         tensors, state = load_checkpoint(path)

@@ -68,10 +68,10 @@ class _Molecules:
         assert pixel_size is not None
         return replace(batch, pose=batch.pose._replace(shift=shift / pixel_size))
 
-    def batch(self, step: int, size: int) -> Batch:
+    def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
         """Of a molecule that torch's global generator draws."""
         self.current = int(torch.randint(len(self.sources), ()))
-        return self.of(self.current, self.sources[self.current].batch(step, size))
+        return self.of(self.current, self.sources[self.current].batch(step, size, part, parts))
 
     def digest(self) -> None:
         """None: no table is read."""

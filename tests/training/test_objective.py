@@ -70,8 +70,8 @@ class Blobs:
             preprocessing = Preprocessing(image_size, pixel_size or 1.0)
             validation, test = (self_.draw(16, image_size, torch.Generator().manual_seed(s)) for s in (1, 2))
 
-            def batch(self, step: int, size: int) -> Batch:
-                return self_.draw(size, image_size, None)
+            def batch(self, step: int, size: int, part: int = 0, parts: int = 1) -> Batch:
+                return self_.draw(size // parts, image_size, None)
 
         return Opened()
 

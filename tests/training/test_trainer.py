@@ -72,10 +72,10 @@ def test_resumed_run_equals_the_undisturbed_one(tmp_path: Path, monkeypatch: pyt
         begun = trainer.step
         inner = trainer.data.batch
 
-        def batch(step: int, size: int, inner=inner, begun=begun):
+        def batch(step: int, size: int, part: int, parts: int, inner=inner, begun=begun):
             if step == begun + 2:
                 signal.raise_signal(signal.SIGTERM)
-            return inner(step, size)
+            return inner(step, size, part, parts)
 
         monkeypatch.setattr(trainer.data, "batch", batch)
         try:
