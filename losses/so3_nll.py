@@ -14,7 +14,7 @@ from ..geometry.pose import Pose
 from ..heads.so3_harmonic import harmonic_degree
 from .base import Loss, LossOutput
 
-_EXPECTED = "the 35, 84, 165, 286, 455, ... numbers of the SO3Harmonic head (lmax 2, 3, 4, 5, 6, ...)"
+HARMONIC = "the 35, 84, 165, 286, 455, ... numbers of the SO3Harmonic head (lmax 2, 3, 4, 5, 6, ...)"
 
 
 class SO3NLL(Loss):
@@ -51,7 +51,7 @@ class SO3NLL(Loss):
 
     def compare(self, pose: Pose, target: Tensor, progress: float) -> LossOutput:
         """Term "nll": negative log likelihood."""
-        raw = self.raw_vector(pose, _EXPECTED, lambda length: harmonic_degree(length) is not None)
+        raw = self.raw_vector(pose, HARMONIC, lambda length: harmonic_degree(length) is not None)
         lmax = harmonic_degree(raw.shape[1])
         assert lmax is not None
         sums = so3_sums(lmax, self.order, raw.device)

@@ -203,6 +203,9 @@ _PARTS: dict[Kind, dict[str, Part]] = {
             "cryozoo.losses.rotation_laplace:RotationLaplace", "bingham_nll with heavy tails (Yin et al. 2023)"
         ),
         "so3_nll": Part("cryozoo.losses.so3_nll:SO3NLL", "negative log-likelihood of the density of so3_harmonic"),
+        "wigner_mse": Part(
+            "cryozoo.losses.wigner_mse:WignerMSE", "Wigner-D matrices of the truth for so3_harmonic (Lee and Cho 2024)"
+        ),
         "siamese_distance": Part(
             "cryozoo.losses.siamese:SiameseDistance", "error of pairwise distances (Banjac et al. 2021)"
         ),

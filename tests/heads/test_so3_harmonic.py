@@ -13,6 +13,7 @@ from cryozoo.geometry import (
     random_rotations,
     rotvec_to_matrix,
     so3_grid,
+    special_procrustes,
     symmetric_distance,
 )
 from cryozoo.geometry.harmonics.series import SO3Series
@@ -337,3 +338,26 @@ def test_degrees_too_low_for_a_symmetry_are_refused(symmetry: str, lowest: int) 
         with pytest.raises(ValueError, match=f"expected at least {lowest}"):
             SO3Harmonic(lmax=max(lowest - 1, 2), symmetry=symmetry)
     SO3Harmonic(lmax=lowest, symmetry=symmetry)
+
+
+def test_the_mean_lies_between_two_minds() -> None:
+    """Against the mean over a dense grid; of one mind it is the mode, and of two as likely halfway."""
+    lmax, angle = 6, math.radians(50)
+    one = random_rotations(8, generator=torch.Generator().manual_seed(0))
+    turn, half = (rotvec_to_matrix(torch.tensor([0.0, a, 0.0])) for a in (angle, angle / 2))
+    wigner = WignerD(lmax)
+    mode, mean = SO3Harmonic(lmax=lmax), SO3Harmonic(lmax=lmax, decode="mean")
+    narrow = 3 * wigner(one)
+    assert float(geodesic_distance(mean(narrow).rotation, one).max()) < math.radians(0.5)
+    wide = 0.4 * (wigner(one) + wigner(turn @ one))
+    assert float(geodesic_distance(mean(wide).rotation, half @ one).max()) < math.radians(0.5)
+    assert float(geodesic_distance(mode(wide).rotation, half @ one).min()) > math.radians(15)
+    grid = so3_grid(3).float()
+    weights = (wide @ wigner(grid).T).softmax(1)
+    expected = special_procrustes((weights @ grid.flatten(1)).unflatten(1, (3, 3)))
+    assert float(geodesic_distance(mean(wide).rotation, expected).max()) < math.radians(0.2)
+
+
+def test_only_densities_without_symmetry_have_a_mean() -> None:
+    with pytest.raises(ValueError, match="decode 'mean', expected 'mode', or 'mean' of densities without symmetry"):
+        SO3Harmonic(symmetry="D2", decode="mean")
