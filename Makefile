@@ -34,7 +34,7 @@ test: .venv/.dev ## ruff, mypy and the tests
 slow: .venv/.dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
 
-referee: .venv/.referee ## the tests against escnn and RELION, the latter installed with apt-get when that is allowed
+referee: .venv/.referee ## the tests against escnn, CESPED and RELION, the latter installed with apt-get when that is allowed
 	@command -v relion_reconstruct >/dev/null || { $(call apt_install,relion) }
 	@$(BIN)/python -m pytest -q -m referee
 
@@ -49,7 +49,7 @@ clean: ## remove everything the other targets made
 # is the way out where only pip knows the machine's mirror.
 .venv/.bench: extras := sim,bench
 .venv/.dev: extras := dev
-.venv/.referee: extras := dev,equivariant
+.venv/.referee: extras := referee
 .venv/.bench .venv/.dev .venv/.referee: pyproject.toml | $(BIN)/uv
 	@echo "== installing cryozoo[$(extras)] into .venv (torch is large: minutes on a slow line)"
 	@$(BIN)/uv pip install --python $(BIN)/python -e '.[$(extras)]' || \

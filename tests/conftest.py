@@ -1,7 +1,7 @@
 """Tests: they mirror the folders of the package (tests/geometry/test_rotations.py tests geometry/rotations.py).
 
 - ``make test`` runs everything that is quick; ``make slow`` what takes minutes (``@pytest.mark.slow``);
-  ``make referee`` what needs another program on PATH or escnn (``@pytest.mark.referee``).
+  ``make referee`` what needs another program on PATH, escnn or cesped (``@pytest.mark.referee``).
 - Every number is held against something independent: another library, another program's own output, a naive loop, or
   a closed form; never against what this code printed yesterday.
 - Warnings are errors. A test that expects one says so with ``pytest.warns``.
