@@ -34,7 +34,7 @@ def poses(symmetry: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     group = point_group(symmetry)
     mates = truth @ group[torch.arange(200) % len(group)]
     predicted = rotvec_to_matrix(angle * torch.nn.functional.normalize(axis.double())) @ mates
-    return tuple(np.rad2deg(matrix_to_euler(rotation).numpy()) for rotation in (predicted, truth))  # type: ignore[return-value]
+    return tuple(np.rad2deg(matrix_to_euler(rotation).numpy()) for rotation in (predicted, truth))
 
 
 def ours(predicted: NDArray[np.float64], truth: NDArray[np.float64], symmetry: str) -> float:
