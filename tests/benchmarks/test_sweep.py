@@ -157,6 +157,10 @@ def failing(folder: Path, body: str, monkeypatch, **changes) -> Result:
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9"),
         ("import sys; sys.exit(7)", "exit code 7"),
         ("import time; time.sleep(60)", "not done after"),
+        (
+            "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29)); bytearray(2**32)",
+            "MemoryError",
+        ),
     ],
 )
 def test_a_failure_is_a_result(tmp_path, monkeypatch, body, reason):
@@ -172,6 +176,25 @@ def test_a_run_that_is_held_is_left_alone(tmp_path):
         assert ours
         attempt(tmp_path)
     assert not (tmp_path / RESULT).exists()
+
+
+def test_two_sweeps_of_one_store_share_the_work(tmp_path):
+    """Each run is done once, by one of them, and both see it."""
+    plain = tmp_path / "task.json"
+    plain.write_text(json.dumps(TASK.to_dict()))
+    designs = [replace(DESIGN, training={"batch_size": size}) for size in (4, 5, 6)]
+    (tmp_path / "designs.yaml").write_text(json.dumps({"designs": [design.to_dict() for design in designs]}))
+    words = ["benchmark", str(plain), "--designs", str(tmp_path / "designs.yaml"), "--store", str(tmp_path / "store")]
+    command = [sys.executable, "-m", "cryozoo", *words]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [child.communicate(timeout=300)[0] for child in both]
+    assert [child.returncode for child in both] == [0, 0], said
+    results = Store(tmp_path / "store").results()
+    assert sorted(result.recipe["batch_size"] for result in results) == [4, 5, 6]
+    for result in results:
+        assert result.status == "done"
+        assert result.predictions() is not None
+        assert sum(f"{result.label}, seed 0: median_deg" in text for text in said) >= 1
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
