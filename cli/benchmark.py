@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,10 +45,13 @@ def benchmark(
     TASK is one of those that are listed when none is given, or a file of your own. Combinations that cannot be are
     left out, and the result says why; one that fails harms no other. Ctrl-C stops; the same command goes on.
 
+    TASK may be a published comparison, such as forum2023: its designs are run, and its table is written.
+
     `benchmark reproduce RESULT` trains again what the folder of a result says, and compares.
     """
     from ..benchmarks.design import Design, product
     from ..benchmarks.engines import Local, Slurm
+    from ..benchmarks.protocol import Protocol, list_protocols
     from ..benchmarks.store import Store
     from ..benchmarks.sweep import sweep
     from ..benchmarks.task import Task, list_tasks
@@ -55,6 +59,8 @@ def benchmark(
     if not words:
         for name in list_tasks():
             click.echo(f"{name}: {Task.load(name).title}")
+        for name in list_protocols():
+            click.echo(f"{name}: {Protocol.load(name).title}, a published comparison")
         return
     if words[0] == "reproduce" and len(words) == 2:
         from ..benchmarks.reproduce import reproduce
@@ -63,6 +69,17 @@ def benchmark(
         return
     if len(words) != 1:
         raise click.UsageError("one task, or reproduce and the folder of a result")
+    store = Store(folder)
+    where = Local(jobs) if engine == "local" else Slurm(folder / "slurm", {"slurm_array_parallelism": jobs})
+    how: dict[str, Any] = {"progress": wants_progress(progress), "report": click.echo}
+    if words[0] in list_protocols():
+        if backbones or heads or losses or file:
+            raise click.UsageError(f"{words[0]} has designs of its own; --backbones and the like go with a task")
+        protocol = Protocol.load(words[0])
+        protocol.run(store, range(seeds), where, budget, **how)
+        path = protocol.write(store, range(seeds), budget)
+        click.echo(f"{path.read_text()}\nin {path}")
+        return
     task = Task.load(words[0])
     task = task if budget is None else task.within(budget)
     designs = product(_names(backbones), _names(heads), _names(losses))
@@ -73,9 +90,7 @@ def benchmark(
         designs += [Design.from_dict(plain, str(file)) for plain in listed]
     if not designs:
         raise BadInput(task.name, "no designs", hint="give --backbones, --heads and --losses, or --designs FILE")
-    store = Store(folder)
-    where = Local(jobs) if engine == "local" else Slurm(folder / "slurm", {"slurm_array_parallelism": jobs})
-    found = sweep(store, task, designs, range(seeds), where, progress=wants_progress(progress), report=click.echo)
+    found = sweep(store, task, designs, range(seeds), where, **how)
     failed = sum(result.status == "failed" for result in found)
     done = len(found) - failed
     click.echo(f"{done} done, {failed} failed: {folder}")
