@@ -29,7 +29,7 @@ from .geometry.sampling import random_rotations
 from .heads.base import Head
 from .heads.qcqp_bingham import QCQPBingham
 from .imaging.inplane import transform_d4, transform_pose
-from .losses.base import Loss, LossOutput
+from .losses.base import Loss, LossOutput, Mismatch
 from .models.base import Backbone
 from .zoo.encoder import PoseEncoder
 
@@ -222,6 +222,7 @@ def check_loss(loss: Loss, *, head: Head | None = None) -> None:
       random ones they are not zero everywhere.
     - float64 predictions give a float64 total, float32 ones a float32 total, which autocast does not change.
     - Under its symmetry a mate of the truth is as good as the truth. Control: any other rotation is not.
+    - One that says that it reads no rotations says the same without them.
     - An empty batch, and progress outside [0, 1], are refused with a ValueError.
     - Without parameters of its own it saves nothing with the weights.
     """
@@ -256,6 +257,12 @@ def check_loss(loss: Loss, *, head: Head | None = None) -> None:
     _hold(types == (torch.float64, torch.float32), part, "the prediction's type", f"totals are {types}")
     _hold(torch.equal(inside, outside), part, "no effect of autocast", f"{float(inside):.6f}, not {float(outside):.6f}")
 
+    if not loss.reads_rotation:
+        try:
+            same = torch.equal(loss(head(raw, decode=False), Pose(truth), 0.5).total, output.total)
+        except Mismatch:
+            same = False
+        _hold(same, part, "not to read rotations", "without them its total is not the same")
     group = point_group(loss.symmetry)
     mates = truth @ group[torch.arange(_ROWS) % len(group)]
     off = abs(float(compare(raw, mates).total - output.total))

@@ -48,10 +48,11 @@ class Head(Constants):
         """Finite (B, raw_dim), float32 or float64 -> rotation (B, 3, 3) or None, confidence (B,) or None."""
         raise NotImplementedError
 
-    def forward(self, raw: Tensor) -> Pose:
+    def forward(self, raw: Tensor, *, decode: bool = True) -> Pose:
         """(B, raw_dim) -> Pose, computed in float32 (heads die in bfloat16), or in float64 if raw is.
 
-        The rotation and confidence of a raw vector that is not finite are NaN.
+        The rotation and confidence of a raw vector that is not finite are NaN. Without ``decode`` there are none, for
+        losses that look at raw vectors alone.
 
         Raises:
             ValueError: raw has another shape.
@@ -60,6 +61,8 @@ class Head(Constants):
             raise ValueError(f"{type(self).__name__}: raw vector {tuple(raw.shape)}, expected (batch, {self.raw_dim})")
         with torch.autocast(raw.device.type, enabled=False):
             raw = raw if raw.dtype == torch.float64 else raw.float()
+            if not decode:
+                return Pose(raw=raw)
             # Without this some decompositions raise at NaN, and others turn it into a rotation like any other.
             finite = raw.isfinite().all(1)
             rotation, confidence = self.rotation(torch.where(finite[:, None], raw, 0))

@@ -127,9 +127,9 @@ class SO3Harmonic(Head):
         factors, f = (split_degrees(x, self.lmax) for x in (self.mean_factors.to(raw.dtype), raw))
         return join_degrees([x @ y for x, y in zip(factors, f, strict=True)])
 
-    def forward(self, raw: Tensor) -> Pose:
+    def forward(self, raw: Tensor, *, decode: bool = True) -> Pose:
         """As the base says; ``Pose.raw`` is symmetrised."""
-        pose = super().forward(raw)
+        pose = super().forward(raw, decode=decode)
         if not self.symmetric or pose.raw is None:
             return pose
         with torch.autocast(raw.device.type, enabled=False):

@@ -50,12 +50,15 @@ class Loss(nn.Module):
 
     Attributes:
         frame_is_open: whether it fixes poses up to a common frame only, so that angles to the truth mean nothing.
+        reads_rotation: whether it looks at predicted rotations, and not at raw vectors alone; a training need not find
+            them where it does not.
 
     Raises:
         ValueError: the symmetry is unknown.
     """
 
     frame_is_open: ClassVar[bool] = False
+    reads_rotation: ClassVar[bool] = True
     group: Tensor
 
     def __init__(self, *, symmetry: str = "C1") -> None:

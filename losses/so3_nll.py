@@ -34,6 +34,8 @@ class SO3NLL(Loss):
         symmetry: point group of the object.
     """
 
+    reads_rotation = False
+
     def __init__(
         self,
         *,

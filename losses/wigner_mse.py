@@ -25,6 +25,8 @@ class WignerMSE(Loss):
         symmetry: point group of the object.
     """
 
+    reads_rotation = False
+
     def __init__(self, *, nll_weight: float = 0.0, order: int = 2, symmetry: str = "C1") -> None:
         super().__init__(symmetry=symmetry)
         if not nll_weight >= 0:

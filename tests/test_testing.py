@@ -294,6 +294,12 @@ class BareTensor(Geodesic):
         return (pose.rotation - target).abs().sum((1, 2))
 
 
+class ReadsInSecret(Geodesic):
+    """Says that raw vectors are enough, where it looks at rotations."""
+
+    reads_rotation = False
+
+
 class SteepAtZero(Loss):
     def compare(self, pose, target, progress):
         cosine = ((self.predicted_rotation(pose) * self.mate(pose.rotation, target)).sum((1, 2)) - 1) / 2
@@ -344,6 +350,7 @@ class HalfPrecisionLoss(Geodesic):
         ),
         (Scalar, r"term .* of \(B,\) or \(P,\) values, and it is \(\)"),
         (BareTensor, "a LossOutput with terms, and tensor"),
+        (ReadsInSecret, "not to read rotations, and without them"),
         (SteepAtZero, "a gradient at .*, and it is not finite"),
         (Unlearnable, "a gradient at random predictions, and it is zero"),
         (lambda: Shaken(symmetry="D2"), "that mates under D2 are as good as the truth, and they change it by"),
@@ -389,7 +396,11 @@ def test_encoders_that_are_not_equivariant_are_refused() -> None:
 def test_poses_that_stay_are_refused() -> None:
     """Whatever the image, the same pose: what a network gives whose features have died."""
     encoder = create_encoder("test_d4_cnn-nined_svd", image_size=24)
-    encoder.pose = lambda raw: Pose(torch.zeros(len(raw), 3, 3).to(raw), None, None, 0 * raw)  # type: ignore[method-assign]
+
+    def pose(raw: Tensor, *, decode: bool = True) -> Pose:
+        return Pose(torch.zeros(len(raw), 3, 3).to(raw), None, None, 0 * raw)
+
+    encoder.pose = pose  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="poses that D4 moves, and they stay"):
         assert_equivariant(encoder.eval())
 

@@ -70,7 +70,7 @@ class Supervised(Objective):
 
     def forward(self, encoder: PoseEncoder, batch: Batch, progress: float) -> LossOutput:
         """Terms of the loss, and "shift", the mean absolute error of both coordinates in Angstrom."""
-        pose = encoder(batch.images)
+        pose = encoder.pose(encoder.raw(batch.images), decode=self.loss.reads_rotation)
         output: LossOutput = self.loss(pose, batch.pose, progress)
         if not self.shift_weight:
             return output

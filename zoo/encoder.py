@@ -89,10 +89,14 @@ class PoseEncoder(Meaning):
             # The last layer stays in float32: bfloat16 keeps 3 digits, 0.4 % of a rotation entry.
             return self.projection(features.to(self._dtype))
 
-    def pose(self, raw: Tensor) -> Pose:
-        """(B, raw_dim) -> Pose, in float32, or in float64 if raw is; shift in Angstrom."""
+    def pose(self, raw: Tensor, *, decode: bool = True) -> Pose:
+        """(B, raw_dim) -> Pose, in float32, or in float64 if raw is; shift in Angstrom.
+
+        Without ``decode`` it has no rotation and no confidence.
+        """
         raw = raw if raw.dtype == torch.float64 else raw.float()
-        pose = self.head(raw[:, : self.head.raw_dim])
+        own = raw[:, : self.head.raw_dim]
+        pose = self.head(own) if decode else self.head(own, decode=False)
         return pose._replace(shift=raw[:, self.head.raw_dim :] * self.shift_scale) if self.has_shift else pose
 
     def forward(self, images: Tensor) -> Pose:
