@@ -34,6 +34,7 @@ STUDIES = (
     "so3_harmonic",
     "steerable_speed",
     "strangers",
+    "training_step",
     "transfer",
 )
 
