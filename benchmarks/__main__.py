@@ -111,11 +111,29 @@ def maps(run_folders: tuple[Path, ...]) -> None:
     click.echo(text)
 
 
+@main.command()
+@click.argument("store", default=RESULTS.parents[1] / "docs" / "leaderboard", type=click.Path(path_type=Path))
+def leaderboard(store: Path) -> None:
+    """Write the page of a store into it, results/leaderboard.md, and the best of one task for the README."""
+    from .leaderboard import markdown, tables, write_leaderboard
+    from .store import Store
+
+    write_leaderboard(Store(store), store)
+    made = tables(Store(store))
+    _write(RESULTS / "leaderboard.md", "\n".join(f"### {task['title']}\n\n{markdown(task)}" for task in made))
+    for task in made:
+        if task["name"] == _BEST_OF:
+            _write(RESULTS / "leaderboard_best.md", f"{task['title']}:\n\n{markdown(task, _BEST)}")
+
+
 @main.command("pages")
 def fill_pages() -> None:
     """Put the tables into the README and docs/results of this checkout."""
     for path in pages():
         _write(path, with_tables(path.read_text()))
+
+
+_BEST, _BEST_OF = 8, "70s_snr0.5"  # rows and task of the README
 
 
 def _write(path: Path, text: str) -> None:

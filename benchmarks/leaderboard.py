@@ -21,6 +21,7 @@ from ..zoo.registry import split_name
 from .judge import judge
 from .ranking import ranking
 from .references import references
+from .runs import markdown_table
 from .store import Result, Store
 from .submission import granted_levels, level_of
 from .task import Task, list_tasks
@@ -65,6 +66,51 @@ def tables(store: Store) -> list[dict[str, Any]]:
             message = f"left out: {result.folder} answers another task of the name {task.name}"
             warnings.warn(BadInputWarning(message), stacklevel=2)
     return [_table(store, results) for _, results in sorted(by_task.items())]
+
+
+def markdown(task: dict[str, Any], best: int | None = None) -> str:
+    """The rows of a task that were done, or the ``best`` of them, as a table to read without the page."""
+    header = ["place", "backbone", "head", "loss", f"{task['heading']} (95 %)", "x bound", "% <= 5", "shift A"]
+    header += ["M parameters", "ms an image", "steps", "seeds"]
+    bound = task["references"].get("bound")
+    lines = []
+    for row in [row for row in task["rows"] if row["values"]][:best]:
+        metrics, cost = row["metrics"], row["cost"]
+        between = f" ({row['low']:.2f} to {row['high']:.2f})" if "low" in row else ""
+        lines.append(
+            [
+                str(row.get("place", "")),
+                row["backbone"],
+                row["head"],
+                row["loss"],
+                f"{row['value']:.2f}{between}",
+                f"{row['value'] / bound:.1f}" if bound else "",
+                _mean(metrics, "acc_5"),
+                _mean(metrics, "shift_rmse_A"),
+                f"{cost['parameters'] / 1e6:.2f}",
+                f"{cost['ms_per_image']:.2f}",
+                f"{cost['steps']:,.0f}",
+                str(len(row["seeds"])),
+            ]
+        )
+    beside = {
+        "bound": "the bound allows",
+        "match": "maximum likelihood against the true map has",
+        "chance": "guessing has",
+    }
+    known = [f"{words} {task['references'][key]:.2f}" for key, words in beside.items() if key in task["references"]]
+    note = (
+        f"{task['images']:,} images that were never trained on, {task['budget']:,.0f} CPU seconds of training on one "
+        f"thread; a place is shared by what a paired bootstrap cannot tell apart. Of the median, {', '.join(known)} "
+        f"degrees. Commits {', '.join(task['commits'])}; {', '.join(task['hardware'])}."
+    )
+    return f"{markdown_table(header, lines)}\n{note}\n"
+
+
+def _mean(metrics: dict[str, list[float]], key: str) -> str:
+    """Over seeds; empty where no seed has it."""
+    column = COLUMNS[key]
+    return f"{column.scale * statistics.mean(values):.{column.digits}f}" if (values := metrics.get(key)) else ""
 
 
 def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from cryozoo.benchmarks.design import Design
 from cryozoo.benchmarks.harness import named
-from cryozoo.benchmarks.leaderboard import tables, write_leaderboard
+from cryozoo.benchmarks.leaderboard import markdown, tables, write_leaderboard
 from cryozoo.benchmarks.store import PREDICTIONS, Result, Store, write_predictions
 from cryozoo.benchmarks.task import Task
 from cryozoo.geometry.pose import Pose
@@ -84,6 +84,21 @@ def store(tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def page(store, tmp_path_factory) -> Path:
     return write_leaderboard(store, tmp_path_factory.mktemp("site"))
+
+
+def test_a_table_to_read_without_the_page(store):
+    """Places, seeds, and what was measured beside; the best alone where that is asked."""
+    task = tables(store)[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(task).splitlines() if "|" in line]
+    header, rows = lines[0], lines[2:]
+    assert [row[header.index("head")] for row in rows] == ["qcqp_bingham", "sixd_svd", "sixd_svd"]
+    assert [row[header.index("place")] for row in rows] == ["1", "2", "3"]
+    value, bound = float(rows[0][4].split()[0]), task["references"]["bound"]
+    assert 4 < value < 7
+    assert float(rows[0][header.index("x bound")]) == pytest.approx(value / bound, abs=0.06)
+    assert rows[0][-1] == "2"
+    assert f"guessing has {task['references']['chance']:.2f}" in markdown(task)
+    assert len(markdown(task, 1).splitlines()) == len(markdown(task).splitlines()) - 2
 
 
 def test_numbers_are_made_of_predictions(store):
