@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from .task import Task
 JOB, WORK = "job.json", "training"
 HELD, STOPPED = 75, 130
 """Exit codes: somebody else does this run; it was asked to stop, and has kept what it did."""
-_WARM, _TIMED = 2, 20  # steps by which it is known how many more the budget allows
+_FIRST, _PILOT = 10, 0.1  # steps, and the share of the budget, by which it is known how many steps it allows
 _LATENCY, _REPEATS = 64, 5  # images at a time, and how often
 
 
@@ -98,12 +99,24 @@ def run(task: Task, design: Design, seed: int, folder: Path, steps: int | None =
 
 
 def affordable_steps(task: Task, design: Design, seed: int) -> int:
-    """How many steps the budget allows, by the CPU seconds that some take."""
+    """How many steps the budget allows, by the CPU seconds that some take.
+
+    The first cost more than the others: densities that have learnt nothing yet are wide, and are summed otherwise.
+    """
+    seconds = _seconds_a_step(task, design, seed, _FIRST)
+    pilot = int(_PILOT * task.budget / seconds)
+    if pilot > _FIRST:
+        seconds = _seconds_a_step(task, design, seed, pilot)
+    return max(1, round(task.budget / seconds))
+
+
+def _seconds_a_step(task: Task, design: Design, seed: int, steps: int) -> float:
+    """Of the last of so many steps."""
     from ..training.trainer import train
 
-    train(design.recipe(task, seed, _WARM), device="cpu")
-    seconds = train(design.recipe(task, seed, _TIMED), device="cpu").metrics["cpu_s"]
-    return max(1, round(task.budget / (seconds / _TIMED)))
+    recipe = replace(design.recipe(task, seed, steps), validate_every=2 * steps // 3)
+    rows = train(recipe, device="cpu").history
+    return (rows[-1]["cpu_s"] - rows[0]["cpu_s"]) / (rows[-1]["step"] - rows[0]["step"])
 
 
 def milliseconds(encoder: Any, images: Any) -> float:
