@@ -118,8 +118,8 @@ def leaderboard(store: Path) -> None:
     from .leaderboard import markdown, tables, write_leaderboard
     from .store import Store
 
-    write_leaderboard(Store(store), store)
     made = tables(Store(store))
+    write_leaderboard(made, store)
     _write(RESULTS / "leaderboard.md", "\n".join(f"### {task['title']}\n\n{markdown(task)}" for task in made))
     for task in made:
         if task["name"] == _BEST_OF:

@@ -18,6 +18,7 @@ from ..particles.errors import BadInput, BadInputWarning
 from ..particles.files import atomic_write, make_folder, plain_json
 from ..zoo.columns import COLUMNS
 from ..zoo.registry import split_name
+from .badge import badge
 from .judge import judge
 from .ranking import ranking
 from .references import references
@@ -34,15 +35,13 @@ _SHOWN = ("acc_5", "acc_15", "mean_deg", "shift_rmse_A", "spearman", "auroc_5deg
 _SPENT = ("parameters", "gmacs", "ms_per_image", "peak_memory_mb", "steps", "cpu_s", "wall_s")
 
 
-def write_leaderboard(store: Store, out: Path) -> Path:
-    """Write ``index.html`` for all tasks of a store; returns it.
-
-    Raises:
-        BadInput: there is no result, or one whose predictions are others than it says.
-    """
-    tasks = tables(store)
-    if not tasks:
-        raise BadInput(store.folder, "no results", hint="make some: cryozoo benchmark TASK ... --store")
+def write_leaderboard(tasks: Sequence[dict[str, Any]], out: Path) -> Path:
+    """Write ``index.html`` for :func:`tables`, and a badge for each row in ``badges/``; returns the page."""
+    for task in tasks:
+        for row in [row for row in task["rows"] if row["values"]]:
+            picture = make_folder(out / "badges" / task["name"]) / f"{row['label']}.svg"
+            with atomic_write(picture, overwrite=True) as file:
+                file.write(badge(task, row).encode())
     text = json.dumps(plain_json(tasks), ensure_ascii=True).replace("<", "\\u003c")
     path = make_folder(out) / "index.html"
     with atomic_write(path, overwrite=True) as file:
@@ -52,6 +51,9 @@ def write_leaderboard(store: Store, out: Path) -> Path:
 
 def tables(store: Store) -> list[dict[str, Any]]:
     """What the page shows, a mapping for each task; every metric is made again of predictions and the task's truth.
+
+    Raises:
+        BadInput: there is no result, or one whose predictions are others than it says.
 
     Warns:
         BadInputWarning: results cannot be read, or answer another task of the same name.
@@ -65,6 +67,8 @@ def tables(store: Store) -> list[dict[str, Any]]:
         else:
             message = f"left out: {result.folder} answers another task of the name {task.name}"
             warnings.warn(BadInputWarning(message), stacklevel=2)
+    if not by_task:
+        raise BadInput(store.folder, "no results", hint="make some: cryozoo benchmark TASK ... --store")
     return [_table(store, results) for _, results in sorted(by_task.items())]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryozoo.benchmarks.badge import badge
 from cryozoo.benchmarks.design import Design
 from cryozoo.benchmarks.harness import named
 from cryozoo.benchmarks.leaderboard import markdown, tables, write_leaderboard
@@ -83,7 +84,24 @@ def store(tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def page(store, tmp_path_factory) -> Path:
-    return write_leaderboard(store, tmp_path_factory.mktemp("site"))
+    return write_leaderboard(tables(store), tmp_path_factory.mktemp("site"))
+
+
+def test_badges_show_places_and_no_markup(store, page):
+    """One for each row; read by a parser of XML, titles of strangers are words."""
+    from xml.etree import ElementTree
+
+    for task in tables(store):
+        for row in task["rows"]:
+            file = page.parent / "badges" / task["name"] / f"{row['label']}.svg"
+            root = ElementTree.fromstring(file.read_text())
+            assert f"place {row['place']}" in root.attrib["aria-label"]
+            assert f"{row['value']:.2f}" in root.attrib["aria-label"]
+    task = tables(store)[0]
+    tied = {**task, "name": '<b>&"', "rows": [{**row, "place": 1} for row in task["rows"]]}
+    root = ElementTree.fromstring(badge(tied, tied["rows"][0]))
+    assert '<b>&"' in root.attrib["aria-label"]
+    assert "place 1 (of 3 that tie)" in root.attrib["aria-label"]
 
 
 def test_a_table_to_read_without_the_page(store):
@@ -123,7 +141,7 @@ def test_predictions_that_were_changed_are_caught(store, tmp_path):
 
 def test_an_empty_store_says_what_to_do(tmp_path):
     with pytest.raises(BadInput, match="cryozoo benchmark"):
-        write_leaderboard(Store(tmp_path), tmp_path / "site")
+        tables(Store(tmp_path))
 
 
 def test_the_page_needs_no_network_and_holds_no_markup_of_strangers(page):
