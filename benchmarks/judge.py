@@ -38,5 +38,5 @@ def judge(task: Task, design: Design, predicted: Pose, truth: Pose) -> dict[str,
     if predicted.rotation is None:
         raise BadInput(design.label, "predictions without rotations", expected=f"rotations, for {task.name}")
     if task.metric == "mse":
-        return aligned_metrics(predicted.rotation, truth.rotation.double(), symmetry=task.data.symmetry)
-    return pose_metrics(predicted, truth, symmetry=task.data.symmetry)
+        return aligned_metrics(predicted.rotation, truth.rotation.double(), symmetry=task.judging.symmetry)
+    return pose_metrics(predicted, truth, symmetry=task.judging.symmetry)

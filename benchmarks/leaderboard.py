@@ -200,7 +200,7 @@ def _row(
 def _errors(task: Task, predicted: Pose, truth: Pose) -> NDArray[np.float64]:
     assert predicted.rotation is not None
     assert truth.rotation is not None
-    group = point_group(task.data.symmetry)
+    group = point_group(task.judging.symmetry)
     return np.degrees(symmetric_distance(predicted.rotation.double(), truth.rotation.double(), group).numpy())
 
 

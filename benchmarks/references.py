@@ -33,11 +33,11 @@ def references(store: Store, task: Task) -> dict[str, Any]:
         kept = strict_json(path.read_bytes(), path)
         if kept.get("task") == task.digest:
             return kept
-    group = point_group(task.data.symmetry)
+    group = point_group(task.judging.symmetry)
     figures: dict[str, Any] = {"task": task.digest, "chance": math.degrees(chance_level(group).median)}
-    if isinstance(task.data, Simulated):
-        figures["bound"] = bound_median_deg(task.data, task.image_size, task.pixel_size)
-        figures |= _matched(task, task.data)
+    if isinstance(data := task.judging, Simulated):
+        figures["bound"] = bound_median_deg(data, task.image_size, task.pixel_size)
+        figures |= _matched(task, data)
     figures |= provenance()
     write_json(make_folder(path.parent) / _FILE, figures, overwrite=True)
     return figures

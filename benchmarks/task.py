@@ -26,7 +26,7 @@ from ..particles.fields import (
     whole,
 )
 from ..particles.yaml_files import read_yaml
-from ..training.data import DataSource, data_from_plain
+from ..training.data import DataSource, Simulated, data_from_plain
 from ..zoo.registry import nearest
 
 TASKS = Path(__file__).parent / "tasks"
@@ -53,6 +53,12 @@ class Task:
         optional(number("Angstrom", above=0, below=1e3), "that of the data"), "of the images", None, example=5.0
     )
     data_sha256: str | None = setting(optional(text("64 hexadecimal digits"), "no file"), "of the map or table", None)
+    test_volume: str | None = setting(
+        optional(text("a map or an atomic model"), "that of the data"),
+        "another molecule, whose images judge designs that have never seen it",
+        None,
+    )
+    test_sha256: str | None = setting(optional(text("64 hexadecimal digits"), "no file"), "of that", None)
     shift: bool = setting(BOOLEAN, "whether shifts are asked for, too", True)
     metric: Literal["median_deg", "mse", "distance_mae_deg"] = setting(
         one_of("median_deg", "mse", "distance_mae_deg"),
@@ -64,6 +70,8 @@ class Task:
 
     def __post_init__(self) -> None:
         check_fields(self, self.name)
+        if self.test_volume is not None and not isinstance(self.data, Simulated):
+            raise BadInput(self.name, "particles on disk", where="field data", expected="a volume, as of test_volume")
 
     @classmethod
     def load(cls, name: str | Path) -> Task:
@@ -93,7 +101,7 @@ class Task:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits of all that an answer depends on."""
-        plain = {key: value for key, value in self.to_dict().items() if key != "title"}
+        plain = {key: value for key, value in self.to_dict().items() if key != "title" and value is not None}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def within(self, budget: float) -> Task:
@@ -106,14 +114,23 @@ class Task:
         Raises:
             BadInput: the file has another content.
         """
-        if self.data_sha256 is not None and (found := self.data.digest()) != self.data_sha256:
-            raise BadInput(self.name, f"its data has the sha256 {found}", expected=self.data_sha256)
+        for data, sha256 in ((self.data, self.data_sha256), (self.judging, self.test_sha256)):
+            if sha256 is not None and (found := data.digest()) != sha256:
+                raise BadInput(self.name, f"its data has the sha256 {found}", expected=sha256)
+
+    @property
+    def judging(self) -> DataSource:
+        """The data whose test set judges designs."""
+        if self.test_volume is None:
+            return self.data
+        assert isinstance(self.data, Simulated)
+        return replace(self.data, volume=self.test_volume)
 
     def test(self) -> Batch:
         """The particles that designs are judged by, with their true poses; no training sees them."""
         import torch
 
-        return self.data.open(self.image_size, self.pixel_size, torch.device("cpu"), 0).test
+        return self.judging.open(self.image_size, self.pixel_size, torch.device("cpu"), 0).test
 
 
 def list_tasks() -> list[str]:

@@ -52,6 +52,18 @@ def test_a_bad_field_is_named(change, field):
         Task.from_dict({**PLAIN, **change}, "phantom")
 
 
+def test_an_unseen_molecule_judges():
+    """It is another one than designs are trained on, with the same imaging; its own symmetry and bound count."""
+    unseen = Task.from_dict({**PLAIN, "test_volume": "phantom:1"}, "unseen")
+    assert unseen.data == TASK.data
+    assert not torch.equal(unseen.test().images, TASK.test().images)
+    other = Task.from_dict({**PLAIN, "data": {**PLAIN["data"], "volume": "phantom:1"}}, "other")
+    assert torch.equal(unseen.test().images, other.test().images)
+    assert unseen.digest != TASK.digest
+    with pytest.raises(BadInput, match="test_volume"):
+        Task.from_dict({**PLAIN, "data": {"particles": "a.star"}, "test_volume": "phantom:1"}, "unseen")
+
+
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps(PLAIN))
