@@ -56,14 +56,15 @@ class TimmBackbone(nn.Module):
     @staticmethod
     def names() -> list[str]:
         """All architectures."""
-        return _import_timm().list_models()
+        return import_timm().list_models()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, L, L) -> features (B, num_features)."""
         return self.model(images)
 
 
-def _import_timm() -> ModuleType:
+def import_timm() -> ModuleType:
+    """The library; ImportError says how to install it."""
     try:
         import timm
     except Exception as error:  # beside another torch, torchvision dies of RuntimeError and others
@@ -75,7 +76,7 @@ def _import_timm() -> ModuleType:
 
 
 def _create(arch: str, image_size: int, in_chans: int, pretrained: bool | str = False) -> nn.Module:
-    timm = _import_timm()
+    timm = import_timm()
     args: dict[str, Any] = {}
     if timm.get_pretrained_cfg(arch).fixed_input_size:  # timm's word for: takes an img_size
         args["img_size"] = image_size
@@ -91,7 +92,7 @@ def _fitting(arch: str, image_size: int, in_chans: int) -> tuple[nn.Module, int]
     try:
         return _try(arch, image_size, in_chans)
     except _MISFITS as error:
-        native = _import_timm().get_pretrained_cfg(arch).input_size[-1]
+        native = import_timm().get_pretrained_cfg(arch).input_size[-1]
         larger = {(image_size // step + 1) * step for step in (8, 14, 16, 32, 64)}
         for size in [*sorted(larger), native]:
             try:
@@ -111,7 +112,7 @@ _MISFITS = (AssertionError, IndexError, RuntimeError)
 def _try(arch: str, image_size: int, in_chans: int) -> tuple[nn.Module, int]:
     model = _create(arch, image_size, in_chans).eval()
     for module in model.modules():
-        if isinstance(module, _import_timm().layers.PatchEmbed) and image_size % module.patch_size[0]:
+        if isinstance(module, import_timm().layers.PatchEmbed) and image_size % module.patch_size[0]:
             raise RuntimeError(f"its patches of {module.patch_size[0]} pixels would leave out the border")
     features = model(torch.zeros(1, in_chans, image_size, image_size))
     if not isinstance(features, Tensor) or features.ndim != 2:

@@ -237,6 +237,9 @@ _PARTS: dict[Kind, dict[str, Part]] = {
 _FAMILIES: dict[Kind, dict[str, Part]] = {
     "backbone": {
         "timm_": Part("cryozoo.models.timm_backbone:TimmBackbone", "an architecture of the timm library"),
+        "image2sphere_": Part(
+            "cryozoo.models.image2sphere:Image2Sphere", "an architecture of timm before the sphere of Image2Sphere"
+        ),
         "escnn_": Part("cryozoo.models.escnn_backbone:EscnnCNN", "a group and _cnn, of the escnn library"),
     },
 }
