@@ -82,7 +82,7 @@ class Image2Sphere(Constants):
         self.degrees = [2 * degree + 1 for degree in degrees]
         self.activation = e3nn.nn.SO3Activation(lmax, lmax, torch.relu, resolution)
         for module in self.activation.modules():  # tables of its grids are no weights
-            for name, table in list(module.named_buffers(recurse=False)):
+            for name, table in list(module.named_buffers(recurse=False, remove_duplicate=False)):
                 module.register_buffer(name, table, persistent=False)
         self.num_features = filters * sum(n**2 for n in self.degrees)
 
