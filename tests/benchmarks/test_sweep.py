@@ -1,6 +1,7 @@
 """Runs of the benchmark: what fails harms no other, what was stopped goes on, and nobody does another's work."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,22 @@ def test_jobs_of_a_cluster_give_the_same_results(done, tmp_path):
     Slurm(tmp_path / "submitit", cluster="local").run(folders, finished.append)
     assert sorted(finished) == sorted(folders)
     for folder in folders:
+        assert Result.read(folder).predictions_sha256 == done.predictions_sha256
+
+
+@pytest.mark.referee
+def test_a_real_cluster_gives_the_same_results(done, tmp_path):
+    """Where SLURM answers; a job that loses its node is queued again, and goes on to the same weights."""
+    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
+        pytest.skip("no SLURM answers here")
+    place, other = tmp_path / "first", tmp_path / "second"
+    for folder in (place, other):
+        folder.mkdir()
+        write_job(folder, TASK, DESIGN, 3, steps=4)
+    finished = []
+    Slurm(tmp_path / "submitit").run([place, other], finished.append)
+    assert sorted(finished) == [place, other]
+    for folder in (place, other):
         assert Result.read(folder).predictions_sha256 == done.predictions_sha256
 
 
