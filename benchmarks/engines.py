@@ -34,6 +34,7 @@ def attempt(place: Path, begun: Callable[[subprocess.Popen[bytes]], object] = la
     with (place / _LOG).open("wb") as log:
         command = [*COMMAND, str(place)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment.pop("TORCHELASTIC_RUN_ID", None)  # of a torchrun that is none of a design's business
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )

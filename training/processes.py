@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The number of this process among those of its training."""
-    return int(os.environ.get("RANK", "0"))
+    """The number of this process among those of its training; 0 of one alone, whatever else has started it."""
+    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
 
 
 class Processes:
-    """Those that train together; one alone, where nothing else was started.
+    """Those that train together; one alone, where ``torchrun`` has not started it.
 
     Args:
         device: of this process; gradients travel by NCCL between GPUs, else by Gloo.
@@ -35,7 +35,9 @@ class Processes:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.count, self.rank, self._device = int(os.environ.get("WORLD_SIZE", "1")), rank(), device
+        together = dist.is_torchelastic_launched()
+        self.count, self.rank = int(os.environ["WORLD_SIZE"]) if together else 1, rank()
+        self._device = device
         if self.count > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
             atexit.register(dist.destroy_process_group)
@@ -44,10 +46,16 @@ class Processes:
     def device(asked: str | torch.device | None) -> torch.device:
         """That of this process: its own GPU, where several processes of a machine have one each."""
         device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.type == "cuda" and device.index is None and dist.is_torchelastic_launched():
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
             torch.cuda.set_device(device)
         return device
+
+    def share_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of the first process."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their means over the processes, which have tensors of the same shapes."""
@@ -59,20 +67,20 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.detach().copy_(part.view_as(tensor))
 
-    def any(self, mine: bool) -> bool:
-        """Whether one of the processes says so."""
+    def total(self, mine: float) -> float:
+        """The sum over the processes."""
         if self.count == 1:
             return mine
-        said = torch.tensor(float(mine), device=self._device)
-        dist.all_reduce(said)
-        return bool(said > 0)
+        total = torch.tensor(mine, dtype=torch.float64, device=self._device)
+        dist.all_reduce(total)
+        return float(total)
 
     def of_first(self, make: Callable[[], T]) -> T:
         """What the first process makes, for all."""
         if self.count == 1:
             return make()
         made: list[T | None] = [make() if self.rank == 0 else None]
-        dist.broadcast_object_list(made)
+        dist.broadcast_object_list(made, device=self._device)
         value = made[0]
         assert value is not None
         return value

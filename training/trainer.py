@@ -181,6 +181,7 @@ class _Trainer:
         self.stale = 0
         self.step = 0
         self.prolonged: list[str] = []
+        self.counts = [self.processes.count]
         self.cpu_seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.digest = recipe.data.digest()
@@ -189,6 +190,7 @@ class _Trainer:
         self.bar, self.report = progress, report
         if self.out is not None:
             self._open_folder(self.out, restart)
+        self._agree()
         if self.processes.rank:  # the first alone writes and talks
             self.out, self.bar, self.report = None, False, None
 
@@ -210,7 +212,7 @@ class _Trainer:
                     self._save()
                     began = time.process_time()  # validation is not training
                     progress.validated(self.history[-1], self._best_row() or self.history[-1])
-                if self.processes.any(bool(received)):
+                if self.processes.total(bool(received)):
                     self._count_cpu(began)
                     self._save()
                     best = self._best_row()
@@ -258,6 +260,17 @@ class _Trainer:
         if self.averaged is not None:
             average(self.averaged, self._state(copy=False), min(recipe.ema, (1 + self.step) / (10 + self.step)))
         return value
+
+    def _agree(self) -> None:
+        """Processes begin with the same weights, or not at all."""
+        mine = {"recipe": self.recipe.to_dict(), "data": self.digest, "step": self.step}
+        first = self.processes.of_first(lambda: mine)
+        for what, value in mine.items():
+            if value != first[what]:
+                found = f"process {self.processes.rank} and the first one have not the same {what}"
+                hint = "all machines must see the same recipe, data and folder"
+                raise BadInput(self.recipe.source, found, hint=hint)
+        self.processes.share_(self._state(copy=False).values())
 
     def _average(self, loss: Tensor) -> None:
         """Of all processes: gradients, statistics of batches, and the loss; then all do the same with them."""
@@ -312,6 +325,7 @@ class _Trainer:
             "data_sha256": self.digest,
             "begun_from": self.begun_from,
             "prolonged": "; ".join(self.prolonged),
+            "processes": "" if self.counts == [1] else ", ".join(map(str, self.counts)),
         }
         return {
             "encoder": self.recipe.encoder,
@@ -347,7 +361,7 @@ class _Trainer:
 
     def _count_cpu(self, began: float) -> float:
         now = time.process_time()
-        self.cpu_seconds += now - began
+        self.cpu_seconds += self.processes.total(now - began)
         return now
 
     def _state(self, *, copy: bool = True) -> dict[str, Tensor]:
@@ -366,8 +380,8 @@ class _Trainer:
         make_folder(out)
         checkpoint = out / _CHECKPOINT
         if restart:
-            for stale in (checkpoint, *out.glob("events.out.tfevents.*")):
-                stale.unlink(missing_ok=True)  # by all, before any writes a new one
+            for stale in (checkpoint, *out.glob("events.out.tfevents.*")) if self.processes.rank == 0 else ():
+                stale.unlink(missing_ok=True)
         elif checkpoint.exists():
             self._resume(checkpoint)
         if self.processes.rank == 0:
@@ -385,6 +399,7 @@ class _Trainer:
         self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
         self.step, self.cpu_seconds, self.history = state["step"], state["cpu_s"], state["history"]
         self.begun_from, self.prolonged = state.get("begun_from"), state.get("prolonged", [])
+        self.counts = list(dict.fromkeys([*state.get("processes", [1]), *self.counts]))
         if other_steps:
             self.prolonged = [*self.prolonged, f"{state['recipe']['steps']} steps until step {self.step}"]
             self.stale = 0
@@ -406,6 +421,7 @@ class _Trainer:
             "table": self.digest,
             "begun_from": self.begun_from,
             "prolonged": self.prolonged,
+            "processes": self.counts,
             "stale": self.stale,
             "cpu_s": self.cpu_seconds,
             "history": self.history,

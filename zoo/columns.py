@@ -180,6 +180,7 @@ _COLUMNS = (
             "torch",
             "hardware",
             "threads",
+            "processes",
         )
     ),
 )

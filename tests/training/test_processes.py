@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from cryozoo.imaging.simulate import Imaging
+from cryozoo.particles.errors import BadInput
 from cryozoo.training.data import Simulated
+from cryozoo.training.processes import Processes
 from cryozoo.training.recipe import Recipe
 from cryozoo.training.trainer import train
 
@@ -100,3 +102,21 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     said, _ = job.communicate(timeout=120)
     assert job.returncode != 0
     assert "field batch_size: 7; expected a multiple of the 2 processes" in said
+
+
+@pytest.mark.parametrize("what", ["recipe", "data", "step"])
+def test_processes_that_differ_are_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where one machine does not see the checkpoint of the others."""
+    first = {"recipe": FIXED.to_dict(), "data": None, "step": 0}
+    monkeypatch.setattr(Processes, "of_first", lambda self, make: {**first, what: "another"})
+    with pytest.raises(BadInput, match=f"have not the same {what}; all machines must see"):
+        train(FIXED, device="cpu")
+
+
+def test_what_is_not_torchruns_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that other programs set mean nothing: the training is whole, and saved."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    train(FIXED, tmp_path / "alone", device="cpu")
+    assert (tmp_path / "alone" / "result.json").exists()
