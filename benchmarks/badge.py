@@ -14,7 +14,7 @@ def badge(task: dict[str, Any], row: dict[str, Any]) -> str:
     left, place = f"cryozoo {task['name']}", row.get("place")
     ties = sum(other.get("place") == place for other in task["rows"])
     rank = "" if place is None else f"place {place}" + (f" (of {ties} that tie)" if ties > 1 else "") + ", "
-    right = f"{rank}{row['value']:.2f} {task['heading']}"
+    right = f"{rank}{row['value']:.{task['digits']}f} {task['heading']}"
     a, b = (round(2 * _PAD + _LETTER * len(text)) for text in (left, right))
     both = f"{left}: {right}"
     boxes = (

@@ -22,8 +22,8 @@ _VALIDATIONS = 10
 
 
 def _named(pattern: str, expected: str) -> Rule:
-    """Names become folders."""
-    name = re.compile(pattern.format(r"[a-z][a-z0-9_]{0,99}"))
+    """Names become folders, whose names have at most 255 letters."""
+    name = re.compile(pattern.format(r"[a-z][a-z0-9_]{0,59}"))
     return Rule(lambda x: isinstance(x, str) and name.fullmatch(x) is not None, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from typing import Any
 
 from .harness import HELD, JOB, STOPPED, named, read_job
 from .store import RESULT, Result
+from .task import Task
 
 _LOG = "log.txt"
 COMMAND = [sys.executable, "-m", "cryozoo.benchmarks.harness"]
 _PATIENCE, START = 5.0, 900.0  # budgets, and seconds besides, after which a run hangs
-_LAST_WORDS = 2000  # bytes of a log
+_LAST_WORDS, _SAID = 2000, 300  # bytes of a log, letters of a reason
 
 
 def attempt(place: Path, begun: Callable[[subprocess.Popen[bytes]], object] = lambda process: None) -> None:
@@ -30,7 +32,7 @@ def attempt(place: Path, begun: Callable[[subprocess.Popen[bytes]], object] = la
     if (place / RESULT).exists():
         return
     task, design, seed, _ = read_job(place / JOB)
-    limit = _PATIENCE * task.budget + START
+    limit = _limit(task)
     with (place / _LOG).open("wb") as log:
         command = [*COMMAND, str(place)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -49,12 +51,17 @@ def attempt(place: Path, begun: Callable[[subprocess.Popen[bytes]], object] = la
         Result(named(task), design.to_dict(), seed, "failed", reason).write(place)
 
 
+def _limit(task: Task) -> float:
+    """Seconds after which a run hangs."""
+    return _PATIENCE * task.budget + START
+
+
 def _reason(code: int, log: bytes) -> str:
     if code < 0:
         return f"killed by signal {-code}" + (": was memory short?" if code == -9 else "")
     lines = log[-_LAST_WORDS:].decode(errors="replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-    return " ".join(last.split())[:300]
+    return " ".join(last.split())[:_SAID]
 
 
 @dataclass
@@ -122,11 +129,19 @@ class Slurm:
         except ImportError:
             raise ImportError("jobs of a cluster need submitit: pip install 'cryozoo[bench]'") from None
         executor = submitit.AutoExecutor(self.folder, cluster=self.cluster)
-        executor.update_parameters(**{"cpus_per_task": 1, "name": "cryozoo", **self.options})
+        # submitit's own limit is five minutes.
+        longest = max((_limit(read_job(place / JOB)[0]) for place in places), default=START)
+        asked = {"cpus_per_task": 1, "name": "cryozoo", "timeout_min": math.ceil(longest / 60), **self.options}
+        executor.update_parameters(**asked)
         waiting = dict(zip(executor.map_array(Attempt(), [p.resolve() for p in places]), places, strict=True))
         while waiting:
             for job in [job for job in waiting if job.done()]:
-                done(waiting.pop(job))
+                place = waiting.pop(job)
+                if (error := job.exception()) is not None and not (place / RESULT).exists():
+                    task, design, seed, _ = read_job(place / JOB)
+                    reason = " ".join(str(error).split())[-_SAID:] or "its job ended without a word"
+                    Result(named(task), design.to_dict(), seed, "failed", reason).write(place)
+                done(place)
             time.sleep(1.0)
 
 

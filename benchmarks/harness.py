@@ -68,7 +68,7 @@ def run(task: Task, design: Design, seed: int, folder: Path, steps: int | None =
     task.check_data()
     work = folder / WORK
     if steps is None:
-        steps = _begun_with(work) or affordable_steps(task, design, seed)
+        steps = _begun_with(work, task, design, seed) or affordable_steps(task, design, seed)
     recipe = design.recipe(task, seed, steps)
     began = time.perf_counter()
     trained = train(recipe, work, device="cpu")
@@ -131,10 +131,16 @@ def milliseconds(encoder: Any, images: Any) -> float:
     return 1000 * min(seconds) / len(images)
 
 
-def _begun_with(work: Path) -> int | None:
-    """Steps of a training that was begun in this folder."""
-    recipe = work / "recipe.json"
-    return json.loads(recipe.read_text())["steps"] if recipe.exists() else None
+def _begun_with(work: Path, task: Task, design: Design, seed: int) -> int | None:
+    """Steps of this training, where it was begun in the folder; what is left of another one is removed."""
+    path = work / "recipe.json"
+    if not path.exists():
+        return None
+    begun = json.loads(path.read_text())
+    if begun == design.recipe(task, seed, begun["steps"]).to_dict():
+        return int(begun["steps"])
+    shutil.rmtree(work)
+    return None
 
 
 def main(folder: Path) -> None:

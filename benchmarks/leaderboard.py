@@ -23,7 +23,7 @@ from .judge import judge
 from .ranking import ranking
 from .references import references
 from .runs import markdown_table
-from .store import Result, Store
+from .store import SPENT, Result, Store
 from .submission import granted_levels, level_of
 from .task import Task, list_tasks
 
@@ -32,7 +32,6 @@ _DATA = "/*DATA*/"
 _BINS = np.geomspace(0.5, 180, 33)  # degrees, of the histograms of errors
 _KEPT = (1.0, 0.9, 0.75, 0.5, 0.25)  # shares of the most confident
 _SHOWN = ("acc_5", "acc_15", "mean_deg", "shift_rmse_A", "spearman", "auroc_5deg", "mean_deg_kept_75")
-_SPENT = ("parameters", "gmacs", "ms_per_image", "peak_memory_mb", "steps", "cpu_s", "wall_s")
 
 
 def write_leaderboard(tasks: Sequence[dict[str, Any]], out: Path) -> Path:
@@ -69,25 +68,32 @@ def tables(store: Store) -> list[dict[str, Any]]:
             warnings.warn(BadInputWarning(message), stacklevel=2)
     if not by_task:
         raise BadInput(store.folder, "no results", hint="make some: cryozoo benchmark TASK ... --store")
-    return [_table(store, results) for _, results in sorted(by_task.items())]
+    made = []
+    for name, results in sorted(by_task.items()):
+        try:
+            made.append(_table(store, results))
+        except BadInput as error:  # such as a map that is not on this machine
+            warnings.warn(BadInputWarning(f"left out: the task {name}: {error}"), stacklevel=2)
+    return made
 
 
 def markdown(task: dict[str, Any], best: int | None = None) -> str:
     """The rows of a task that were done, or the ``best`` of them, as a table to read without the page."""
+    digits = task["digits"]
     header = ["place", "backbone", "head", "loss", f"{task['heading']} (95 %)", "x bound", "% <= 5", "shift A"]
     header += ["M parameters", "ms an image", "steps", "seeds"]
     bound = task["references"].get("bound")
     lines = []
     for row in [row for row in task["rows"] if row["values"]][:best]:
         metrics, cost = row["metrics"], row["cost"]
-        between = f" ({row['low']:.2f} to {row['high']:.2f})" if "low" in row else ""
+        between = f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})" if "low" in row else ""
         lines.append(
             [
                 str(row.get("place", "")),
                 row["backbone"],
                 row["head"],
                 row["loss"],
-                f"{row['value']:.2f}{between}",
+                f"{row['value']:.{digits}f}{between}",
                 f"{row['value'] / bound:.1f}" if bound else "",
                 _mean(metrics, "acc_5"),
                 _mean(metrics, "shift_rmse_A"),
@@ -105,8 +111,9 @@ def markdown(task: dict[str, Any], best: int | None = None) -> str:
     known = [f"{words} {task['references'][key]:.2f}" for key, words in beside.items() if key in task["references"]]
     note = (
         f"{task['images']:,} images that were never trained on, {task['budget']:,.0f} CPU seconds of training on one "
-        f"thread; a place is shared by what a paired bootstrap cannot tell apart. Of the median, {', '.join(known)} "
-        f"degrees. Commits {', '.join(task['commits'])}; {', '.join(task['hardware'])}."
+        f"thread; a place is shared by what a paired bootstrap cannot tell apart. "
+        + (f"Of the median, {', '.join(known)} degrees. " if known else "")
+        + f"Commits {', '.join(task['commits'])}; {', '.join(task['hardware'])}."
     )
     return f"{markdown_table(header, lines)}\n{note}\n"
 
@@ -122,7 +129,15 @@ def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
     truth, granted = task.test().pose, granted_levels(store)
     designs: dict[str, list[Result]] = {}
     for result in results:
-        designs.setdefault(result.label, []).append(result)
+        try:
+            if result.status == "done":
+                judge(task, result.tried, result.predictions(), truth)
+        except BadInput as error:
+            warnings.warn(BadInputWarning(f"left out: {error}"), stacklevel=3)
+            continue
+        # Nobody's seeds change what others have measured.
+        name = result.label if result.author is None else f"{result.label} by {result.author}"
+        designs.setdefault(name, []).append(result)
     errors: dict[str, list[NDArray[np.float64]]] = {}
     rows = []
     for label, runs in designs.items():
@@ -143,6 +158,7 @@ def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
         "budget": task.budget,
         "metric": task.metric,
         "heading": COLUMNS[task.metric].label,
+        "digits": COLUMNS[task.metric].digits,
         "images": len(truth.rotation) if truth.rotation is not None else 0,
         "columns": {key: [COLUMNS[key].heading, COLUMNS[key].digits, COLUMNS[key].scale] for key in _SHOWN},
         "references": references(store, task),
@@ -185,7 +201,7 @@ def _row(
         "values": values,
         "value": statistics.mean(values) if values else None,
         "metrics": {key: [m[key] for m in metrics if key in m] for key in _SHOWN},
-        "cost": {key: statistics.mean(run.cost[key] for run in done) for key in _SPENT} if done else {},
+        "cost": {key: statistics.mean(run.cost[key] for run in done) for key in SPENT} if done else {},
         "curve": [[row["cpu_s"], row.get(task.metric)] for row in done[0].history] if done else [],
         "histogram": np.histogram(np.concatenate(errors), _BINS)[0].tolist() if errors else [],
         "confident": _most_confident(predictions, errors),

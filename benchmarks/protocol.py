@@ -97,11 +97,11 @@ class Protocol:
                 runs = [run for run in found if run is not None]
                 made += runs
                 done = [run for run in runs if run.status == "done"]
-                failed = next((str(run.reason) for run in runs if run.status != "done"), "")
-                cells = (
-                    [_cell(done, key) for key in self.columns] if done else [failed] + [""] * (len(self.columns) - 1)
-                )
-                lines.append([row.name, *cells, str(len(done))])
+                failed = [str(run.reason) for run in runs if run.status != "done"]
+                cells = [_cell(done, key, len(runs)) if done else "" for key in self.columns]
+                if failed and not done:
+                    cells[0] = failed[0]
+                lines.append([row.name, *cells, f"{len(done)} of {len(runs)}" if failed else str(len(done))])
             header = ["", *(_HEADINGS.get(key) or COLUMNS[key].heading for key in self.columns), "seeds"]
             parts.append(f"## {title}\n\n{markdown_table(header, lines)}")
         where = sorted({f"commit {run.provenance['commit']}, {run.provenance['hardware']}" for run in made})
@@ -140,9 +140,10 @@ def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 _HEADINGS = {"converged": "% converged", "converged_cpu_s": "CPU s to MSE < 0.1"}
 
 
-def _cell(runs: list[Result], key: str) -> str:
+def _cell(runs: list[Result], key: str, tried: int) -> str:
+    """Of runs that were done; one that failed has not converged."""
     if key == "converged":
-        return f"{100 * sum(run.metrics['mse'] < _CONVERGED for run in runs) / len(runs):.1f}"
+        return f"{100 * sum(run.metrics['mse'] < _CONVERGED for run in runs) / tried:.1f}"
     if key == "converged_cpu_s":
         first = [next((row["cpu_s"] for row in run.history if row["mse"] < _CONVERGED), None) for run in runs]
         return middle([seconds for seconds in first if seconds is not None], 0)

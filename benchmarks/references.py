@@ -22,7 +22,7 @@ _FILE = "references.json"
 
 
 def references(store: Store, task: Task) -> dict[str, Any]:
-    """Medians in degrees; measured once, and kept in the store.
+    """Medians in degrees; measured once, and kept in the store. Of tasks of other metrics there is nothing.
 
     Returns:
         ``chance``; and of simulated particles ``bound``, of an estimator at the Cramer-Rao bound against the true map,
@@ -33,9 +33,11 @@ def references(store: Store, task: Task) -> dict[str, Any]:
         kept = strict_json(path.read_bytes(), path)
         if kept.get("task") == task.digest:
             return kept
-    group = point_group(task.judging.symmetry)
-    figures: dict[str, Any] = {"task": task.digest, "chance": math.degrees(chance_level(group).median)}
-    if isinstance(data := task.judging, Simulated):
+    figures: dict[str, Any] = {"task": task.digest}
+    data, in_degrees = task.judging, task.metric == "median_deg"
+    if in_degrees:
+        figures["chance"] = math.degrees(chance_level(point_group(data.symmetry)).median)
+    if in_degrees and isinstance(data, Simulated) and data.imaging.snr is not None:  # without noise nothing is a limit
         figures["bound"] = bound_median_deg(data, task.image_size, task.pixel_size)
         figures |= _matched(task, data)
     figures |= provenance()

@@ -19,7 +19,18 @@ import torch
 from ..geometry.pose import Pose
 from ..geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from ..particles.errors import BadInput, BadInputWarning
-from ..particles.fields import Rule, check_fields, from_plain, mapping, one_of, optional, setting, text, whole
+from ..particles.fields import (
+    Rule,
+    check_fields,
+    from_plain,
+    is_number,
+    mapping,
+    one_of,
+    optional,
+    setting,
+    text,
+    whole,
+)
 from ..particles.files import atomic_write, make_folder, open_regular, write_json
 from ..particles.strict_json import strict_json
 from .design import Design
@@ -27,9 +38,12 @@ from .task import Task
 
 RESULT, PREDICTIONS, MODEL = "result.json", "predictions.npz", "model"
 _FORMAT = "cryozoo-result-1"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,99}")
 _LINE = Rule(lambda x: isinstance(x, str) and 0 < len(x) <= 200 and x.isprintable(), "a line of text")
 _LARGEST = 64 * 2**20  # bytes of a file that is read
+_UNIT = 1e-4  # by which float32 quaternions may be off
+_FIXED = re.compile(r"hf-hub:[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+SPENT = ("parameters", "gmacs", "ms_per_image", "peak_memory_mb", "steps", "cpu_s", "wall_s")
+"""What a result that is done states of its cost."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,14 @@ class Result:
     )
     author: str | None = setting(optional(_LINE, "whoever keeps the store"), "whom to ask", None)
     licence: str | None = setting(optional(_LINE, "not stated"), "of the weights, as an SPDX identifier", None)
-    weights: str | None = setting(optional(_LINE, "beside the result, or nowhere"), "hf-hub:owner/repo@<commit>", None)
+    weights: str | None = setting(
+        optional(
+            Rule(lambda x: isinstance(x, str) and _FIXED.fullmatch(x) is not None, "hf-hub:owner/repo@<40 digits>"),
+            "beside the result, or nowhere",
+        ),
+        "where the weights are, which nobody can change there",
+        None,
+    )
     predictions_sha256: str | None = setting(optional(text("64 hexadecimal digits"), "none"), "of their file", None)
     folder: Path | None = field(default=None, compare=False)
 
@@ -76,11 +97,22 @@ class Result:
             raise BadInput(path, f"format {found!r}", expected=_FORMAT)
         result = from_plain(cls, plain, str(path), folder=folder)
         task = dict(result.task)
-        if not _NAME.fullmatch(name := str(task.pop("name", ""))):
-            raise BadInput(path, f"a task of the name {name!r}", expected="letters, digits, dots and underscores")
-        Task.from_dict(task, name, str(path))
+        Task.from_dict(task, str(task.pop("name", "")), str(path))
         Design.from_dict(result.design, str(path))
+        if result.status == "done":
+            result.check_shown(path)
         return result
+
+    def check_shown(self, path: Path) -> None:
+        """Refuse a result without what tables and pages show of one that is done."""
+        numbers: dict[str, Any] = {f"cost.{key}": self.cost.get(key) for key in SPENT}
+        numbers |= {f"history[{k}].cpu_s": row.get("cpu_s") for k, row in enumerate(self.history)}
+        for field_name, value in numbers.items():
+            if not is_number(value) or value < 0:
+                raise BadInput(path, f"{value!r:.60}", where=f"field {field_name}", expected="a number of at least 0")
+        for key in ("commit", "hardware"):
+            if not _LINE.fits(value := self.provenance.get(key)):
+                raise BadInput(path, f"{value!r:.60}", where=f"field provenance.{key}", expected=_LINE.expected)
 
     def write(self, folder: Path) -> None:
         """Write ``result.json``, in place of another one."""
@@ -143,14 +175,30 @@ def _unpacked(data: bytes, path: Path) -> Pose:
             if sum(info.file_size for info in archive.zip.infolist()) > _LARGEST:
                 raise ValueError("too large")
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
-        if any(value.dtype != torch.float32 or not bool(value.isfinite().all()) for value in arrays.values()):
-            raise ValueError("numbers that are not finite, or no float32")
+        _check_arrays(arrays)
         quaternion = arrays.pop("quaternion", None)
         if quaternion is not None:
-            arrays["rotation"] = quaternion_to_matrix(quaternion.double())
+            arrays["rotation"] = quaternion_to_matrix(torch.nn.functional.normalize(quaternion.double(), dim=1))
         return Pose(**arrays)
     except Exception as error:  # a damaged archive can raise anything
         raise BadInput(path, f"no predictions: {error}") from None
+
+
+def _check_arrays(arrays: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what :func:`write_predictions` does not write: other arrays would be judged by rules they do not keep."""
+    widths = {"quaternion": (4,), "shift": (2,), "confidence": (), "raw": (None,)}
+    if not arrays or not arrays.keys() <= widths.keys():
+        raise ValueError(f"arrays {', '.join(arrays) or 'none'}; expected some of {', '.join(widths)}")
+    if len({len(value) if value.ndim else -1 for value in arrays.values()}) > 1:
+        raise ValueError("arrays of different lengths")
+    for name, value in arrays.items():
+        width = widths[name]
+        if value.ndim != 1 + len(width) or any(n not in (None, m) for n, m in zip(width, value.shape[1:], strict=True)):
+            raise ValueError(f"{name} of shape {tuple(value.shape)}")
+        if value.dtype != torch.float32 or not bool(value.isfinite().all()):
+            raise ValueError(f"{name} has numbers that are not finite, or is no float32")
+    if "quaternion" in arrays and float((arrays["quaternion"].norm(dim=1) - 1).abs().max()) > _UNIT:
+        raise ValueError("quaternions that are not of length 1")
 
 
 def _read(path: Path) -> bytes:

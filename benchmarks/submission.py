@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -81,13 +82,15 @@ def verify_result(place: Path) -> Level:
     result = Result.read(place)
     check_predictions(result)
     task = result.asked
-    if task.name not in list_tasks() or Task.load(task.name).digest != task.digest:
+    if not _known(task):
         return "claimed"
     source = result.weights or (f"local-dir:{place / MODEL}" if (place / MODEL).is_dir() else None)
     if source is None:
         return "predictions checked"
     few = slice(_TRIED)
-    poses = predict_batches(load_pretrained(source), result.asked.test().images[few])
+    encoder = load_pretrained(source)
+    _check_same_design(result, encoder.config, source)
+    poses = predict_batches(encoder, task.test().images[few])
     stated = result.predictions()
     if poses.rotation is None or stated.rotation is None:
         return "predictions checked"
@@ -98,8 +101,27 @@ def verify_result(place: Path) -> Level:
     return "verified"
 
 
+def _check_same_design(result: Result, config: Mapping[str, Any], source: str) -> None:
+    """Refuse weights of another network than the one that the result is of."""
+    design, task = result.tried, result.asked
+    plain = {name: design.to_dict().get(name, {}) for name in ("backbone_args", "head_args")}
+    plain["backbone_args"] = {k: v for k, v in plain["backbone_args"].items() if k != "pretrained"}
+    expected = {"name": design.encoder, **plain, "image_size": task.image_size, "shift": task.shift}
+    for name, value in expected.items():
+        if json.loads(json.dumps(config.get(name))) != value:
+            found = f"weights of an encoder with {name} {config.get(name)!r:.100}"
+            raise BadInput(source, found, expected=f"{value!r:.100}, as the design has it")
+
+
 def grant(store: Store, place: Path) -> Level:
-    """Verify a result and note in the store what came of it, for the page; an entry cannot say so of itself."""
+    """Verify a result and note in the store what came of it, for the page; an entry cannot say so of itself.
+
+    Raises:
+        BadInput: as :func:`verify_result`, or the result is not in the store.
+    """
+    if not place.resolve().is_relative_to(store.folder.resolve()):
+        hint = f"cryozoo submit {place} --store {store.folder}, and then verify what it makes"
+        raise BadInput(place, f"is not in {store.folder}", hint=hint)
     level = verify_result(place)
     granted = granted_levels(store)
     granted[_digest(place)] = level
@@ -116,8 +138,15 @@ def granted_levels(store: Store) -> dict[str, Any]:
 def level_of(result: Result, granted: dict[str, Any]) -> Level:
     """What was granted; the predictions of all others are checked when they are shown."""
     assert result.folder is not None
+    if not _known(result.asked):
+        return "claimed"
     level = granted.get(_digest(result.folder))
     return "verified" if level == "verified" else "predictions checked"
+
+
+def _known(task: Task) -> bool:
+    """Whether it is one of those that are here."""
+    return task.name in list_tasks() and Task.load(task.name).digest == task.digest
 
 
 def _digest(place: Path) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tqdm import tqdm
 
+from ..particles.errors import BadInput
+from ..zoo.parts import PartError
 from ..zoo.provenance import provenance
 from .design import Design, why_impossible
 from .harness import named, write_job
@@ -29,35 +31,55 @@ def sweep(
     seeds: Iterable[int],
     engine: Engine,
     *,
+    retry: bool = False,
     progress: bool = False,
     report: Callable[[str], object] = lambda line: None,
 ) -> list[Result]:
     """Do what the store lacks: the first seed of all designs, then the next.
 
-    What cannot be put together is a result, too, and so is what fails: they say why.
+    What cannot be put together is a result, too, and so is what fails: they say why. A design that needs a package
+    which is not installed is left out, and reported.
+
+    Args:
+        store: what is done already, and where results are put.
+        task: what is asked.
+        designs: what is tried.
+        seeds: of each design.
+        engine: where.
+        retry: do again what has failed.
+        progress: show a bar.
+        report: told in lines what is done.
 
     Returns:
         the results of all designs and seeds, those that were there among them.
 
     Raises:
-        BadInput: the task's data is another one, or a design has fields that are of no use.
-        PartError: a part fails at once.
+        BadInput: the task's data is another one, a design has fields that are of no use, or the store has answers to
+            another task of this name.
     """
     task.check_data()
     possible = []
     for design in designs:
-        reason = why_impossible(task, design)
+        status: Literal["impossible", "failed"] = "impossible"
+        try:
+            reason = why_impossible(task, design)
+        except ImportError as error:
+            report(f"{design.label}: left out: {error}")
+            continue
+        except PartError as error:
+            status, reason = "failed", str(error)
         if reason is None:
             possible.append(design)
-        elif store.get(task, design, 0) is None:
-            said = Result(named(task), design.to_dict(), 0, "impossible", reason, provenance=provenance())
+        elif _kept(store, task, design, 0) is None:
+            said = Result(named(task), design.to_dict(), 0, status, reason, provenance=provenance())
             said.write(store.place(task, design, 0))
     runs = [(design, seed) for seed in seeds for design in possible]
     lacking = []
     for design, seed in runs:
-        if store.get(task, design, seed) is None:
+        kept = _kept(store, task, design, seed)
+        if kept is None or kept.status == "impossible" or (retry and kept.status == "failed"):
             place = store.place(task, design, seed)
-            (place / RESULT).unlink(missing_ok=True)  # of the task as it was
+            (place / RESULT).unlink(missing_ok=True)  # of what is tried again
             place.mkdir(parents=True, exist_ok=True)
             write_job(place, task, design, seed)
             lacking.append(place)
@@ -72,6 +94,16 @@ def sweep(
         engine.run(lacking, done)
     found = [store.get(task, design, seed) for design, seed in runs]
     return [result for result in found if result is not None]
+
+
+def _kept(store: Store, task: Task, design: Design, seed: int) -> Result | None:
+    """What the store has of a run; an answer to another task of this name is not to be lost."""
+    result = store.get(task, design, seed)
+    place = store.place(task, design, seed)
+    if result is None and (place / RESULT).exists():
+        hint = "give the task another name, or take another store"
+        raise BadInput(place, f"answers {task.name} as it was before it was changed", hint=hint)
+    return result
 
 
 def summary(result: Result) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ from ..training.data import DataSource, Simulated, data_from_plain
 from ..zoo.registry import nearest
 
 TASKS = Path(__file__).parent / "tasks"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""Of a task: it is a folder's, and a stranger may have chosen it."""
+_LARGEST = 2**30  # pixels of a test set: a stranger's file must not ask for any size
 
 
 @documented
@@ -43,7 +47,7 @@ class Task:
 
     name: str
     title: str = setting(text("a line"), "what is asked, in words", example="E. coli 70S ribosome, SNR 0.5")
-    image_size: int = setting(whole(8, 4096), "box of the images in pixels", example=64)
+    image_size: int = setting(whole(8, 512), "box of the images in pixels", example=64)
     data: DataSource = setting(  # noqa: RUF009 (makes a field)
         Rule(lambda x: isinstance(x, DataSource), "names and values, as of a recipe"),
         "what designs are trained on; its test set judges them",
@@ -70,6 +74,11 @@ class Task:
 
     def __post_init__(self) -> None:
         check_fields(self, self.name)
+        if not NAME.fullmatch(self.name):
+            raise BadInput(self.name, "the name of a task", expected="letters, digits, dots, dashes and underscores")
+        if isinstance(self.data, Simulated) and self.data.held_out * self.image_size**2 > _LARGEST:
+            found = f"{self.data.held_out:,} images of {self.image_size} pixels in the test"
+            raise BadInput(self.name, found, expected=f"at most {_LARGEST:,} pixels in all")
         if self.test_volume is not None and not isinstance(self.data, Simulated):
             raise BadInput(self.name, "particles on disk", where="field data", expected="a volume, as of test_volume")
 

@@ -67,7 +67,9 @@ class SO3Harmonic(Head):
             image the mate of the turned rotation.
         decode: "mode", the highest point of the density; "mean", the rotation of least mean square distance to those
             that it holds for likely (the projection of their mean, Moakher 2002), by which errors of
-            images of two minds become smaller on average, and few are right. It is summed on the grid.
+            images of two minds become smaller on average, and few are right. It is summed on the grid, so that turned
+            images turn it but for a fraction of a degree, and of a density that knows nothing it is any rotation: for
+            predictions, not for losses of rotations.
         confidence: "height", how far the log density at the mode is above its mean over all rotations; "entropy", the
             negative entropy, 0 for the uniform density; both in nats; "probability", that of the truth within 15
             degrees of the mode. The last two are sums over all rotations, which take longer than everything else.
@@ -167,7 +169,7 @@ class SO3Harmonic(Head):
     def modes(self, raw: Tensor, k: int) -> Modes:
         """The k highest maxima of the density that are at least 30 degrees apart, (B, raw_dim) -> :class:`Modes`.
 
-        The first is the rotation that :meth:`forward` gives, unless another is as high.
+        The first is the mode that :meth:`forward` gives, unless another is as high.
         """
         f = self.symmetrised(raw)
         unit, _ = unit_scale(f)

@@ -38,7 +38,7 @@ from ..particles.fields import (
     text,
     whole,
 )
-from ..particles.files import find_data
+from ..particles.files import find_data, open_regular
 from ..particles.table import ParticleTable
 from ..zoo.match_checks import symmetry_doubt
 from .batches import DEFAULT_SPLIT, FIXED_SEED, TEST_SEED, VALIDATION_SEED, FixedSet, OnTheFly, TrainingData, draw
@@ -259,7 +259,8 @@ def _transfer(table: ParticleTable, device: torch.device) -> CTF | None:
 
 
 def _sha256(name: str) -> str:
-    return hashlib.sha256(find_data(name).read_bytes()).hexdigest()
+    with open_regular(find_data(name)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_from_plain(values: Mapping[str, Any], source: str = "recipe") -> Simulated | Recorded:

@@ -16,10 +16,11 @@ from cryozoo.benchmarks.badge import badge
 from cryozoo.benchmarks.design import Design
 from cryozoo.benchmarks.harness import named
 from cryozoo.benchmarks.leaderboard import markdown, tables, write_leaderboard
+from cryozoo.benchmarks.references import references
 from cryozoo.benchmarks.store import PREDICTIONS, Result, Store, write_predictions
 from cryozoo.benchmarks.task import Task
 from cryozoo.geometry.pose import Pose
-from cryozoo.particles.errors import BadInput
+from cryozoo.particles.errors import BadInput, BadInputWarning
 from cryozoo.training.data import Simulated
 
 TASK = Task.from_dict(
@@ -135,8 +136,28 @@ def test_predictions_that_were_changed_are_caught(store, tmp_path):
     shutil.copytree(store.folder, tmp_path / "store")
     file = next((tmp_path / "store").rglob(PREDICTIONS))
     file.write_bytes(file.read_bytes() + b" ")
-    with pytest.raises(BadInput, match="sha256"):
-        tables(Store(tmp_path / "store"))
+    whole = sum(len(row["seeds"]) for task in tables(store) for row in task["rows"])
+    with pytest.warns(BadInputWarning, match="sha256"):
+        shown = tables(Store(tmp_path / "store"))
+    assert sum(len(row["seeds"]) for task in shown for row in task["rows"]) == whole - 1
+
+
+def test_without_noise_and_of_other_metrics_there_is_no_bound(tmp_path):
+    """Nothing is a limit of images without noise, and degrees are none of squared distances."""
+    for changes in ({"metric": "mse"}, {"data": {"volume": "phantom:0", "held_out": 20}}):
+        plain = {**TASK.to_dict(), **changes}
+        found = references(Store(tmp_path), Task.from_dict(plain, "quiet"))
+        assert "bound" not in found
+        assert ("chance" in found) == ("metric" not in changes)
+
+
+def test_seeds_of_others_are_a_row_of_their_own(store, tmp_path):
+    copy = Store(shutil.copytree(store.folder, tmp_path / "store"))
+    place = next(path.parent for path in copy.folder.rglob("seed1/result.json") if (path.parent / PREDICTIONS).exists())
+    before = tables(copy)
+    replace(Result.read(place), author="Somebody else").write(place)
+    after = tables(copy)
+    assert sum(len(task["rows"]) for task in after) == sum(len(task["rows"]) for task in before) + 1
 
 
 def test_an_empty_store_says_what_to_do(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from cryozoo.benchmarks.design import Design, why_impossible
 from cryozoo.benchmarks.harness import named
 from cryozoo.benchmarks.protocol import PROTOCOLS, Protocol, Row, list_protocols
-from cryozoo.benchmarks.store import Result, Store
+from cryozoo.benchmarks.store import SPENT, Result, Store
 from cryozoo.benchmarks.task import Task
 from cryozoo.particles.errors import BadInput
 from cryozoo.particles.yaml_files import read_yaml
@@ -59,7 +59,12 @@ def test_every_row_can_be_run(name: str) -> None:
 
 
 def result(design: Design, seed: int, **changes: Any) -> Result:
-    made = {"status": "done", "metrics": {"mse": 0.05 + seed}, "cost": {"steps": 7, "cpu_s": 9.0}, **changes}
+    made = {
+        "status": "done",
+        "metrics": {"mse": 0.05 + seed},
+        "cost": {**dict.fromkeys(SPENT, 7), "cpu_s": 9.0},
+        **changes,
+    }
     return Result(named(PHANTOM), design.to_dict(), seed, provenance=provenance(), **made)
 
 
@@ -76,7 +81,7 @@ def test_a_table_has_what_the_store_has(tmp_path: Path) -> None:
     assert rows[0] == ["", "% converged", "MSE", "CPU s to MSE < 0.1", "steps", "seeds"]
     assert rows[2] == ["L2", "50.0", "0.550 (0.050 to 1.050)", "4", "7 (7 to 7)", "2"]
     assert rows[3][:2] == ["mirror", "it broke"]
-    assert rows[3][-1] == "0"
+    assert rows[3][-1] == "0 of 1"
     assert lines[-1].startswith("commit ")
 
 

@@ -123,11 +123,62 @@ def test_what_was_entered_is_shown_with_its_author(ours, place, tmp_path):
 
 def test_a_level_is_granted_by_the_store_alone(ours, place, tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
-    target = submit(place, store, author="A. Nother", weights=f"local-dir:{place / MODEL}")
+    target = submit(place, store, author="A. Nother")
+    shutil.copytree(place / MODEL, target / MODEL)
     assert grant(store, target) == "verified"
     assert tables(store)[0]["rows"][0]["levels"] == ["verified"]
     replace(Result.read(target), author="Somebody else").write(target)
     assert tables(store)[0]["rows"][0]["levels"] == ["predictions checked"]
+    with pytest.raises(BadInput, match=r"is not in .*; cryozoo submit"):
+        grant(store, place)
+
+
+def test_a_task_that_nobody_knows_is_claimed_on_the_page(place, tmp_path):
+    store = Store(tmp_path / "store")
+    submit(place, store, author="A")
+    assert tables(store)[0]["rows"][0]["levels"] == ["claimed"]
+
+
+def test_weights_of_another_network_are_refused(ours, place):
+    """Even where they repeat the predictions."""
+    config = place / MODEL / "config.json"
+    plain = json.loads(config.read_text())
+    result = Result.read(place)
+    replace(result, design={**result.design, "backbone_args": {"gem_p": 5.0}}).write(place)
+    with pytest.raises(BadInput, match=r"weights of an encoder with backbone_args .*as the design has it"):
+        verify_result(place)
+    assert plain["name"] == DESIGN.encoder
+
+
+@pytest.mark.parametrize("weights", ["local-dir:/tmp/model", "hf-hub:a/b", "hf-hub:a/b@main", "ecoli_70s"])
+def test_weights_that_can_change_are_refused(place, tmp_path, weights):
+    with pytest.raises(BadInput, match="weights"):
+        submit(place, Store(tmp_path / "store"), author="A", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("cost", {}), ("cost", {"parameters": "7"}), ("provenance", {}), ("history", [{"step": 1}])],
+)
+def test_what_pages_show_must_be_there(place, where, value):
+    with pytest.raises(BadInput, match=f"field {where}"):
+        Result.read(changed(place, lambda plain: plain.update({where: value})))
+
+
+def test_a_file_that_is_none_is_not_waited_for(place, tmp_path):
+    """A pipe in place of the map of a stranger's task."""
+    import os
+
+    os.mkfifo(tmp_path / "map.mrc")
+    changed(place, lambda plain: plain["task"]["data"].update(volume=str(tmp_path / "map.mrc")))
+    changed(place, lambda plain: plain["task"].update(data_sha256="0" * 64))
+    with pytest.raises(BadInput):
+        verify_result(place)
+
+
+def test_test_sets_of_any_size_are_refused(place):
+    with pytest.raises(BadInput, match="pixels in all"):
+        Result.read(changed(place, lambda plain: plain["task"]["data"].update(held_out=10_000_000)))
 
 
 def test_answers_to_another_task_are_not_ranked(ours, place, tmp_path):

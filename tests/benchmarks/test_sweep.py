@@ -102,6 +102,91 @@ def test_predictions_that_are_a_pickle_are_refused(done, tmp_path):
         replace(done, folder=tmp_path, predictions_sha256=digest).predictions()
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda arrays: {"rotation": np.eye(3, dtype=np.float32)[None].repeat(20, 0) * 1000}, "arrays rotation"),
+        (lambda arrays: {**arrays, "quaternion": 2 * arrays["quaternion"]}, "not of length 1"),
+        (lambda arrays: {**arrays, "shift": arrays["shift"][:1]}, "different lengths"),
+        (lambda arrays: {**arrays, "shift": arrays["shift"][:, :1]}, "shift of shape"),
+        (lambda arrays: {**arrays, "shift": arrays["shift"].astype(np.float64)}, "no float32"),
+        (lambda arrays: {}, "arrays none"),
+    ],
+)
+def test_predictions_that_are_none_are_refused(done, tmp_path, change, reason):
+    """Whatever sha256 is stated: scaled matrices, for one, would be judged as smaller angles."""
+    import hashlib
+
+    with np.load(done.folder / PREDICTIONS) as archive:
+        arrays = dict(archive)
+    np.savez(tmp_path / PREDICTIONS, **change(arrays))
+    digest = hashlib.sha256((tmp_path / PREDICTIONS).read_bytes()).hexdigest()
+    with pytest.raises(BadInput, match=reason):
+        replace(done, folder=tmp_path, predictions_sha256=digest).predictions()
+
+
+def test_what_failed_is_kept_and_tried_again_when_asked(done, tmp_path):
+    store, told = Store(tmp_path / "store"), []
+    place = store.place(TASK, DESIGN, 0)
+    replace(done, seed=0, status="failed", reason="no memory").write(place)
+    kept = sweep(store, TASK, [DESIGN], [0], Local(1), report=told.append)
+    assert [result.status for result in kept] == ["failed"]
+    again = sweep(store, TASK, [DESIGN], [0], Local(1), retry=True, report=told.append)
+    assert [result.status for result in again] == ["done"]
+    replace(done, seed=0, status="impossible", reason="as it was then").write(place)
+    assert [result.status for result in sweep(store, TASK, [DESIGN], [0], Local(1))] == ["done"]
+
+
+def test_answers_to_a_task_that_was_changed_are_not_lost(done, tmp_path):
+    store = Store(tmp_path / "store")
+    done.write(store.place(TASK, DESIGN, 3))
+    with pytest.raises(BadInput, match="as it was before it was changed; give the task another name"):
+        sweep(store, replace(TASK, budget=9.0), [DESIGN], [3], Local(1))
+    assert store.get(TASK, DESIGN, 3) == done
+
+
+def test_a_package_that_is_missing_leaves_out_one_design(done, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    store, told = Store(tmp_path / "store"), []
+    done.write(store.place(TASK, DESIGN, 3))
+    missing = Design("timm_resnet18-sixd_svd", "chordal")
+    found = sweep(store, TASK, [missing, DESIGN], [3], Local(1), report=told.append)
+    assert [result.label for result in found] == [DESIGN.label]
+    assert any("timm_resnet18-sixd_svd+chordal: left out: timm_ backbones need timm" in line for line in told)
+
+
+def test_what_is_left_of_another_training_is_not_gone_on_with(tmp_path):
+    """The recipe of the design has changed since."""
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "recipe.json").write_text(json.dumps(DESIGN.recipe(TASK, 4, 2).to_dict()))
+    run(TASK, DESIGN, 3, tmp_path)
+    assert Result.read(tmp_path).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[a, b]", "not a mapping"),
+        ("designs:", "`designs`, a list, alone"),
+        ("desings: []", "`designs`, a list"),
+        ("designs: [3]", "design 1"),
+    ],
+)
+def test_a_file_of_designs_that_is_none_is_refused(tmp_path, text, says):
+    (tmp_path / "designs.yaml").write_text(text)
+    words = [
+        "benchmark",
+        "phantom_snr1",
+        "--designs",
+        str(tmp_path / "designs.yaml"),
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    refused = subprocess.run([sys.executable, "-m", "cryozoo", *words], capture_output=True, text=True, check=False)
+    assert refused.returncode == 3
+    assert says in refused.stderr
+
+
 def test_a_store_leaves_out_what_it_cannot_read(done, tmp_path):
     store = Store(tmp_path)
     place = store.place(TASK, DESIGN, 3)
