@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import warnings
@@ -38,7 +39,7 @@ def write_leaderboard(tasks: Sequence[dict[str, Any]], out: Path) -> Path:
     """Write ``index.html`` for :func:`tables`, and a badge for each row in ``badges/``; returns the page."""
     for task in tasks:
         for row in [row for row in task["rows"] if row["values"]]:
-            picture = make_folder(out / "badges" / task["name"]) / f"{row['label']}.svg"
+            picture = make_folder(out / "badges" / task["name"]) / f"{row['file']}.svg"
             with atomic_write(picture, overwrite=True) as file:
                 file.write(badge(task, row).encode())
     text = json.dumps(plain_json(tasks), ensure_ascii=True).replace("<", "\\u003c")
@@ -163,7 +164,7 @@ def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
         "columns": {key: [COLUMNS[key].heading, COLUMNS[key].digits, COLUMNS[key].scale] for key in _SHOWN},
         "references": references(store, task),
         "hardware": sorted({str(result.provenance["hardware"]) for result in done}),
-        "commits": sorted({str(result.provenance["commit"]) for result in done}),
+        "commits": sorted({result.made_by for result in done}),
         "bins": [round(float(edge), 3) for edge in _BINS],
         "kept": list(_KEPT),
         "task": task.to_dict(),
@@ -191,6 +192,7 @@ def _row(
     folder = store.place(task, design, runs[0].seed).parent
     return {
         "label": label,
+        "file": _file_name(runs[0]),
         "backbone": backbone,
         "head": head,
         "loss": design.loss,
@@ -211,6 +213,12 @@ def _row(
         "predictions": [[f"seed{run.seed}", run.predictions_sha256] for run in done],
         "folder": folder.relative_to(store.folder).as_posix(),
     }
+
+
+def _file_name(result: Result) -> str:
+    """Of the design; an author's name is a stranger's, and no part of a path."""
+    author = result.author or ""
+    return result.label + (f"+{hashlib.sha256(author.encode()).hexdigest()[:6]}" if author else "")
 
 
 def _errors(task: Task, predicted: Pose, truth: Pose) -> NDArray[np.float64]:

@@ -95,8 +95,8 @@ class Protocol:
                 task = row.task if budget is None else row.task.within(budget)
                 found = [store.get(task, row.design, seed) for seed in used]
                 runs = [run for run in found if run is not None]
-                made += runs
                 done = [run for run in runs if run.status == "done"]
+                made += done
                 failed = [str(run.reason) for run in runs if run.status != "done"]
                 cells = [_cell(done, key, len(runs)) if done else "" for key in self.columns]
                 if failed and not done:
@@ -104,8 +104,8 @@ class Protocol:
                 lines.append([row.name, *cells, f"{len(done)} of {len(runs)}" if failed else str(len(done))])
             header = ["", *(_HEADINGS.get(key) or COLUMNS[key].heading for key in self.columns), "seeds"]
             parts.append(f"## {title}\n\n{markdown_table(header, lines)}")
-        where = sorted({f"commit {run.provenance['commit']}, {run.provenance['hardware']}" for run in made})
-        return "\n".join([*parts, "; ".join(where) + ".\n"])
+        where = sorted({f"{run.made_by}, {run.provenance['hardware']}" for run in made})
+        return "\n".join([*parts, f"Commits {'; '.join(where)}.\n"])
 
     def write(self, store: Store, seeds: Iterable[int], budget: float | None = None) -> Path:
         """Write :meth:`table` into the store; returns the file."""

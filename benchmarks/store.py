@@ -110,9 +110,15 @@ class Result:
         for field_name, value in numbers.items():
             if not is_number(value) or value < 0:
                 raise BadInput(path, f"{value!r:.60}", where=f"field {field_name}", expected="a number of at least 0")
-        for key in ("commit", "hardware"):
-            if not _LINE.fits(value := self.provenance.get(key)):
+        for key in ("cryozoo", "commit", "hardware"):
+            value = self.provenance.get(key)
+            if not (_LINE.fits(value) or (key == "commit" and value is None)):
                 raise BadInput(path, f"{value!r:.60}", where=f"field provenance.{key}", expected=_LINE.expected)
+
+    @property
+    def made_by(self) -> str:
+        """The commit, or the version of a package that is no checkout."""
+        return str(self.provenance["commit"] or f"version {self.provenance['cryozoo']}")
 
     def write(self, folder: Path) -> None:
         """Write ``result.json``, in place of another one."""

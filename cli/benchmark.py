@@ -29,7 +29,7 @@ def _pair(text: str) -> tuple[str, Any]:
 @click.option("--backbones", metavar="A,B", help="As `cryozoo list` has them, and timm_NAME.")
 @click.option("--heads", metavar="A,B", help="Rotation heads.")
 @click.option("--losses", metavar="A,B", help="What is trained for.")
-@click.option("--designs", "file", type=click.Path(path_type=Path), metavar="FILE", help="YAML: a list of designs.")
+@click.option("--designs", "file", type=click.Path(path_type=Path), metavar="FILE", help="YAML with a list, `designs`.")
 @click.option("--seeds", type=click.IntRange(1, 256), default=1, metavar="N", help="Runs of each design.")
 @click.option("--budget", type=Number(0, unit="seconds"), metavar="S", help="CPU seconds.  [default: the task's]")
 @store_option

@@ -94,7 +94,7 @@ def test_badges_show_places_and_no_markup(store, page):
 
     for task in tables(store):
         for row in [row for row in task["rows"] if row["values"]]:
-            file = page.parent / "badges" / task["name"] / f"{row['label']}.svg"
+            file = page.parent / "badges" / task["name"] / f"{row['file']}.svg"
             root = ElementTree.fromstring(file.read_text())
             assert f"place {row['place']}" in root.attrib["aria-label"]
             assert f"{row['value']:.2f}" in root.attrib["aria-label"]
@@ -155,9 +155,13 @@ def test_seeds_of_others_are_a_row_of_their_own(store, tmp_path):
     copy = Store(shutil.copytree(store.folder, tmp_path / "store"))
     place = next(path.parent for path in copy.folder.rglob("seed1/result.json") if (path.parent / PREDICTIONS).exists())
     before = tables(copy)
-    replace(Result.read(place), author="Somebody else").write(place)
+    replace(Result.read(place), author="../../Somebody else").write(place)
     after = tables(copy)
     assert sum(len(task["rows"]) for task in after) == sum(len(task["rows"]) for task in before) + 1
+    write_leaderboard(after, tmp_path / "site")
+    written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.svg")}
+    assert written == {"site"}
+    assert not [path for path in tmp_path.rglob("*.svg") if "Somebody" in path.name]
 
 
 def test_an_empty_store_says_what_to_do(tmp_path):

@@ -165,6 +165,12 @@ def test_what_pages_show_must_be_there(place, where, value):
         Result.read(changed(place, lambda plain: plain.update({where: value})))
 
 
+def test_an_installed_package_has_no_commit(place):
+    """Its version stands for it."""
+    result = Result.read(changed(place, lambda plain: plain["provenance"].update(commit=None)))
+    assert result.made_by == f"version {result.provenance['cryozoo']}"
+
+
 def test_a_file_that_is_none_is_not_waited_for(place, tmp_path):
     """A pipe in place of the map of a stranger's task."""
     import os
