@@ -14,6 +14,7 @@ STUDIES = (
     "ab_initio",
     "ab_initio_decoders",
     "ab_initio_networks",
+    "ab_initio_others",
     "cryoai_step",
     "ctf_snr",
     "half_precision",
