@@ -306,7 +306,13 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     plain.write_text(json.dumps(task.to_dict()))
     (tmp_path / "designs.yaml").write_text(json.dumps({"designs": [DESIGN.to_dict()]}))
     words = ["benchmark", str(plain), "--designs", str(tmp_path / "designs.yaml"), "--store", str(tmp_path / "store")]
-    child = subprocess.Popen([sys.executable, "-m", "cryozoo", *words], stdout=subprocess.PIPE, text=True)
+    # A suite that a script has put into the background ignores Ctrl-C, and so would what it starts.
+    child = subprocess.Popen(
+        [sys.executable, "-m", "cryozoo", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     place = Store(tmp_path / "store").place(replace(task, name="task"), DESIGN, 0)
     deadline = time.monotonic() + 120
     while not (place / "training" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
