@@ -8,7 +8,7 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,14 @@ _KEPT = (1.0, 0.9, 0.75, 0.5, 0.25)  # shares of the most confident
 _SHOWN = ("acc_5", "acc_15", "mean_deg", "shift_rmse_A", "spearman", "auroc_5deg", "mean_deg_kept_75")
 
 
+class _Run(NamedTuple):
+    """A result, and of one that is done its predictions and what they are judged to be."""
+
+    result: Result
+    poses: Pose | None
+    metrics: dict[str, Any]
+
+
 def write_leaderboard(tasks: Sequence[dict[str, Any]], out: Path) -> Path:
     """Write ``index.html`` for :func:`tables`, and a badge for each row in ``badges/``; returns the page."""
     for task in tasks:
@@ -53,10 +61,11 @@ def tables(store: Store) -> list[dict[str, Any]]:
     """What the page shows, a mapping for each task; every metric is made again of predictions and the task's truth.
 
     Raises:
-        BadInput: there is no result, or one whose predictions are others than it says.
+        BadInput: there is no result.
 
     Warns:
-        BadInputWarning: results cannot be read, or answer another task of the same name.
+        BadInputWarning: a result cannot be read, answers another task of the same name, or was made of other
+            predictions; or the data of a task is not here.
     """
     by_task: dict[str, list[Result]] = {}
     digests: dict[str, str] = {name: Task.load(name).digest for name in list_tasks()}
@@ -79,31 +88,31 @@ def tables(store: Store) -> list[dict[str, Any]]:
 
 
 def markdown(task: dict[str, Any], best: int | None = None) -> str:
-    """The rows of a task that were done, or the ``best`` of them, as a table to read without the page."""
-    digits = task["digits"]
-    header = ["place", "backbone", "head", "loss", f"{task['heading']} (95 %)", "x bound", "% <= 5", "shift A"]
-    header += ["M parameters", "ms an image", "steps", "seeds"]
+    """The rows of a task that were done, to be read without the page; or the ``best`` of them, in few columns."""
+    digits, heading = task["digits"], f"{task['heading']} (95 %)"
     bound = task["references"].get("bound")
     lines = []
     for row in [row for row in task["rows"] if row["values"]][:best]:
         metrics, cost = row["metrics"], row["cost"]
         between = f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})" if "low" in row else ""
         lines.append(
-            [
-                str(row.get("place", "")),
-                row["backbone"],
-                row["head"],
-                row["loss"],
-                f"{row['value']:.{digits}f}{between}",
-                f"{row['value'] / bound:.1f}" if bound else "",
-                _mean(metrics, "acc_5"),
-                _mean(metrics, "shift_rmse_A"),
-                f"{cost['parameters'] / 1e6:.2f}",
-                f"{cost['ms_per_image']:.2f}",
-                f"{cost['steps']:,.0f}",
-                str(len(row["seeds"])),
-            ]
+            {
+                "place": str(row.get("place", "")),
+                "backbone": row["backbone"],
+                "head": row["head"],
+                "loss": row["loss"],
+                heading: f"{row['value']:.{digits}f}{between}",
+                "x bound": f"{row['value'] / bound:.1f}" if bound else "",
+                "% <= 5": _mean(metrics, "acc_5"),
+                "shift A": _mean(metrics, "shift_rmse_A"),
+                "M parameters": f"{cost['parameters'] / 1e6:.2f}",
+                "ms an image": f"{cost['ms_per_image']:.2f}",
+                "steps": f"{cost['steps']:,.0f}",
+                "seeds": str(len(row["seeds"])),
+            }
         )
+    header = list(lines[0]) if lines else []
+    header = header if best is None else [*header[:6], "seeds"]
     beside = {
         "bound": "the bound allows",
         "match": "maximum likelihood against the true map has",
@@ -116,7 +125,7 @@ def markdown(task: dict[str, Any], best: int | None = None) -> str:
         + (f"Of the median, {', '.join(known)} degrees. " if known else "")
         + f"Commits {', '.join(task['commits'])}; {', '.join(task['hardware'])}."
     )
-    return f"{markdown_table(header, lines)}\n{note}\n"
+    return f"{markdown_table(header, [[line[name] for name in header] for line in lines])}\n{note}\n"
 
 
 def _mean(metrics: dict[str, list[float]], key: str) -> str:
@@ -128,31 +137,29 @@ def _mean(metrics: dict[str, list[float]], key: str) -> str:
 def _table(store: Store, results: Sequence[Result]) -> dict[str, Any]:
     task = results[0].asked
     truth, granted = task.test().pose, granted_levels(store)
-    designs: dict[str, list[Result]] = {}
+    designs: dict[str, list[_Run]] = {}
     for result in results:
         try:
-            if result.status == "done":
-                judge(task, result.tried, result.predictions(), truth)
+            poses = result.predictions() if result.status == "done" else None
+            metrics = {} if poses is None else judge(task, result.tried, poses, truth)
         except BadInput as error:
             warnings.warn(BadInputWarning(f"left out: {error}"), stacklevel=3)
             continue
         # Nobody's seeds change what others have measured.
         name = result.label if result.author is None else f"{result.label} by {result.author}"
-        designs.setdefault(name, []).append(result)
+        designs.setdefault(name, []).append(_Run(result, poses, metrics))
     errors: dict[str, list[NDArray[np.float64]]] = {}
     rows = []
     for label, runs in designs.items():
-        done = [run for run in runs if run.status == "done"]
-        predictions = [run.predictions() for run in done]
-        if task.metric == "median_deg" and done:
-            errors[label] = [_errors(task, poses, truth) for poses in predictions]
-        rows.append(_row(store, task, label, runs, predictions, truth, errors.get(label, []), granted))
+        if task.metric == "median_deg" and (predicted := [run.poses for run in runs if run.poses is not None]):
+            errors[label] = [_errors(task, poses, truth) for poses in predicted]
+        rows.append(_row(store, task, label, runs, errors.get(label, []), granted))
     places = {rank.name: rank for rank in ranking(errors)}
     for row in rows:
         if (rank := places.get(row["label"])) is not None:
             row |= {"place": rank.place, "low": rank.low, "high": rank.high}
     rows.sort(key=lambda row: (row["value"] is None, row["value"] or 0.0, row["label"]))
-    done = [result for result in results if result.status == "done"]
+    done = [run.result for runs in designs.values() for run in runs if run.poses is not None]
     return {
         "name": task.name,
         "title": task.title,
@@ -176,29 +183,28 @@ def _row(
     store: Store,
     task: Task,
     label: str,
-    runs: Sequence[Result],
-    predictions: Sequence[Pose],
-    truth: Pose,
+    runs: Sequence[_Run],
     errors: Sequence[NDArray[np.float64]],
     granted: dict[str, Any],
 ) -> dict[str, Any]:
     """A design: all its seeds together."""
-    design = runs[0].tried
+    first = runs[0].result
+    design = first.tried
     backbone, head, _ = split_name(design.encoder)
-    done = [run for run in runs if run.status == "done"]
-    metrics = [judge(task, design, poses, truth) for poses in predictions]
+    done = [run.result for run in runs if run.poses is not None]
+    metrics = [run.metrics for run in runs if run.poses is not None]
     values = [float(metric[task.metric]) for metric in metrics]
     arguments = {key: value for key, value in design.to_dict().items() if key not in ("encoder", "loss")}
-    folder = store.place(task, design, runs[0].seed).parent
+    folder = store.place(task, design, first.seed).parent
     return {
         "label": label,
-        "file": _file_name(runs[0]),
+        "file": _file_name(first),
         "backbone": backbone,
         "head": head,
         "loss": design.loss,
         "arguments": json.dumps(arguments) if arguments else "",
-        "status": "done" if done else runs[0].status,
-        "reason": next((run.reason for run in runs if run.reason), None),
+        "status": "done" if done else first.status,
+        "reason": next((run.result.reason for run in runs if run.result.reason), None),
         "seeds": [run.seed for run in done],
         "values": values,
         "value": statistics.mean(values) if values else None,
@@ -206,7 +212,7 @@ def _row(
         "cost": {key: statistics.mean(run.cost[key] for run in done) for key in SPENT} if done else {},
         "curve": [[row["cpu_s"], row.get(task.metric)] for row in done[0].history] if done else [],
         "histogram": np.histogram(np.concatenate(errors), _BINS)[0].tolist() if errors else [],
-        "confident": _most_confident(predictions, errors),
+        "confident": _most_confident([run.poses for run in runs if run.poses is not None], errors),
         "made": [{key: run.provenance.get(key) for key in ("commit", "hardware", "torch", "cryozoo")} for run in done],
         "authors": sorted({run.author for run in done if run.author}),
         "levels": sorted({level_of(run, granted) for run in done}),

@@ -76,14 +76,20 @@ class Protocol:
         """Of all tables."""
         return [row for _, rows in self.tables for row in rows]
 
-    def run(self, store: Store, seeds: Iterable[int], engine: Engine, budget: float | None = None, **how: Any) -> None:
+    def run(
+        self, store: Store, seeds: Iterable[int], engine: Engine, budget: float | None = None, **how: Any
+    ) -> list[Result]:
         """Do what the store lacks; see :func:`sweep`."""
         designs: dict[str, tuple[Task, dict[str, Design]]] = {}  # rows of several tables may be one design
         for row in self.rows():
             task = row.task if budget is None else row.task.within(budget)
             designs.setdefault(task.name, (task, {}))[1][row.design.label] = row.design
-        for task, asked in designs.values():
-            sweep(store, task, asked.values(), list(seeds), engine, **how)
+        used = list(seeds)
+        return [
+            result
+            for task, asked in designs.values()
+            for result in sweep(store, task, asked.values(), used, engine, **how)
+        ]
 
     def table(self, store: Store, seeds: Iterable[int], budget: float | None = None) -> str:
         """Markdown; over seeds medians (lowest to highest)."""

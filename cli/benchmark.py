@@ -90,9 +90,10 @@ def benchmark(
         if backbones or heads or losses or file:
             raise click.UsageError(f"{words[0]} has designs of its own; --backbones and the like go with a task")
         protocol = Protocol.load(words[0])
-        protocol.run(store, range(seeds), where, budget, **how)
+        found = protocol.run(store, range(seeds), where, budget, **how)
         path = protocol.write(store, range(seeds), budget)
         click.echo(f"{path.read_text()}\nin {path}")
+        _say_what_came(found, folder)
         return
     task = Task.load(words[0])
     task = task if budget is None else task.within(budget)

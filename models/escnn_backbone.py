@@ -15,11 +15,11 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..geometry.constants import Constants
 from ..geometry.plane_groups import PlaneGroup
-from ._shape import require_same_length, scaled
+from ._shape import require_same_length, unsaved
+from .steerable_cnn import cnn_fields
 from .stems import Stem, create_stem
 
 _INSTALL = "pip install 'cryozoo[equivariant]', together with the other extras (Python up to 3.12, Linux)"
@@ -61,8 +61,7 @@ class EscnnCNN(Constants):
         super().__init__()
         self.group = member.partition("_")[0].upper()
         space, group = _space(self.group), PlaneGroup(self.group)
-        fields = scaled(fields or [max(1, c // len(group)) for c in (64, 128, 256, 256, 256)], width)
-        connected = scaled([max(1, 256 // len(group))] * 2 if connected is None else connected, width)
+        fields, connected = cnn_fields(len(group), width, fields, connected)
         require_same_length(fields=fields, depths=depths, kernels=kernels)
         size = image_size + 1 - image_size % 2
         self.stem = create_stem(stem, size, in_chans)
@@ -158,12 +157,8 @@ def _places(space: Any, group: PlaneGroup) -> list[int]:
 
 
 def _sequential(layers: list[Any]) -> nn.Module:
-    """Their tables of basis functions are no weights, and are not saved."""
     for layer in layers:
-        for module in layer.modules():
-            for name, table in list(module.named_buffers(recurse=False)):
-                if not isinstance(module, _BatchNorm):
-                    module.register_buffer(name, table, persistent=False)
+        unsaved(layer)
     return _import_escnn().nn.SequentialModule(*layers) if layers else nn.Identity()
 
 

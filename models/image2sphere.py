@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..geometry.constants import Constants
 from ..geometry.grids import healpix_directions
+from ._shape import unsaved
 from .timm_backbone import TimmBackbone, import_timm
 
 _INSTALL = "pip install 'cryozoo[image2sphere]'"
@@ -69,21 +70,15 @@ class Image2Sphere(Constants):
         except (TypeError, NotImplementedError, AssertionError) as error:
             raise ValueError(f"{arch} keeps no map of an eighth of the image ({error}); resnet18 does") from error
         self.to_sphere = nn.Conv2d(width, channels, 1)
-        points = healpix_directions(3)
-        points = points[points[:, 2] > 0]
-        degrees = range(lmax + 1)
-        e3nn_points = points.float()
-        harmonics = e3nn.o3.spherical_harmonics(list(degrees), e3nn_points, normalize=True, normalization="component")
+        points = healpix_directions(3).float()
+        points, degrees = points[points[:, 2] > 0], list(range(lmax + 1))
+        harmonics = e3nn.o3.spherical_harmonics(degrees, points, normalize=True, normalization="component")
         # Weighed by the cosine of the angle to the viewing direction, which at the rim is 0.
-        self.set_constants(
-            harmonics=points[:, 2:].float() * harmonics / len(points), places=points[None, :, None, :2].float()
-        )
+        self.set_constants(harmonics=points[:, 2:] * harmonics / len(points), places=points[None, :, None, :2])
         self.filters = nn.Parameter(torch.randn(channels, filters, (lmax + 1) ** 2))
         self.degrees = [2 * degree + 1 for degree in degrees]
         self.activation = e3nn.nn.SO3Activation(lmax, lmax, torch.relu, resolution)
-        for module in self.activation.modules():  # tables of its grids are no weights
-            for name, table in list(module.named_buffers(recurse=False, remove_duplicate=False)):
-                module.register_buffer(name, table, persistent=False)
+        unsaved(self.activation)
         self.num_features = filters * sum(n**2 for n in self.degrees)
 
     @staticmethod

@@ -138,20 +138,27 @@ def steerable_cnn(
         width: factor on all fields.
         fields, depths, kernels, stem, connected: as :class:`SteerableConvNet`.
     """
-    order = len(PlaneGroup(group))
-    fields = fields if fields is not None else [max(1, c // order) for c in (64, 128, 256, 256, 256)]
-    connected = connected if connected is not None else [max(1, 256 // order)] * 2
+    fields, connected = cnn_fields(len(PlaneGroup(group)), width, fields, connected)
     return SteerableConvNet(
         image_size,
         in_chans,
         group=group,
-        fields=scaled(fields, width),
+        fields=fields,
         depths=depths,
         kernels=kernels,
         stem=stem,
         pool="conv",
-        connected=scaled(connected, width),
+        connected=connected,
     )
+
+
+def cnn_fields(
+    order: int, width: float, fields: Sequence[int] | None, connected: Sequence[int] | None
+) -> tuple[list[int], list[int]]:
+    """Fields of the blocks and of what is connected, scaled; by default as many channels as ``cryoai_cnn`` has."""
+    fields = fields if fields is not None else [max(1, c // order) for c in (64, 128, 256, 256, 256)]
+    connected = connected if connected is not None else [max(1, 256 // order)] * 2
+    return scaled(fields, width), scaled(connected, width)
 
 
 def steerable_vgg_gem(

@@ -17,6 +17,7 @@ from cryozoo.benchmarks.design import Design
 from cryozoo.benchmarks.harness import named
 from cryozoo.benchmarks.leaderboard import markdown, tables, write_leaderboard
 from cryozoo.benchmarks.references import references
+from cryozoo.benchmarks.runs import RESULTS
 from cryozoo.benchmarks.store import PREDICTIONS, Result, Store, write_predictions
 from cryozoo.benchmarks.task import Task
 from cryozoo.geometry.pose import Pose
@@ -113,11 +114,13 @@ def test_a_table_to_read_without_the_page(store):
     assert [row[header.index("head")] for row in rows] == ["qcqp_bingham", "sixd_svd", "sixd_svd"]
     assert [row[header.index("place")] for row in rows] == ["1", "2", "3"]
     value, bound = float(rows[0][4].split()[0]), task["references"]["bound"]
-    assert 4 < value < 7
+    assert value == pytest.approx(task["rows"][0]["value"], abs=0.006)
     assert float(rows[0][header.index("x bound")]) == pytest.approx(value / bound, abs=0.06)
     assert rows[0][-1] == "2"
     assert f"guessing has {task['references']['chance']:.2f}" in markdown(task)
-    assert len(markdown(task, 1).splitlines()) == len(markdown(task).splitlines()) - 2
+    best = markdown(task, 1).splitlines()
+    assert len(best) == len(markdown(task).splitlines()) - 2
+    assert best[0].count("|") == 8
 
 
 def test_numbers_are_made_of_predictions(store):
@@ -235,3 +238,10 @@ def test_a_browser_shows_the_other_task_and_both_over_noise(page, tmp_path):
     shown = dom(page, tmp_path, "task=phantom_quiet")
     assert "Over noise" in shown
     assert "SNR 4" in shown
+
+
+def test_the_committed_table_is_that_of_the_committed_predictions(data):
+    """Errors and places, with the truth made again."""
+    made = tables(Store(RESULTS.parents[1] / "docs" / "leaderboard"))
+    shown = (RESULTS / "leaderboard.md").read_text()
+    assert shown == "\n".join(f"### {task['title']}\n\n{markdown(task)}" for task in made)

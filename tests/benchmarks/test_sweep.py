@@ -228,7 +228,7 @@ def test_jobs_of_a_cluster_give_the_same_results(done, tmp_path):
 
 @pytest.mark.referee
 def test_a_real_cluster_gives_the_same_results(done, tmp_path):
-    """Where SLURM answers; a job that loses its node is queued again, and goes on to the same weights."""
+    """Where SLURM answers."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("no SLURM answers here")
     place, other = tmp_path / "first", tmp_path / "second"
