@@ -242,6 +242,7 @@ def test_a_browser_shows_the_other_task_and_both_over_noise(page, tmp_path):
 
 def test_the_committed_table_is_that_of_the_committed_predictions(data):
     """Errors and places, with the truth made again."""
+    data("maps/clean70S_ecoli_65.mrc")
     made = tables(Store(RESULTS.parents[1] / "docs" / "leaderboard"))
     shown = (RESULTS / "leaderboard.md").read_text()
     assert shown == "\n".join(f"### {task['title']}\n\n{markdown(task)}" for task in made)
